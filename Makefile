@@ -1,0 +1,52 @@
+# The whole of it runs on a fresh machine with Python 3.11 or newer and a package registry.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
+RUNS := runs
+
+.PHONY: help demo test lint clean
+
+help:
+	@echo "make demo   install, fine-tune on data_samples/, predict, say where the results are"
+	@echo "make test   install, run all tests            (make test ARGS='-k cache' for some)"
+	@echo "make lint   ruff check, ruff format --check, mypy"
+	@echo "make clean  remove .venv and what tools left behind; runs/ stays"
+
+# Editable in both cases, so that a changed source never runs as an old copy.
+$(VENV)/.for-demo: pyproject.toml constraints.txt | $(BIN)/python
+	$(INSTALL) -e .
+	@touch $@
+
+$(VENV)/.for-dev: pyproject.toml constraints.txt | $(BIN)/python
+	$(INSTALL) -e '.[dev]'
+	@touch $@ $(VENV)/.for-demo
+
+$(BIN)/python:
+	@command -v $(PYTHON) >/dev/null || { \
+	  echo "error: $(PYTHON) not found; name another: make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "error: transferkit needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) -V 2>&1)" >&2; \
+	  echo "       name another: make PYTHON=python3.12" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+demo: $(VENV)/.for-demo
+	@set -e; run="$(RUNS)/demo-$$(date +%Y-%m-%dT%H-%M-%S)"; \
+	$(BIN)/transferkit finetune data_samples --out "$$run"; \
+	$(BIN)/transferkit predict "$$run" data_samples/val/animal/bear.webp \
+	  data_samples/val/food/banana.webp data_samples/val/plant/rose.webp \
+	  data_samples/val/sport/tennis.webp data_samples/val/vehicle/helicopter.webp; \
+	echo; echo "results:  $$run"; echo "plots:    $$run/plots"; \
+	echo "your own: $(BIN)/transferkit finetune FOLDER_OF_PICTURES"
+
+test: $(VENV)/.for-dev
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/.for-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) build dist transferkit.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find transferkit tests data_samples benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +

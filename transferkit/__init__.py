@@ -1,0 +1,3 @@
+"""transferkit: transfer learning for image classification from the command line."""
+
+__version__ = "0.1.0"
