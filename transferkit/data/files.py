@@ -1,0 +1,163 @@
+"""Find picture files: in a folder and everything below it, or named on the command line."""
+
+import glob
+import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from transferkit.data.decode import UNSUPPORTED_KINDS, image_suffixes
+from transferkit.data.names import count, is_valid_text, listed, natural_sorted, shown
+from transferkit.errors import UserError, usage_error
+
+_LITTER = {"thumbs.db", "desktop.ini", "__macosx", "icon\r"}
+
+
+@dataclass
+class FolderFiles:
+    """What lies in a folder; paths are relative to it, with forward slashes.
+
+    images: files with the suffix of a readable format.
+    unsupported: path to kind ("HEIC") of pictures that cannot be read here.
+    others: how many further files there are of each suffix ("" for none).
+    folders: names of the direct subfolders.
+    repeated: links to folders that had been read already; they are not followed again.
+    """
+
+    images: list[str] = field(default_factory=list)
+    unsupported: dict[str, str] = field(default_factory=dict)
+    others: Counter[str] = field(default_factory=Counter)
+    folders: list[str] = field(default_factory=list)
+    repeated: list[str] = field(default_factory=list)
+
+
+def is_hidden(name: str) -> bool:
+    """Tell whether a file or folder is an operating system's or an editor's, not the user's."""
+    return name.startswith(".") or name.casefold() in _LITTER
+
+
+def picture_kind(name: str) -> str | None:
+    """Return "" for a readable suffix, the kind of an unsupported picture, None for other files."""
+    suffix = os.path.splitext(name)[1].lower()
+    return "" if suffix in image_suffixes() else UNSUPPORTED_KINDS.get(suffix)
+
+
+def walk(folder: Path, *, nested: bool = True) -> FolderFiles:
+    """Return the files in a folder (and, when `nested`, below it) in natural order.
+
+    Links to folders are followed, each real folder once and none back upwards, so that loops end.
+    Hidden files and folders are skipped. Raises UserError for a folder that may not be read.
+    """
+    found = FolderFiles()
+    pending = [""]
+    # A link back to a folder above would read the other classes as part of this one.
+    seen = {_identity(above) for above in (folder, *folder.absolute().parents)}
+    while pending:
+        inside = pending.pop(0)
+        folders, files = _entries(folder / inside)
+        prefix = f"{inside}/" if inside else ""
+        for name in files:
+            kind = picture_kind(name)
+            if kind is None:
+                found.others[os.path.splitext(name)[1].lower()] += 1
+            elif kind:
+                found.unsupported[prefix + name] = kind
+            else:
+                found.images.append(prefix + name)
+        if not inside:
+            found.folders = natural_sorted(folders)
+        for name in natural_sorted(folders) if nested else ():
+            identity = _identity(folder / inside / name)
+            if identity in seen:
+                found.repeated.append(prefix + name)
+            else:
+                seen.add(identity)
+                pending.append(prefix + name)
+    found.images = natural_sorted(found.images)
+    return found
+
+
+def list_images(sources: Sequence[Path | str]) -> list[Path]:
+    """Return the pictures that files, folders (with all below them) and glob patterns name.
+
+    The order of `sources` is kept; folders and patterns are expanded in natural order; a file
+    named twice is returned once. A file named by itself is taken whatever its suffix.
+    Raises UserError, for all sources together, where one does not exist or holds no picture.
+    """
+    if not sources:
+        raise usage_error(
+            "no pictures given", remedy="name files, folders or patterns like 'a/*.jpg'"
+        )
+    images: dict[Path, None] = {}
+    problems = []
+    for source in sources:
+        found, problem = _expand(Path(source))
+        images.update(dict.fromkeys(found))
+        problems += [problem] if problem else []
+    problems += [
+        f"{shown(str(path))}: the name is not valid UTF-8"
+        for path in images
+        if not is_valid_text(str(path))
+    ]
+    if problems:
+        remedy = "check the names; folders must hold pictures of a format that Pillow reads"
+        if len(problems) == 1:
+            raise usage_error(problems[0], remedy=remedy)
+        what = f"{len(problems)} of the given pictures cannot be used"
+        raise usage_error(what, listed(problems, 8), remedy)
+    return list(images)
+
+
+def _expand(source: Path) -> tuple[list[Path], str]:
+    """Return the pictures of one source, or what is wrong with it."""
+    name = shown(str(source))
+    if source.is_dir():
+        found = [source / path for path in walk(source).images]
+        return found, "" if found else f"{name} holds no pictures"
+    # Before patterns: a file may have brackets in its name.
+    if os.path.lexists(source):
+        return [source], ""
+    if not glob.has_magic(str(source)):
+        return [], f"{name} does not exist"
+    matches = [Path(match) for match in natural_sorted(glob.glob(str(source), recursive=True))]
+    found = []
+    for match in matches:
+        if match.is_dir():
+            found += (
+                [match / path for path in walk(match).images] if "**" not in str(source) else []
+            )
+        elif picture_kind(match.name) == "":
+            found.append(match)
+    if found:
+        return found, ""
+    return [], f"{name} matches {count(len(matches), 'file')}, none of them a picture"
+
+
+def _entries(folder: Path) -> tuple[list[str], list[str]]:
+    """Return the names of the visible subfolders and of everything else in a folder."""
+    folders: list[str] = []
+    files: list[str] = []
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if not is_hidden(entry.name):
+                    (folders if _is_folder(entry) else files).append(entry.name)
+    except OSError as error:
+        raise UserError(
+            f"{shown(str(folder))} cannot be read: {(error.strerror or str(error)).lower()}",
+            remedy="check the folder and its permissions",
+        ) from error
+    return folders, files
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link in a circle
+        return False
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    status = os.stat(folder)
+    return status.st_dev, status.st_ino

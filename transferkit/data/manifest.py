@@ -1,0 +1,183 @@
+"""Read a manifest: a CSV table `path,label[,split]`; every problem in it is reported at once."""
+
+import csv
+import io
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from transferkit.data.listing import SPLITS, Entry, Listing
+from transferkit.data.names import class_name, did_you_mean, listed, shown
+from transferkit.errors import UserError, usage_error
+
+_SPLIT_NAMES = {
+    **{split: split for split in SPLITS},
+    "training": "train",
+    "valid": "val",
+    "validation": "val",
+    "testing": "test",
+}
+_FORMAT = "a manifest is a CSV file with the columns path,label or path,label,split"
+
+
+@dataclass
+class _Rows:
+    """Rows read so far, by path; problems with their line numbers."""
+
+    root: Path
+    entries: dict[str, Entry] = field(default_factory=dict)
+    lines: dict[str, int] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+    repeated: int = 0
+
+
+def read_manifest(manifest: Path, root: Path | None = None, exclude: Sequence[str] = ()) -> Listing:
+    """List the pictures of a manifest; columns other than path, label and split are ignored.
+
+    manifest: UTF-8 text, separated by commas, semicolons or tabs.
+    root: the folder that relative paths start from; None: the manifest's own.
+    exclude: class names to leave out.
+    Raises UserError that lists every bad line: a missing value, an unknown split, a file that
+    does not exist, a path with two labels or two splits.
+    """
+    base = Path(os.path.abspath(root if root is not None else manifest.parent))
+    listing = Listing(root=base)
+    rows = _Rows(base)
+    for line, row in _table(manifest):
+        _read_row(rows, line, row)
+    _check_splits(rows)
+    _raise_problems(manifest, rows)
+    for entry in rows.entries.values():
+        if entry.label in exclude:
+            listing.excluded.add(entry.label)
+            continue
+        listing.entries.append(entry)
+        if entry.split in ("", "train"):
+            listing.classes[entry.label] = ""
+    if not any(entry.split == "val" for entry in listing.entries):
+        listing.lacks_val = any(entry.split for entry in listing.entries)
+        listing.entries = [_undecided(entry) for entry in listing.entries]
+    if rows.repeated:
+        listing.warnings.append(f"{rows.repeated} rows of the manifest repeat an earlier row")
+    return listing
+
+
+def _undecided(entry: Entry) -> Entry:
+    return Entry(entry.path, entry.label, "") if entry.split == "train" else entry
+
+
+def _table(manifest: Path) -> Iterable[tuple[int, dict[str, str]]]:
+    """Yield line number and the path, label and split of each row that is not blank."""
+    text = _text(manifest)
+    name = shown(str(manifest))
+    header = text.split("\n", 1)[0]
+    delimiter = max(",;\t", key=header.count)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    try:
+        columns = [column.strip().casefold() for column in next(reader, [])]
+        missing = [column for column in ("path", "label") if column not in columns]
+        if missing:
+            found = f"its first line has: {shown(', '.join(columns)) or 'nothing'}"
+            hints = "".join(did_you_mean(column, columns) for column in missing)
+            raise UserError(f"{name} has no column {' and '.join(missing)}{hints}", found, _FORMAT)
+        doubled = [column for column in ("path", "label", "split") if columns.count(column) > 1]
+        if doubled:
+            raise UserError(f"{name} has the column {doubled[0]} twice", remedy=_FORMAT)
+        for row in reader:
+            if any(cell.strip() for cell in row):
+                # Rows may be shorter than the header; what is missing reads as empty.
+                yield reader.line_num, dict(zip(columns, row, strict=False))
+    except csv.Error as error:
+        raise UserError(
+            f"{name} is not a CSV table", f"line {reader.line_num}: {error}", _FORMAT
+        ) from error
+
+
+def _text(manifest: Path) -> str:
+    name = shown(str(manifest))
+    if manifest.is_dir():
+        raise usage_error(f"--manifest {name} is a folder", remedy=_FORMAT)
+    if manifest.exists() and not manifest.is_file():
+        raise usage_error(f"--manifest {name} is not a regular file", remedy=_FORMAT)
+    try:
+        text = manifest.read_bytes().decode("utf-8-sig")
+    except FileNotFoundError as error:
+        raise usage_error(f"--manifest {name} does not exist", remedy=_FORMAT) from error
+    except OSError as error:
+        raise usage_error(f"--manifest {name} cannot be read", str(error.strerror)) from error
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{name} is not UTF-8 text", f"byte {error.start} is not", "save it as UTF-8"
+        ) from error
+    if not text.strip():
+        raise UserError(f"{name} is empty", remedy=_FORMAT)
+    return text
+
+
+def _read_row(rows: _Rows, line: int, row: dict[str, str]) -> None:
+    """Add one row, or what is wrong with it."""
+    path, label, split = (row.get(column, "").strip() for column in ("path", "label", "split"))
+    label = class_name(label)
+    missing = [column for column, value in (("path", path), ("label", label)) if not value]
+    if missing:
+        rows.problems.append(f"line {line}: no {' and no '.join(missing)}")
+        return
+    canonical = _SPLIT_NAMES.get(split.casefold(), "") if split else ""
+    if split and not canonical:
+        hint = did_you_mean(split, SPLITS)
+        rows.problems.append(f"line {line}: unknown split {shown(split)}{hint}")
+        return
+    found = _located(rows.root, path)
+    if found is None:
+        rows.problems.append(f"line {line}: no such file: {shown(path)}")
+        return
+    entry = Entry(found, label, canonical)
+    earlier = rows.entries.setdefault(found, entry)
+    first_line = rows.lines.setdefault(found, line)
+    if earlier == entry:
+        rows.repeated += first_line != line
+        return
+    differ = "labels" if earlier.label != label else "splits"
+    values = (earlier.label, label) if differ == "labels" else (earlier.split, canonical)
+    rows.problems.append(
+        f"lines {first_line} and {line}: two {differ} for {shown(path)}: "
+        + " and ".join(shown(value) or "none" for value in values)
+    )
+
+
+def _located(root: Path, path: str) -> str | None:
+    """Return the path as the index keeps it (relative where it lies below root), or None."""
+    for text in (path, path.replace("\\", "/")):  # tables written on Windows
+        try:
+            full = os.path.normpath(root / text)
+            if os.path.lexists(full) and not os.path.isdir(full):
+                inside = Path(full).is_relative_to(root)
+                return (Path(full).relative_to(root) if inside else Path(full)).as_posix()
+        except ValueError:  # an embedded NUL character
+            return None
+    return None
+
+
+def _check_splits(rows: _Rows) -> None:
+    """Note rows without a split where others have one, and splits without a training part."""
+    by_split: dict[str, list[str]] = {}
+    for path, entry in rows.entries.items():
+        by_split.setdefault(entry.split, []).append(path)
+    if "" in by_split and len(by_split) > 1:
+        first = rows.lines[by_split[""][0]]
+        number = len(by_split[""])
+        rows.problems.append(f"line {first}: no split, though others have one ({number} such rows)")
+    elif by_split and "" not in by_split and "train" not in by_split:
+        rows.problems.append(f"no row has the split train (found: {', '.join(by_split)})")
+
+
+def _raise_problems(manifest: Path, rows: _Rows) -> None:
+    name = shown(str(manifest))
+    if rows.problems:
+        number = len(rows.problems)
+        what = f"{name} has {number} {'problem' if number == 1 else 'problems'}"
+        remedy = f"correct the file; paths are relative to {shown(str(rows.root))}"
+        raise UserError(what, listed(rows.problems, 8), remedy)
+    if not rows.entries:
+        raise UserError(f"{name} lists no pictures", remedy=_FORMAT)

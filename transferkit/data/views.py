@@ -1,0 +1,172 @@
+"""What the backbone sees of a picture: one clean view, and any number of varied ones.
+
+Every view is a pure function of (picture, preprocessing, level, seed): the same numbers give the
+same bytes, in any thread and any order, so that cached and live training can see the same views.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image, ImageEnhance, ImageOps
+
+from transferkit.data.preprocessing import Preprocessing
+
+INTERPOLATIONS = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+
+
+@dataclass(frozen=True)
+class Variation:
+    """How strongly a training view varies.
+
+    min_area: smallest share of the picture's area that a random crop keeps, 0..1.
+    jitter: largest relative change of brightness, contrast and saturation.
+    operation: whether one random operation of `OPERATIONS` is applied.
+    erase: probability that a rectangle is replaced by the picture's mean colour.
+    """
+
+    min_area: float
+    jitter: float = 0.0
+    operation: bool = False
+    erase: float = 0.0
+
+
+LEVELS: dict[str, Variation | None] = {
+    "none": None,
+    "light": Variation(min_area=0.7),
+    "medium": Variation(min_area=0.4, jitter=0.2),
+    "strong": Variation(min_area=0.25, jitter=0.4, operation=True, erase=0.25),
+}
+
+# TrivialAugment, Müller and Hutter, ICCV 2021: one operation, strength uniform in -1..1.
+OPERATIONS: tuple[Callable[[Image.Image, float], Image.Image], ...] = (
+    lambda image, strength: image,
+    lambda image, strength: image.rotate(30 * strength, Image.Resampling.BILINEAR),
+    lambda image, strength: shear(image, 0.3 * strength, 0),
+    lambda image, strength: shear(image, 0, 0.3 * strength),
+    lambda image, strength: ImageEnhance.Sharpness(image).enhance(1 + 0.9 * strength),
+    lambda image, strength: ImageOps.posterize(image, 8 - round(4 * abs(strength))),
+    lambda image, strength: ImageOps.solarize(image, 255 - round(127 * abs(strength))),
+    lambda image, strength: ImageOps.autocontrast(image),
+    lambda image, strength: ImageOps.equalize(image),
+)
+
+
+def shear(image: Image.Image, along_x: float, along_y: float) -> Image.Image:
+    """Shear an image around its centre by the given tangents."""
+    centre_x, centre_y = image.width / 2, image.height / 2
+    matrix = (1, along_x, -along_x * centre_y, along_y, 1, -along_y * centre_x)
+    return image.transform(image.size, Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR)
+
+
+def shorter_side_px(preprocessing: Preprocessing, level: str = "none") -> int:
+    """Return the shorter side a decoded picture must keep so that no view is enlarged by decoding.
+
+    Random crops magnify: a crop of `min_area` needs 1 / sqrt(min_area) times the input size.
+    """
+    variation = LEVELS[level]
+    side = max(preprocessing.height_px, preprocessing.width_px)
+    clean = side / preprocessing.crop_pct
+    return math.ceil(max(clean, side / math.sqrt(variation.min_area) if variation else 0))
+
+
+def clean_view(image: Image.Image, preprocessing: Preprocessing) -> np.ndarray:
+    """Resize and crop as the backbone was evaluated: (3, H, W) uint8.
+
+    Equals timm's evaluation transform before its normalisation, for crop modes `center` (shorter
+    side to size / crop_pct, centre crop) and `squash` (both sides to size / crop_pct, centre crop).
+    """
+    height, width = preprocessing.height_px, preprocessing.width_px
+    resample = INTERPOLATIONS.get(preprocessing.interpolation, Image.Resampling.BICUBIC)
+    scaled_h = math.floor(height / preprocessing.crop_pct)
+    scaled_w = math.floor(width / preprocessing.crop_pct)
+    if preprocessing.crop_mode == "squash" or height != width:
+        size = (scaled_w, scaled_h)
+    elif image.width <= image.height:
+        size = (scaled_w, max(1, int(scaled_w * image.height / image.width)))
+    else:
+        size = (max(1, int(scaled_h * image.width / image.height)), scaled_h)
+    resized = image.resize(size, resample)
+    left = round((resized.width - width) / 2)
+    top = round((resized.height - height) / 2)
+    return to_array(resized.crop((left, top, left + width, top + height)))
+
+
+def varied_view(
+    image: Image.Image,
+    preprocessing: Preprocessing,
+    level: str,
+    flip: bool,
+    generator: np.random.Generator,
+) -> np.ndarray:
+    """Draw one training view of a picture: (3, H, W) uint8. Level `none` gives the clean view."""
+    variation = LEVELS[level]
+    if variation is None:
+        return clean_view(image, preprocessing)
+    size = (preprocessing.width_px, preprocessing.height_px)
+    resample = INTERPOLATIONS.get(preprocessing.interpolation, Image.Resampling.BICUBIC)
+    box = random_box(image.width, image.height, variation.min_area, generator)
+    view = image.resize(size, resample, box=box, reducing_gap=3.0)
+    if flip and generator.random() < 0.5:
+        view = ImageOps.mirror(view)
+    if variation.jitter:
+        for enhance in (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color):
+            factor = 1 + variation.jitter * generator.uniform(-1, 1)
+            view = enhance(view).enhance(factor)
+    if variation.operation:
+        operation = OPERATIONS[generator.integers(len(OPERATIONS))]
+        view = operation(view, generator.uniform(-1, 1))
+    array = to_array(view)
+    if generator.random() < variation.erase:
+        erase_(array, generator)
+    return array
+
+
+def random_box(
+    width: int, height: int, min_area: float, generator: np.random.Generator
+) -> tuple[float, float, float, float]:
+    """Draw a crop (left, top, right, bottom) of at least `min_area` of the picture.
+
+    Area uniform in min_area..1, aspect ratio log-uniform in 3/4..4/3, place uniform; after ten
+    failed draws the largest centred crop within these ratios.
+    Source: Szegedy et al., "Going Deeper with Convolutions", CVPR 2015, section 6.
+    """
+    for _ in range(10):
+        area = width * height * generator.uniform(min_area, 1)
+        ratio = math.exp(generator.uniform(math.log(3 / 4), math.log(4 / 3)))
+        crop_w, crop_h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < crop_w <= width and 0 < crop_h <= height:
+            left = int(generator.integers(0, width - crop_w + 1))
+            top = int(generator.integers(0, height - crop_h + 1))
+            return left, top, left + crop_w, top + crop_h
+    ratio = min(max(width / height, 3 / 4), 4 / 3)
+    box_w, box_h = min(width, height * ratio), min(height, width / ratio)
+    margin_x, margin_y = (width - box_w) / 2, (height - box_h) / 2
+    return margin_x, margin_y, margin_x + box_w, margin_y + box_h
+
+
+def erase_(array: np.ndarray, generator: np.random.Generator) -> None:
+    """Replace a random rectangle of 2 to 20 % of the area, in place, by the mean colour.
+
+    array: (3, H, W) uint8. Source: Zhong et al., "Random Erasing Data Augmentation", AAAI 2020.
+    """
+    _, height, width = array.shape
+    area = height * width * generator.uniform(0.02, 0.2)
+    ratio = math.exp(generator.uniform(math.log(0.3), math.log(1 / 0.3)))
+    box_h = min(height, max(1, round(math.sqrt(area * ratio))))
+    box_w = min(width, max(1, round(math.sqrt(area / ratio))))
+    top = int(generator.integers(0, height - box_h + 1))
+    left = int(generator.integers(0, width - box_w + 1))
+    mean = array.reshape(3, -1).mean(axis=1).astype(np.uint8)
+    array[:, top : top + box_h, left : left + box_w] = mean[:, None, None]
+
+
+def to_array(image: Image.Image) -> np.ndarray:
+    """Return an RGB image as (3, H, W) uint8, contiguous."""
+    return np.ascontiguousarray(np.asarray(image, dtype=np.uint8).transpose(2, 0, 1))
