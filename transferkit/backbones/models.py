@@ -1,0 +1,70 @@
+"""The list of backbones: what there is, how large, and whether the weights are at hand."""
+
+import fnmatch
+import warnings
+from dataclasses import dataclass
+
+import transferkit.torchvision_ops  # noqa: F401  # isort: skip
+import timm
+import torch
+
+from transferkit.backbones.create import find_embedded, pretrained_config
+from transferkit.backbones.hub import cached_weights
+
+MAX_COUNTED = (
+    30  # models built, without memory, to count parameters: about a tenth of a second each
+)
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """One backbone of the list.
+
+    parameters: millions, with the ImageNet classifier; None when there were too many to count.
+    offline: "embedded" (an installed package has the weights), "cached" (downloaded before), "no".
+    """
+
+    name: str
+    parameters: float | None
+    input_px: int
+    license: str
+    offline: str
+
+
+def list_models(pattern: str = "") -> list[ModelInfo]:
+    """Return the timm models whose name matches, in natural order; maybe none.
+
+    pattern: a glob if it has one of *?[, else a part of the name, of any letter case; names with a
+    pretrained tag are searched when it has a dot.
+    """
+    wanted = pattern.removeprefix("timm/").lower()
+    glob = wanted if any(mark in wanted for mark in "*?[") else f"*{wanted}*"
+    names = timm.list_pretrained() if "." in wanted else timm.list_models()
+    matching = [name for name in names if fnmatch.fnmatchcase(name.lower(), glob)]
+    counted = len(matching) <= MAX_COUNTED
+    return [describe(name, count=counted) for name in matching]
+
+
+def describe(name: str, count: bool = True) -> ModelInfo:
+    """Return what is known about one timm model; `count` its parameters if wanted."""
+    config = pretrained_config(name)
+    embedded = find_embedded(name)
+    if embedded is not None and embedded.path() is not None:
+        offline = "embedded"
+    else:
+        offline = "cached" if cached_weights(config) else "no"
+    return ModelInfo(
+        name=name,
+        parameters=count_parameters(name) if count else None,
+        input_px=int(config["input_size"][-1]),
+        license=str(config.get("license") or "unknown"),
+        offline=offline,
+    )
+
+
+def count_parameters(name: str) -> float:
+    """Return a model's parameters in millions, with its own classifier, without their memory."""
+    with torch.device("meta"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = timm.create_model(name)
+    return sum(parameter.numel() for parameter in model.parameters()) / 1e6
