@@ -1,0 +1,48 @@
+"""Files that are either wholly there or as they were before."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO
+
+from transferkit.errors import UserError
+
+
+def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Let `write` fill a temporary file beside `path`, then put it in the place of `path`.
+
+    If anything fails, also an interrupt, the old file is intact and the temporary one is gone.
+    Raises OSError, and whatever `write` raises.
+    """
+    # a fixed name: what a killed process left behind is overwritten by the next write
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    _sync_folder(path.parent)
+
+
+def disk_error(folder: Path, error: OSError) -> UserError:
+    """Return what a person is told when `folder` cannot be written."""
+    return UserError(
+        f"cannot write to {folder}: {error.strerror or error}",
+        where="what was written there before is intact",
+        remedy="free some space, or give yourself the right to write there, and go on from there",
+    )
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename last through a loss of power, where the system can (POSIX)."""
+    if os.name != "posix":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

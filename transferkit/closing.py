@@ -1,0 +1,58 @@
+"""What a finished run says about itself: from rows, timings and metrics to a RunSummary."""
+
+from typing import Any
+
+from transferkit.evaluation.metrics import Evaluation
+from transferkit.run_folder import RunFolder
+from transferkit.session import Session
+from transferkit.training.loop import Run
+from transferkit.training.summary import RunSummary, StageSummary
+
+
+def summarize(session: Session, run: Run, folder: RunFolder, evaluation: Evaluation) -> RunSummary:
+    """Put together the closing table of a run from its rows, so that a resumed run has it too."""
+    material = session.sources.material
+    stages = tuple(
+        stage_summary(run, number, len(material.train)) for number in range(len(run.plan.stages))
+    )
+    head_only = [
+        summary.best_accuracy
+        for planned, summary in zip(run.plan.stages, stages, strict=True)
+        if planned.boundary == len(run.plan.groups) and summary.epochs
+    ]
+    return RunSummary(
+        run=folder.path,
+        backbone=session.backbone.name,
+        metrics=evaluation.headline,
+        head_only_accuracy=head_only[0] if head_only else None,
+        stages=stages,
+        classes=len(session.index.classes),
+        train_pictures=len(material.train),
+        val_pictures=len(material.val),
+        seconds=sum(session.seconds.values()) + sum(stage.seconds for stage in stages),
+        parts=session.seconds,
+        weak_classes=evaluation.weakest(),
+        files=folder.files,
+    )
+
+
+def stage_summary(run: Run, number: int, num_pictures: int) -> StageSummary:
+    """Sum up the epochs of one stage of the plan."""
+    rows: list[dict[str, Any]] = [row for row in run.state.rows if row["stage"] == number]
+    stage = run.plan.stages[number]
+    train_s = sum(row["seconds"] for row in rows)
+    seconds = train_s + sum(row["seconds_validation"] for row in rows)
+    if not rows:
+        reason = "skipped: the stage before did not improve validation"
+    else:
+        reason = "finished" if len(rows) == stage.epochs else "stopped early"
+    return StageSummary(
+        name=stage.name,
+        epochs=len(rows),
+        seconds=seconds,
+        seconds_per_epoch=train_s / len(rows) if rows else 0.0,
+        pictures_per_second=num_pictures * len(rows) / train_s if train_s else 0.0,
+        cached=bool(rows and rows[0]["cached"]),
+        best_accuracy=max((row["val_accuracy"] for row in rows), default=float("nan")),
+        reason=reason,
+    )

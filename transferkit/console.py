@@ -1,0 +1,391 @@
+"""What people see: live view of events, tables, errors. The only module that imports rich.
+
+rich is imported when something is shown, so that importing this module costs nothing. All text
+is shown as it is: no markup, no emoji codes, control characters made visible.
+"""
+
+import re
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, TextIO
+
+from transferkit.errors import UserError
+from transferkit.strict_json import strict_json
+from transferkit.training.events import (
+    EpochEnded,
+    Event,
+    Notice,
+    Progress,
+    StageEnded,
+    StageStarted,
+)
+from transferkit.units import bytes_text, count_text, duration_text, rate_text
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress as Bars
+    from rich.progress import TaskID
+
+    from transferkit.training.summary import PlanRow, RunSummary, StageSummary
+
+PLAIN_PROGRESS_EVERY_S = 10.0
+PLAIN_WIDTH = 200  # of tables in a file or a pipe, where nothing wraps
+# a file name may hold an escape sequence; shown raw it would command the terminal
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+EPOCH_COLUMNS: tuple[tuple[str, str, Callable[[float], str]], ...] = (
+    ("train loss", "train_loss", "{:.4f}".format),
+    ("val loss", "val_loss", "{:.4f}".format),
+    ("train acc", "train_accuracy", "{:.1%}".format),
+    ("val acc", "val_accuracy", "{:.1%}".format),
+    ("seconds", "seconds", "{:.1f}".format),
+)
+SUMMARY_METRICS: tuple[tuple[str, str, Callable[[float], str]], ...] = (
+    ("balanced", "balanced_accuracy", "{:.1%}".format),
+    ("macro F1", "macro_f1", "{:.3f}".format),
+    ("top 3", "top_3_accuracy", "{:.1%}".format),
+    ("top 5", "top_5_accuracy", "{:.1%}".format),
+    ("log loss", "log_loss", "{:.3f}".format),
+)
+ENDINGS = {"finished": "done", "stopped early": "early"}
+
+
+class LiveView:
+    """Shows events as they happen: bars for what is going on, one lasting line for what is done.
+
+    On a terminal the bars move; anywhere else plain lines are written, for progress at most one
+    every 10 seconds. as_json: leave standard output to the one JSON object; write to standard
+    error. num_stages: makes the stage lines read 2/4; may be set later.
+    """
+
+    def __init__(
+        self,
+        *,
+        as_json: bool = False,
+        num_stages: int | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.num_stages = num_stages
+        self._console = _console(sys.stderr if as_json else sys.stdout)
+        self._clock = clock
+        self._bars: Bars | None = None
+        self._tasks: dict[str, TaskID] = {}
+        self._last_plain_progress = clock()
+
+    def __enter__(self) -> "LiveView":
+        """Start the bars, if there is a terminal to show them on."""
+        if self._console.is_terminal and not self._console.is_dumb_terminal:
+            self._bars = _bars(self._console)
+            self._bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Remove the bars and give the terminal back."""
+        self._clear()
+        if self._bars is not None:
+            self._bars.stop()
+            self._bars = None
+
+    def show(self, event: Event) -> None:
+        """Show one event."""
+        match event:
+            case Progress():
+                self._progress(event)
+            case Notice(text, warning):
+                self._line("warning: " if warning else "", text, "yellow" if warning else "")
+            case StageStarted():
+                self._clear()
+                self._line("", "")
+                self._line("", self._stage_line(event), "bold")
+                names = "".join(f"{name:>12}" for name, _, _ in EPOCH_COLUMNS)
+                self._line("", f"{'epoch':>7}{names}", "dim")
+            case EpochEnded():
+                self._clear()
+                self._line("", epoch_line(event), "green" if event.is_best else "")
+            case StageEnded():
+                self._clear()
+                self._line("", self._stage_end(event), "dim")
+
+    def _progress(self, event: Progress) -> None:
+        if self._bars is None:
+            now = self._clock()
+            if now - self._last_plain_progress >= PLAIN_PROGRESS_EVERY_S:
+                self._last_plain_progress = now
+                self._line("", f"{event.what}: {event.done:,} of {event.total:,}")
+            return
+        if event.what not in self._tasks:
+            self._tasks[event.what] = self._bars.add_task(_clean(event.what), total=event.total)
+        self._bars.update(self._tasks[event.what], completed=event.done, total=event.total)
+        if event.done >= event.total:
+            self._bars.remove_task(self._tasks.pop(event.what))
+            self._bars.refresh()
+
+    def _clear(self) -> None:
+        """Take away bars of work that ended before its total."""
+        if self._bars is None or not self._tasks:
+            return
+        for task in self._tasks.values():
+            self._bars.remove_task(task)
+        self._tasks.clear()
+        self._bars.refresh()
+
+    def _line(self, prefix: str, text: str, style: str = "") -> None:
+        _print_line(self._console, prefix, text, style)
+
+    def _stage_line(self, event: StageStarted) -> str:
+        trains = count_text(event.trainable_parameters)
+        total = count_text(event.total_parameters)
+        parts = (
+            self._stage_number(event.stage),
+            event.name,
+            f"{trains} of {total} parameters train",
+            f"lr {rate_text(event.lr)}",
+            "cached" if event.cached else "live",
+        )
+        return " · ".join(parts)
+
+    def _stage_number(self, stage: int) -> str:
+        return f"stage {stage + 1}" + (f"/{self.num_stages}" if self.num_stages else "")
+
+    def _stage_end(self, event: StageEnded) -> str:
+        if event.reason.startswith("skipped"):
+            return f"{self._stage_number(event.stage)} · {event.name} · {event.reason}"
+        epochs = f"{event.epochs_run} epoch" + ("s" if event.epochs_run != 1 else "")
+        value = event.best_value  # a share to maximise, or minus a loss
+        best = f", best {value:.1%}" if value >= 0 else f", best loss {-value:.4f}"
+        if value == -float("inf"):
+            best = ""
+        return f"  {event.reason} after {epochs}, {duration_text(event.seconds)}{best}"
+
+
+def epoch_line(event: EpochEnded) -> str:
+    """Return an epoch's figures under the headings of a stage; a star marks the best so far."""
+    cells = [
+        f"{form(event.metrics[key]) if key in event.metrics else '-':>12}"
+        for _, key, form in EPOCH_COLUMNS
+    ]
+    return f"{event.epoch:>7}{''.join(cells)}{'  ★' if event.is_best else ''}"
+
+
+def print_lines(lines: Iterable[str]) -> None:
+    """Print lines to standard output."""
+    console = _console(sys.stdout)
+    for line in lines:
+        _print_line(console, "", line)
+
+
+def print_json(value: Any) -> None:
+    """Print `value` to standard output as one line of strict JSON (NaN becomes null)."""
+    _tolerant(sys.stdout).write(f"{strict_json(value)}\n")
+    sys.stdout.flush()
+
+
+def print_error(error: UserError, as_json: bool = False) -> None:
+    """Print what is wrong, where, and what to do about it, to standard error.
+
+    as_json: print one JSON object {"error": {...}} to standard output instead.
+    """
+    if as_json:
+        names = ("what", "where", "remedy", "exit_code")
+        print_json({"error": {name: getattr(error, name) for name in names}})
+        return
+    _print_line(_console(sys.stderr), "error: ", str(error), "bold red")
+
+
+def print_styled(text: str, style: str, prefix: str = "") -> None:
+    """Print a line to standard output; the style colours the prefix, or all where there is none."""
+    _print_line(_console(sys.stdout), prefix, text, style)
+
+
+def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any] | None]) -> None:
+    """Print a table to standard output; columns of numbers are aligned to the right.
+
+    rows: cells are text or numbers; floats are shown with four digits, None as an empty cell; a
+    row that is None is a rule.
+    """
+    _print_table(_console(sys.stdout), title, columns, list(rows))
+
+
+def plan_table(rows: Sequence["PlanRow"]) -> None:
+    """Print a plan: a column per stage, a row per block group with its learning rate.
+
+    The network stands upright, head on top. Below: epochs, parameters, cache, expected time.
+    """
+    groups = list(dict.fromkeys(group for row in rows for group in row.lr_by_group))
+    rates = [
+        [group, *(rate_text(row.lr_by_group.get(group, 0)) for row in rows)]
+        for group in reversed(groups)
+    ]
+    known = [row.seconds for row in rows if row.seconds is not None]
+    below: list[list[Any]] = [
+        ["epochs, at most", *(str(row.epochs) for row in rows)],
+        ["parameters trained", *(count_text(row.trainable_parameters) for row in rows)],
+        ["cache", *(bytes_text(row.cache_bytes) if row.cache_bytes else "live" for row in rows)],
+    ]
+    if known:
+        times = ["" if row.seconds is None else duration_text(row.seconds) for row in rows]
+        below.append(["expected time", *times])
+    if any(row.if_improving for row in rows):
+        conditions = ["if improving" if row.if_improving else "always" for row in rows]
+        below.append(["runs", *conditions])
+    console = _console(sys.stdout)
+    headings = ["learning rate of", *(f"{i} {row.name}" for i, row in enumerate(rows, start=1))]
+    _print_table(console, "Plan", headings, [*rates, None, *below])
+    if known:
+        total = f"expected in all: {duration_text(sum(known))}"
+        _print_line(console, "", f"{total}; stages end earlier when validation stops improving")
+
+
+def closing_table(summary: "RunSummary") -> None:
+    """Print what came out of a run: accuracy, weak spots, time, and where things are."""
+    console = _console(sys.stdout)
+    _print_line(console, "", "")
+    _print_line(console, "", _headline(summary), "bold")
+    shown = [
+        f"{name} {form(summary.metrics[key])}"
+        for name, key, form in SUMMARY_METRICS
+        if summary.metrics.get(key) is not None
+    ]
+    _print_line(console, "", " · ".join(shown), "dim")
+    if summary.weak_classes:
+        weak = [
+            [c.name, f"{c.recall:.1%}", c.support, f"{c.confused_with} ({c.confused_count})"]
+            for c in summary.weak_classes
+        ]
+        headings = ["class", "found", "of pictures", "most often taken for"]
+        _print_table(console, "Weak spots", headings, weak)
+    headings = ["stage", "epochs", "s/epoch", "pictures/s", "trunk", "time", "accuracy", "ended"]
+    _print_table(console, "Stages", headings, [_stage_cells(stage) for stage in summary.stages])
+    parts = ", ".join(f"{name} {duration_text(value)}" for name, value in summary.parts.items())
+    total = duration_text(summary.seconds)
+    _print_line(console, "", f"{total} in all" + (f": {parts}" if parts else ""))
+    _print_line(console, "", "")
+    for name, path in {"run folder": summary.run, **summary.files}.items():
+        _print_line(console, "", f"{name:<12} {path}")
+    predict = f"transferkit predict {summary.run} PICTURES..."
+    _print_line(console, "", f"{'next':<12} {predict}")
+
+
+def _headline(summary: "RunSummary") -> str:
+    accuracy = summary.metrics["accuracy"]
+    text = f"accuracy {accuracy:.1%} on {summary.val_pictures:,} validation pictures"
+    text += f" of {summary.classes:,} classes"
+    if summary.head_only_accuracy is None or len(summary.stages) < 2:
+        return text
+    gain = 100 * (accuracy - summary.head_only_accuracy)
+    return f"{text} (head alone {summary.head_only_accuracy:.1%}: {gain:+.1f} points)"
+
+
+def _stage_cells(stage: "StageSummary") -> list[Any]:
+    ending = ENDINGS.get(stage.reason, stage.reason.split(":")[0])
+    if not stage.epochs:
+        return [stage.name, 0, "", "", "", "", "", ending]
+    return [
+        stage.name,
+        stage.epochs,
+        f"{stage.seconds_per_epoch:.2f}",
+        f"{stage.pictures_per_second:,.0f}",
+        "cached" if stage.cached else "live",
+        duration_text(stage.seconds),
+        f"{stage.best_accuracy:.1%}",
+        ending,
+    ]
+
+
+def _clean(text: str) -> str:
+    return CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
+
+
+def _tolerant(stream: TextIO) -> TextIO:
+    """Let a stream write what its encoding lacks, and odd file names, as escapes."""
+    if hasattr(stream, "reconfigure"):
+        stream.reconfigure(errors="backslashreplace")
+    return stream
+
+
+def _console(stream: TextIO) -> "Console":
+    from rich.console import Console
+
+    terminal = stream.isatty()
+    return Console(
+        file=_tolerant(stream),
+        force_terminal=terminal,  # a pipe gets no control codes, whatever the environment says
+        width=None if terminal else PLAIN_WIDTH,
+        markup=False,
+        emoji=False,
+        highlight=False,
+    )
+
+
+def _bars(console: "Console") -> "Bars":
+    from rich import progress
+
+    return progress.Progress(
+        progress.TextColumn("  {task.description}", markup=False),
+        progress.BarColumn(),
+        progress.MofNCompleteColumn(),
+        progress.TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        refresh_per_second=5,
+        redirect_stdout=False,
+        redirect_stderr=False,
+    )
+
+
+def _print_line(console: "Console", prefix: str, text: str, style: str = "") -> None:
+    """Print a line that never wraps; the style colours the prefix, or all where there is none."""
+    from rich.text import Text
+
+    line = Text.assemble((prefix, style), (_clean(text), "" if prefix else style))
+    console.print(line, soft_wrap=True)
+
+
+def _print_table(
+    console: "Console", title: str, columns: Sequence[str], rows: Sequence[Sequence[Any] | None]
+) -> None:
+    """Print a table; a row that is None is a rule between the rows beside it."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+        header_style="dim",
+        show_edge=False,
+    )
+    cells = [row for row in rows if row is not None]
+    for position, name in enumerate(columns):
+        column = [row[position] for row in cells if row[position] not in (None, "")]
+        right = bool(column) and all(_is_figure(cell) for cell in column)
+        table.add_column(Text(_clean(name)), justify="right" if right else "left", overflow="fold")
+    for row in rows:
+        if row is None:
+            table.add_section()
+        else:
+            table.add_row(*(Text(_clean(_cell(cell))) for cell in row))
+    _print_line(console, "", "")
+    _print_line(console, "", title, "bold")
+    if console.is_terminal:
+        console.print(table)
+        return
+    with console.capture() as drawn:
+        console.print(table)
+    for line in drawn.get().splitlines():
+        console.file.write(f"{line.rstrip()}\n")  # rich pads lines, which only a terminal needs
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _is_figure(cell: Any) -> bool:
+    """Tell numbers, and text that begins with one or says that there is none, from words."""
+    return (
+        isinstance(cell, int | float) or str(cell) in ("frozen", "live") or str(cell)[0].isdigit()
+    )

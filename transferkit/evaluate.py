@@ -1,0 +1,69 @@
+"""The verb `evaluate`: a run's model against labelled pictures."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from transferkit.data.index import DatasetIndex, ScanOptions, scan
+from transferkit.errors import UserError, usage_error
+from transferkit.evaluation.metrics import Evaluation, evaluate_logits
+from transferkit.inference.predict import load_run, logits_of, picture_engine
+from transferkit.run_folder import open_run
+from transferkit.training.events import Event, Notice, Progress
+
+
+def evaluate(
+    run: Path, data: Path | None, manifest: Path | None, split: str, show: Callable[[Event], None]
+) -> Evaluation:
+    """Predict labelled pictures and compare.
+
+    split: "train", "val", "test" or "all"; "auto" is val where DATA has one of its own, else all.
+    Raises UserError when DATA has classes that the model does not know.
+    """
+    loaded = load_run(open_run(run))
+    options = ScanOptions(manifest=manifest, max_pixels=loaded.maker.max_pixels)
+    index = scan(data, options, lambda done, total: show(Progress("scan", done, total)))
+    for warning in index.warnings:
+        show(Notice(warning, warning=True))
+    unknown = sorted(set(index.classes) - set(loaded.classes))
+    if unknown:
+        raise UserError(
+            f"the model does not know {len(unknown)} of the classes: {', '.join(unknown[:10])}",
+            f"it knows: {', '.join(loaded.classes[:30])}",
+            "rename these folders, or leave them out",
+        )
+    positions = positions_of(index, split, has_own_split(data, manifest))
+    engine = picture_engine(
+        loaded.classifier, loaded.maker, len(positions), "auto", torch.device("cpu")
+    )
+    number = {name: k for k, name in enumerate(loaded.classes)}
+    labels, logits = [], []
+    found = logits_of(engine, loaded.maker, [index.file(int(p)) for p in positions])
+    for done, (position, (file, row, reason)) in enumerate(zip(positions, found, strict=True)):
+        if row is None:
+            show(Notice(f"{file} left out: {reason}", warning=True))
+            continue
+        labels.append(number[index.classes[int(index.labels[position])]])
+        logits.append(row)
+        show(Progress("pictures", done + 1, len(positions)))
+    return evaluate_logits(torch.stack(logits), torch.tensor(labels), loaded.classes)
+
+
+def has_own_split(data: Path | None, manifest: Path | None) -> bool:
+    """Whether the data set says itself which pictures are for validation."""
+    if manifest is not None or data is None:
+        return True
+    return (data / "train").is_dir()
+
+
+def positions_of(index: DatasetIndex, split: str, own_split: bool) -> np.ndarray:
+    """Return the positions to evaluate. Raises a usage error when the split is empty."""
+    if split == "all" or (split == "auto" and not own_split):
+        return np.arange(len(index))
+    wanted = "val" if split == "auto" else split
+    positions = index.of_split(wanted)
+    if not len(positions):
+        raise usage_error(f"the data set has no {wanted} pictures", "", "try --split all")
+    return positions

@@ -1,0 +1,242 @@
+"""The verb `finetune`: from pictures to a run folder with a trained classifier."""
+
+import contextlib
+import json
+import time
+import tomllib
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from datetime import datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from transferkit.closing import summarize
+from transferkit.config import Config
+from transferkit.errors import UserError
+from transferkit.evaluation.metrics import Evaluation, evaluate_logits
+from transferkit.evaluation.plots import confusion, curves, learning_rates
+from transferkit.inference.predict import logits_of, picture_engine, prediction_row
+from transferkit.recipes import load_config, to_toml
+from transferkit.run_folder import RunFolder, create_run, default_run_path, open_run
+from transferkit.session import Session, prepare
+from transferkit.training.events import Event, Notice, StageEnded, StageStarted
+from transferkit.training.loop import Run, Settings, continue_run, fit
+from transferkit.training.summary import RunSummary
+from transferkit.training.supervised import Objective, balanced_class_weights
+
+Show = Callable[[Event], None]
+
+
+def finetune(config: Config, out: Path | None, show: Show) -> RunSummary:
+    """Train as configured into a new run folder and return what came out.
+
+    out: the folder to make; None makes one below runs/ with the time and the data set's name.
+    """
+    source = config.data.path or config.data.manifest
+    name = source.resolve().stem if source else "run"
+    folder = create_run(out or default_run_path(Path("runs"), name, datetime.now()))
+    try:
+        session = prepare(absolute_paths(config), show)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            folder.path.rmdir()  # nothing was written yet: leave nothing behind
+        raise
+    folder.write_recipe(to_toml(session.config))
+    folder.write_json("data", data_description(session))
+    return train(session, folder, show)
+
+
+def resume_advice(folder: RunFolder) -> UserError:
+    """Return what an interrupted run tells: it is saved, and how to go on."""
+    return UserError(
+        "interrupted; every finished epoch is saved",
+        f"the run is in {folder.path}",
+        f"continue it with: transferkit finetune --resume {folder.path}",
+        exit_code=130,
+    )
+
+
+def resume(path: Path, show: Show) -> RunSummary:
+    """Continue an interrupted run; the result equals that of an uninterrupted one.
+
+    Raises UserError when the pictures are no longer the same.
+    """
+    folder = open_run(path)
+    config = load_config(tomllib.loads(folder.read_recipe()))
+    session = prepare(config, show)
+    known = folder.read_json("data")
+    if known is None:
+        folder.write_json("data", data_description(session))
+    elif known["fingerprint"] != session.index.fingerprint:
+        raise UserError(
+            f"cannot resume {path}: the pictures have changed since it started",
+            f"{known['pictures']} pictures then, {len(session.index.paths)} now, or other contents",
+            f"put them back, or start again: transferkit finetune --recipe {path}",
+        )
+    return train(session, folder, show)
+
+
+def train(session: Session, folder: RunFolder, show: Show) -> RunSummary:
+    """Run the plan, from the start or from the last checkpoint, and finish the run folder."""
+    try:
+        return run_plan(session, folder, show)
+    except KeyboardInterrupt:
+        raise resume_advice(folder) from None
+
+
+def run_plan(session: Session, folder: RunFolder, show: Show) -> RunSummary:
+    """Train stage by stage, then validate and describe the result."""
+    config = session.config
+    weights = None
+    if config.data.balance == "loss":
+        labels = session.index.labels[session.sources.material.train]
+        weights = balanced_class_weights(labels, len(session.index.classes))
+    objective = Objective(
+        config.training.label_smoothing, weights, config.augment.mixup, config.augment.cutmix
+    )
+    run = Run(
+        session.classifier,
+        session.plan,
+        session.sources,
+        objective,
+        loop_settings(config),
+        session.fabric,
+        folder,
+        session.column_of,
+    )
+    if continue_run(run):
+        stage = session.plan.stages[run.state.stage]
+        show(Notice(f"resuming in stage {stage.name} after epoch {run.state.epoch}"))
+    for notice in session.sources.choose_base(session.plan):
+        show(notice)
+    for event in fit(run):
+        show(event)
+        log_event(folder, event)
+    return finish(session, run, folder, show)
+
+
+def loop_settings(config: Config) -> Settings:
+    """Pick what the loop needs from the configuration."""
+    training = config.training
+    return Settings(
+        batch_size=training.batch_size,
+        weight_decay=training.weight_decay,
+        warmup=training.warmup,
+        patience=training.patience,
+        min_delta=training.min_delta,
+        metric=training.metric,
+        balance=config.data.balance,
+        seed=training.seed,
+    )
+
+
+def finish(session: Session, run: Run, folder: RunFolder, show: Show) -> RunSummary:
+    """Validate the best model as `predict` will run it; write model, predictions and plots."""
+    started = time.perf_counter()
+    session.sources.close()
+    evaluation = write_predictions(session, folder)
+    description = model_description(session, evaluation)
+    tensors = {
+        name: tensor.detach().cpu().contiguous()
+        for name, tensor in session.classifier.state_dict().items()
+    }
+    folder.save_model(description, tensors)
+    session.seconds |= session.sources.seconds
+    session.seconds["final validation"] = time.perf_counter() - started
+    started = time.perf_counter()
+    rows = run.state.rows
+    folder.save_plot("curves", curves(rows))
+    folder.save_plot("learning_rates", learning_rates(rows))
+    folder.save_plot("confusion", confusion(evaluation.confusion, session.index.classes))
+    session.seconds["plots"] = time.perf_counter() - started
+    summary = summarize(session, run, folder, evaluation)
+    folder.write_json("summary", summary.to_dict())
+    return summary
+
+
+def write_predictions(session: Session, folder: RunFolder) -> Evaluation:
+    """Predict every validation picture with the whole model; write the rows, return the metrics."""
+    material, index = session.sources.material, session.index
+    files = [index.file(int(position)) for position in material.val]
+    engine = picture_engine(
+        session.classifier,
+        material.maker,
+        len(files),
+        session.config.device.engine,
+        session.fabric.device,
+    )
+    rows, logits = [], []
+    found = logits_of(engine, material.maker, files)
+    for position, (file, row_logits, reason) in zip(material.val, found, strict=True):
+        if row_logits is None:
+            raise UserError(f"{file} can no longer be read: {reason}", "", "restore it, --resume")
+        truth = index.classes[int(index.labels[position])]
+        row = prediction_row(index.paths[position], row_logits, index.classes, 3)
+        rows.append({"path": row.pop("path"), "truth": truth} | row)
+        logits.append(row_logits)
+    folder.write_predictions(rows)
+    labels = torch.from_numpy(index.labels[material.val])
+    return evaluate_logits(torch.stack(logits), labels, index.classes)
+
+
+def model_description(session: Session, evaluation: Evaluation) -> dict[str, Any]:
+    """Describe the model so that it can be rebuilt, understood and trusted: model.json."""
+    config, backbone = session.config, session.backbone
+    head = {
+        "hidden": list(config.head.layers),
+        "activation": config.head.activation,
+        "dropout": config.head.dropout,
+    }
+    return {
+        "backbone": config.backbone.name,
+        "image_size": config.backbone.image_size,
+        "head": head,
+        "classes": list(session.index.classes),
+        "preprocessing": backbone.preprocessing.to_dict(),
+        "background": config.data.background,
+        "max_pixels": config.data.max_pixels,
+        "temperature": 1.0,
+        "started_from": backbone.weights_source,
+        "license": backbone.license,
+        "data": data_description(session),
+        "validation": {"accuracy": evaluation.accuracy, "log_loss": evaluation.log_loss},
+        "versions": {n: version(n) for n in ("transferkit", "torch", "timm", "pillow")},
+    }
+
+
+def data_description(session: Session) -> dict[str, Any]:
+    """Describe the data set of a run: enough to tell whether it has changed."""
+    index = session.index
+    counts = {s: len(index.of_split(s)) for s in ("train", "val", "test")}
+    return {
+        "fingerprint": index.fingerprint,
+        "pictures": len(index.paths),
+        "splits": counts,
+        "classes": list(index.classes),
+        "left_out": [asdict(u) for u in index.unreadable],
+    }
+
+
+def absolute_paths(config: Config) -> Config:
+    """Make the configuration's paths absolute, so that the written recipe works from anywhere."""
+    data, backbone, cache = config.data, config.backbone, config.cache
+
+    def whole(path: Path | None) -> Path | None:
+        return path.expanduser().absolute() if path else None
+
+    return replace(
+        config,
+        data=replace(data, path=whole(data.path), manifest=whole(data.manifest)),
+        backbone=replace(backbone, weights=whole(backbone.weights)),
+        cache=replace(cache, dir=whole(cache.dir)),
+    )
+
+
+def log_event(folder: RunFolder, event: Event) -> None:
+    """Write what a person may want to look up later into the run's log."""
+    if isinstance(event, (StageStarted, StageEnded, Notice)):
+        values = asdict(event)
+        folder.log(f"{type(event).__name__} {json.dumps(values, default=str)}")

@@ -1,0 +1,114 @@
+"""A run's model on pictures: from files to logits, and from logits to rows."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from transferkit.backbones.create import create_backbone
+from transferkit.backbones.head import Classifier, make_head
+from transferkit.data.loader import CLEAN, ViewMaker, ahead
+from transferkit.data.preprocessing import Preprocessing
+from transferkit.errors import UserError
+from transferkit.inference.engine import Engine, choose_engine, make_engine
+from transferkit.run_folder import RunFolder
+from transferkit.units import parse_colour
+
+BATCH = 64
+
+
+@dataclass(frozen=True)
+class LoadedRun:
+    """A trained model, ready to predict. maker: how a picture becomes its input."""
+
+    classifier: Classifier
+    classes: tuple[str, ...]
+    maker: ViewMaker
+    description: dict[str, Any]
+
+
+def load_run(folder: RunFolder) -> LoadedRun:
+    """Rebuild the model of a run folder. Raises UserError when it has none or it does not fit."""
+    description, tensors = folder.load_model()
+    try:
+        backbone = create_backbone(
+            description["backbone"], pretrained=False, image_size=description["image_size"]
+        )
+        classes = tuple(description["classes"])
+        head = make_head(backbone.num_features, len(classes), **description["head"])
+        preprocessing = Preprocessing.from_dict(description["preprocessing"])
+        classifier = Classifier(backbone.model, head, preprocessing.mean, preprocessing.std)
+        classifier.load_state_dict(tensors)
+        background = parse_colour(description["background"])
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise UserError(
+            f"{folder.path} holds a model that does not fit its description",
+            f"{type(error).__name__}: {str(error)[:300]}",
+            "the folder was changed or damaged; train again, or restore it from a copy",
+        ) from None
+    maker = ViewMaker(
+        preprocessing, background=background, max_pixels=int(description["max_pixels"])
+    )
+    return LoadedRun(classifier.eval(), classes, maker, description)
+
+
+def picture_engine(
+    classifier: Classifier, maker: ViewMaker, num_pictures: int, wanted: str, device: torch.device
+) -> Engine:
+    """Prepare a classifier for a number of pictures: (N, 3, H, W) bytes -> logits (N, K)."""
+    size = maker.preprocessing
+    generator = torch.Generator().manual_seed(0)
+    shape = (2, 3, size.height_px, size.width_px)
+    example = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
+    return make_engine(classifier, example, choose_engine(wanted, device, num_pictures), device)
+
+
+def logits_of(
+    engine: Engine, maker: ViewMaker, files: Iterable[Path]
+) -> Iterator[tuple[Path, Tensor | None, str]]:
+    """Yield (file, logits (K,), "") in order, or (file, None, reason) for an unreadable one."""
+
+    def view(file: Path) -> tuple[Path, np.ndarray | None, str]:
+        try:
+            return file, maker.views(file, 0, (CLEAN,)), ""
+        except UserError as error:
+            return file, None, error.what.partition(": ")[2]
+
+    waiting: list[tuple[Path, np.ndarray | None, str]] = []
+    for made in ahead(view, files):
+        waiting.append(made)
+        if len(waiting) == BATCH:
+            yield from run_batch(engine, waiting)
+            waiting = []
+    yield from run_batch(engine, waiting)
+
+
+def run_batch(
+    engine: Engine, waiting: list[tuple[Path, np.ndarray | None, str]]
+) -> Iterator[tuple[Path, Tensor | None, str]]:
+    """Run the readable pictures of a batch together and yield all in their order."""
+    arrays = [array for _, array, _ in waiting if array is not None]
+    logits = iter(engine.run(torch.from_numpy(np.concatenate(arrays)))) if arrays else iter(())
+    for file, array, reason in waiting:
+        yield file, (None if array is None else next(logits)), reason
+
+
+def prediction_row(
+    path: str, logits: Tensor | None, classes: Sequence[str], top_k: int, reason: str = ""
+) -> dict[str, Any]:
+    """Return one output row: path, label, probability, the further top classes, error.
+
+    logits: (K,), or None when the picture could not be read.
+    """
+    row: dict[str, Any] = {"path": path, "label": "", "probability": None}
+    if logits is not None:
+        values, order = logits.double().softmax(dim=0).topk(min(top_k, len(classes)))
+        row |= {"label": classes[int(order[0])], "probability": round(float(values[0]), 6)}
+        for rank, (value, k) in enumerate(zip(values[1:], order[1:], strict=True), start=2):
+            row[f"label_{rank}"] = classes[int(k)]
+            row[f"probability_{rank}"] = round(float(value), 6)
+    return row | {"error": reason}

@@ -1,0 +1,33 @@
+"""The verb `inspect`: what a data set holds and what is wrong with it."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from transferkit.atomic_write import disk_error, write_atomically
+from transferkit.data.index import ScanOptions, scan
+from transferkit.data.inspect import Inspection, inspect
+from transferkit.strict_json import strict_json
+from transferkit.training.events import Event, Progress
+
+
+def inspect_data(
+    data: Path | None,
+    manifest: Path | None,
+    output: Path | None,
+    strict: bool,
+    show: Callable[[Event], None],
+) -> tuple[Inspection, Path]:
+    """Scan and inspect a data set; write the findings as JSON and return them with the file.
+
+    output: the file; None makes inspection-<name>.json in the current folder.
+    """
+    options = ScanOptions(manifest=manifest, strict=strict)
+    index = scan(data, options, lambda done, total: show(Progress("pictures", done, total)))
+    found = inspect(index)
+    path = output or Path(f"inspection-{(data or manifest or Path('data')).resolve().stem}.json")
+    text = strict_json(found.to_dict(), indent=2) + "\n"
+    try:
+        write_atomically(path, lambda file: file.write(text.encode()))
+    except OSError as error:
+        raise disk_error(path.parent, error) from error
+    return found, path

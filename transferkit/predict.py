@@ -1,0 +1,49 @@
+"""The verb `predict`: pictures in, rows out."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from transferkit.atomic_write import disk_error, write_atomically
+from transferkit.csv_rows import to_csv
+from transferkit.data.index import list_images
+from transferkit.inference.predict import load_run, logits_of, picture_engine, prediction_row
+from transferkit.run_folder import open_run
+from transferkit.strict_json import strict_json
+from transferkit.training.events import Event, Progress
+
+
+def predict(
+    run: Path,
+    sources: Sequence[Path | str],
+    top_k: int,
+    engine: str,
+    show: Callable[[Event], None],
+) -> Iterator[dict[str, Any]]:
+    """Yield one row per picture, in order; an unreadable one has its reason in `error`.
+
+    sources: files, folders, glob patterns. top_k: how many classes a row names, at least 1.
+    """
+    loaded = load_run(open_run(run))
+    files = list_images(sources)
+    device = torch.device("cpu")
+    runner = picture_engine(loaded.classifier, loaded.maker, len(files), engine, device)
+    for done, (file, logits, reason) in enumerate(logits_of(runner, loaded.maker, files), start=1):
+        yield prediction_row(str(file), logits, loaded.classes, top_k, reason)
+        show(Progress("pictures", done, len(files)))
+
+
+def jsonl(rows: Iterable[dict[str, Any]]) -> str:
+    """Return rows as JSON lines."""
+    return "".join(strict_json(row) + "\n" for row in rows)
+
+
+def write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Write prediction rows as CSV or JSON lines, by the file's suffix, replacing it at once."""
+    text = jsonl(rows) if path.suffix.lower() == ".jsonl" else to_csv(rows)
+    try:
+        write_atomically(path, lambda file: file.write(text.encode(errors="backslashreplace")))
+    except OSError as error:
+        raise disk_error(path.parent, error) from error

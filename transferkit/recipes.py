@@ -1,0 +1,227 @@
+"""Recipes: TOML files, `--set` pairs and flags become one checked `Config`."""
+
+import difflib
+import json
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, fields, is_dataclass
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from transferkit.config import Config, Stage
+from transferkit.errors import UserError, usage_error
+from transferkit.run_folder import RECIPE
+from transferkit.units import parse_bytes, parse_colour
+
+MAX_RECIPE_BYTES = 1_000_000
+
+
+def shipped_recipes() -> dict[str, Path]:
+    """Return the recipes that come with transferkit: name -> file."""
+    package = Path(__file__).parent
+    for folder in (package / "shipped_recipes", package.parent / "recipes"):
+        if folder.is_dir():
+            return {path.stem: path for path in sorted(folder.glob("*.toml"))}
+    return {}
+
+
+def describe_recipe(path: Path) -> str:
+    """Return a recipe's first comment line: what it is for."""
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if line.startswith("#"):
+            return line.lstrip("# ").rstrip()
+    return ""
+
+
+def find_recipe(name: str) -> Path:
+    """Return the file of a recipe given by path or by a shipped recipe's name."""
+    path = Path(name)
+    if path.is_dir() and (path / RECIPE).is_file():
+        return path / RECIPE
+    if path.is_file():
+        return path
+    shipped = shipped_recipes()
+    if name.removesuffix(".toml") in shipped:
+        return shipped[name.removesuffix(".toml")]
+    close = difflib.get_close_matches(name, shipped, n=1)
+    remedy = f"did you mean {close[0]}? " if close else ""
+    raise usage_error(
+        f"no recipe {name!r}",
+        "it is neither a file nor one of: " + ", ".join(shipped),
+        remedy + "`transferkit recipes` lists them",
+    )
+
+
+def read_recipe(path: Path) -> dict[str, Any]:
+    """Read a TOML file into nested dicts. Raises UserError when it cannot be read or parsed."""
+    try:
+        if path.stat().st_size > MAX_RECIPE_BYTES:
+            raise usage_error(f"{path} is larger than a recipe can be (1 MB)")
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise usage_error(f"cannot read the recipe {path}", error.strerror or "") from None
+    except (UnicodeDecodeError, RecursionError) as error:
+        raise usage_error(f"{path} is not a TOML text file", str(error)[:200]) from None
+    except tomllib.TOMLDecodeError as error:
+        raise usage_error(f"{path} is not valid TOML", str(error)) from None
+
+
+def parse_set(pair: str) -> tuple[str, Any]:
+    """Split `training.lr=1e-3` into its key and its value, read as TOML, else as a string."""
+    key, equals, text = pair.partition("=")
+    if not equals or not key.strip():
+        raise usage_error(f"--set {pair!r} is not KEY=VALUE", "", "e.g. --set training.lr=1e-3")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    return key.strip(), value
+
+
+def parse_stages(text: str) -> list[dict[str, Any]]:
+    """Read a compact plan such as `head:20@3e-3, 1:8@1e-3, 2:8~0.3, all:4?`.
+
+    Each stage is WHAT:EPOCHS[@LR][~DECAY][?]; WHAT is head, all, or the number of block groups
+    unfrozen from the top; `?` runs the stage only if the one before improved validation.
+    """
+    stages: list[dict[str, Any]] = []
+    for part in text.split(","):
+        body = part.strip()
+        stage: dict[str, Any] = {"if_improving": body.endswith("?")}
+        body, _, decay = body.removesuffix("?").partition("~")
+        body, _, rate = body.partition("@")
+        what, _, epochs = body.partition(":")
+        try:
+            stage["unfreeze"] = what.strip() if what.strip() in ("head", "all") else int(what)
+            stage["epochs"] = int(epochs)
+            stage |= {"lr": float(rate)} if rate else {}
+            stage |= {"decay": float(decay)} if decay else {}
+        except ValueError:
+            raise usage_error(
+                f"--stages: cannot read {part.strip()!r}",
+                "each stage is WHAT:EPOCHS[@LR][~DECAY][?]; WHAT is head, all or a number",
+                'e.g. --stages "head:20@3e-3, 1:8@1e-3, 2:8, all:4?"',
+            ) from None
+        stages.append(stage)
+    return stages
+
+
+def load_config(
+    recipe: dict[str, Any] | None = None,
+    sets: Iterable[str] = (),
+    flags: Mapping[str, Any] | None = None,
+) -> Config:
+    """Merge a recipe, `--set` pairs and flags (the later win) over the defaults, checked.
+
+    flags: dotted key -> value, only those that were given.
+    Raises a usage error that lists all problems at once: key path, value, what is allowed.
+    """
+    raw: dict[str, Any] = json.loads(json.dumps(recipe or {}, default=str))
+    for key, value in [*map(parse_set, sets), *(flags or {}).items()]:
+        *tables, last = key.split(".")
+        table = raw
+        for name in tables:
+            table = table.setdefault(name, {})
+            if not isinstance(table, dict):
+                raise usage_error(f"{key}: {name} is a value, not a table")
+        table[last] = value
+    return validate(raw)
+
+
+def validate(raw: Mapping[str, Any]) -> Config:
+    """Check nested dicts against `Config`: types, ranges, names, combinations; all at once."""
+    from pydantic import TypeAdapter, ValidationError
+
+    text = json.dumps(raw, default=str)
+    try:
+        config: Config = TypeAdapter(Config).validate_json(text, strict=True)
+    except ValidationError as error:
+        problems = [describe_problem(dict(item)) for item in error.errors()]
+        raise refusal(list(dict.fromkeys(problems))) from None
+    if problems := combination_problems(config):
+        raise refusal(problems)
+    return config
+
+
+def refusal(problems: list[str]) -> UserError:
+    """Return one usage error for any number of problems."""
+    if len(problems) == 1:
+        return usage_error(problems[0])
+    return usage_error(f"{len(problems)} options are wrong", "\n".join(problems))
+
+
+def describe_problem(item: dict[str, Any]) -> str:
+    """Say one pydantic problem in a person's words, with key path and nearest spelling."""
+    union = ("literal['head','all']", "constrained-int", "int", "NoneType")
+    path = [str(p) for p in item["loc"] if str(p) not in union]
+    key = ".".join(path)
+    if item["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+        known = all_keys() if len(path) > 1 else keys_of([])
+        close = difflib.get_close_matches(path[-1], [k.split(".")[-1] for k in known], n=1)
+        full = [k for k in known if close and k.split(".")[-1] == close[0]]
+        hint = f"; did you mean {' or '.join(full)}?" if full else ""
+        siblings = ", ".join(keys_of(path[:-1]))
+        return f"unknown key {key}{hint} (known here: {siblings})"
+    message = str(item["msg"])
+    message = message.replace("Input should be", "must be").replace("Field required", "is missing")
+    shown = "" if item["type"] == "missing" else f", not {item['input']!r}"
+    return f"{key} {message[0].lower() + message[1:]}{shown}"
+
+
+def all_keys() -> list[str]:
+    """List every dotted key that a recipe may hold."""
+    keys = []
+    for name, hint in get_type_hints(Config).items():
+        if is_dataclass(hint):
+            keys += [f"{name}.{item.name}" for item in fields(hint)]
+        elif name == "stages":
+            keys += [f"stages.{item.name}" for item in fields(Stage)]
+    return keys
+
+
+def keys_of(path: list[str]) -> list[str]:
+    """List the keys that are allowed inside the table at `path`."""
+    if not path:
+        return [item.name for item in fields(Config)]
+    return [key.split(".")[1] for key in all_keys() if key.split(".")[0] == path[0]]
+
+
+def combination_problems(config: Config) -> list[str]:
+    """Find options that contradict each other or would have no effect."""
+    found = []
+    if config.backbone.weights is not None and not config.backbone.pretrained:
+        found.append("--weights and --no-pretrained contradict each other: leave one out")
+    if not config.backbone.pretrained and config.stages and config.stages[0].unfreeze == "head":
+        found.append(
+            "stages: the first one trains only the head on random frozen blocks (--no-pretrained); "
+            'start with unfreeze = "all"'
+        )
+    if config.augment.level == "none" and config.augment.views:
+        found.append("augment.views has no effect with augment.level = none: leave one out")
+    if config.stages and config.stages[0].if_improving:
+        found.append("stages: the first stage cannot depend on the one before (if_improving)")
+    if not config.head.layers and config.head.activation != "relu":
+        found.append("head.activation has no effect without head.layers: add --head-layers")
+    for key, check in (
+        ("cache.budget", lambda: parse_bytes(config.cache.budget)),
+        ("data.background", lambda: parse_colour(config.data.background)),
+    ):
+        try:
+            check()
+        except ValueError as error:
+            found.append(f"{key} {error}")
+    return found
+
+
+def to_toml(config: Config, header: str = "") -> str:
+    """Write the whole resolved configuration as a recipe that repeats the run."""
+    import tomli_w
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {k: plain(v) for k, v in value.items() if v is not None}
+        if isinstance(value, (list, tuple)):
+            return [plain(v) for v in value]
+        return str(value) if isinstance(value, Path) else value
+
+    return header + tomli_w.dumps(plain(asdict(config)))

@@ -1,0 +1,312 @@
+"""A run on disk: the only module that knows the names of the files inside.
+
+Every file except the log is replaced as a whole, so a run folder is readable at any moment.
+torch and safetensors are imported where tensors are read or written, so that looking at a run
+folder stays cheap.
+"""
+
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal
+
+from transferkit.atomic_write import disk_error, write_atomically
+from transferkit.csv_rows import from_csv, to_csv
+from transferkit.errors import UserError, usage_error
+from transferkit.strict_json import strict_json
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from torch import Tensor
+
+FORMAT_VERSION = 1
+
+RECIPE = "recipe.toml"
+MODEL = "model.safetensors"
+DESCRIPTION = "model.json"
+METRICS = "metrics.csv"
+PREDICTIONS = "predictions.csv"
+LOG = "log.txt"
+CHECKPOINTS = "checkpoints"
+PLOTS = "plots"
+
+RECIPE_HEADER = re.compile(r"# transferkit run folder, format (\d+)\n")
+TEXT_COLUMNS = ("stage_name",)  # of metrics.csv: never read as numbers
+PLOT_DPI = 144
+
+CheckpointKind = Literal["last", "best"]
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The folder of one run. Methods raise UserError when it cannot be written or read."""
+
+    path: Path
+
+    @property
+    def has_model(self) -> bool:
+        """Whether a finished or best-so-far model is there."""
+        return (self.path / MODEL).is_file() and (self.path / DESCRIPTION).is_file()
+
+    @property
+    def files(self) -> dict[str, Path]:
+        """What there is to look at: name for a person -> path of an existing file or folder."""
+        names = {
+            "model": MODEL,
+            "description": DESCRIPTION,
+            "recipe": RECIPE,
+            "metrics": METRICS,
+            "predictions": PREDICTIONS,
+            "plots": PLOTS,
+            "log": LOG,
+        }
+        paths = {name: self.path / file for name, file in names.items()}
+        return {name: path for name, path in paths.items() if path.exists()}
+
+    def write_recipe(self, toml_text: str) -> None:
+        """Write the resolved configuration. The file's first line tells the folder's format."""
+        self._write_text(RECIPE, f"# transferkit run folder, format {FORMAT_VERSION}\n{toml_text}")
+
+    def read_recipe(self) -> str:
+        """Return the text given to `write_recipe`."""
+        return RECIPE_HEADER.sub("", self._read_text(RECIPE), count=1)
+
+    def save_model(self, description: Mapping[str, Any], tensors: Mapping[str, "Tensor"]) -> None:
+        """Write weights and, last, the description that makes them usable.
+
+        The same tensors always give the same bytes in `model.safetensors`.
+        """
+        from safetensors.torch import save
+
+        # serialised here, not by save_file: that one leaves a temporary file behind on failure
+        seen: set[int] = set()
+        own = {}
+        for name, tensor in tensors.items():
+            flat = tensor.detach().cpu().contiguous()
+            shared = flat.untyped_storage().data_ptr() in seen
+            seen.add(flat.untyped_storage().data_ptr())
+            own[name] = flat.clone() if shared else flat
+        data = save(own)
+        self._write(MODEL, lambda file: file.write(data))
+        self.write_json(DESCRIPTION, {"format_version": FORMAT_VERSION, **description})
+
+    def load_model(self) -> tuple[dict[str, Any], dict[str, "Tensor"]]:
+        """Return the description and the tensors (on the CPU) of `save_model`."""
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        if not self.has_model:
+            raise UserError(
+                f"{self.path} holds no model yet",
+                remedy=f"finish the run first: transferkit finetune --resume {self.path}",
+            )
+        try:
+            tensors = load_file(self.path / MODEL)
+        except (SafetensorError, OSError) as error:
+            raise self._damaged(MODEL, error) from error
+        description = self.read_json(DESCRIPTION)
+        description.pop("format_version", None)
+        return description, tensors
+
+    def write_metrics(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Write one row per epoch; columns are the union over the rows."""
+        self._write_text(METRICS, to_csv(rows))
+
+    def read_metrics(self) -> list[dict[str, Any]]:
+        """Return the rows of `write_metrics`, numbers as int and float; [] when there are none."""
+        if not (self.path / METRICS).exists():
+            return []
+        rows = from_csv(self._read_text(METRICS))
+        return [
+            {name: cell if name in TEXT_COLUMNS else _number(cell) for name, cell in row.items()}
+            for row in rows
+        ]
+
+    def save_checkpoint(self, kind: CheckpointKind, state: Mapping[str, Any]) -> None:
+        """Write nested dicts and lists of tensors, numbers, strings and None."""
+        import torch
+
+        self._write(_checkpoint(kind), lambda file: torch.save(dict(state), file))
+
+    def load_checkpoint(self, kind: CheckpointKind) -> dict[str, Any] | None:
+        """Return the state of `save_checkpoint`, tensors on the CPU; None when there is none."""
+        import pickle
+
+        import torch
+
+        path = self.path / _checkpoint(kind)
+        if not path.exists():
+            return None
+        try:
+            state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
+            raise self._damaged(_checkpoint(kind), error) from error
+        return state
+
+    def write_predictions(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Write one row per picture of the validation set."""
+        self._write_text(PREDICTIONS, to_csv(rows))
+
+    def plot_path(self, name: str) -> Path:
+        """Return where the plot called `name` lies: plots/<name>.png."""
+        return self.path / PLOTS / f"{name}.png"
+
+    def save_plot(self, name: str, figure: "Figure") -> Path:
+        """Draw `figure` as a PNG; return its path."""
+        self._write(
+            f"{PLOTS}/{name}.png",
+            lambda file: figure.savefig(
+                file, format="png", dpi=PLOT_DPI, metadata={"Software": "transferkit"}
+            ),
+        )
+        return self.plot_path(name)
+
+    def write_json(self, name: str, value: Any) -> None:
+        """Write `value` as strict JSON. name: "inspection", "summary", "split"; .json is added."""
+        self._write_text(_json_file(name), strict_json(value, indent=2) + "\n")
+
+    def read_json(self, name: str) -> Any:
+        """Return what `write_json` wrote under `name`; None when there is none."""
+        if not (self.path / _json_file(name)).exists():
+            return None
+        try:
+            return json.loads(self._read_text(_json_file(name)))
+        except ValueError as error:
+            raise self._damaged(_json_file(name), error) from error
+
+    def log(self, line: str) -> None:
+        """Append `line`, with the time of day, to the log."""
+        stamp = datetime.now().astimezone().isoformat(timespec="seconds")
+        text = line.replace("\n", "\n    ")
+        with self._told(), (self.path / LOG).open("ab") as file:
+            file.write(f"{stamp} {text}\n".encode(errors="backslashreplace"))
+
+    def _write_text(self, name: str, text: str) -> None:
+        data = text.encode(errors="backslashreplace")
+        self._write(name, lambda file: file.write(data))
+
+    def _write(self, name: str, write: Callable[[BinaryIO], object]) -> None:
+        with self._told():
+            path = self.path / name
+            if path.parent != self.path:
+                path.parent.mkdir(exist_ok=True)
+            write_atomically(path, write)
+
+    def _read_text(self, name: str) -> str:
+        try:
+            return (self.path / name).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise self._damaged(name, error) from error
+
+    def _damaged(self, name: str, error: Exception) -> UserError:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        return UserError(f"cannot read {self.path / name}", where=reason)
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """Turn a failure of the disk into a UserError."""
+        try:
+            yield
+        except OSError as error:
+            raise disk_error(self.path, error) from error
+        except RuntimeError as error:  # torch.save hides the OSError behind one of its own
+            if isinstance(error.__context__, OSError):
+                raise disk_error(self.path, error.__context__) from error
+            raise
+
+
+def create_run(path: Path) -> RunFolder:
+    """Make the folder of a new run, with its parents.
+
+    Raises UserError: exit code 2 when `path` is a file or a folder with something in it, 1 when
+    it cannot be made or written to (tried with a real file).
+    """
+    if path.exists() and not path.is_dir():
+        raise usage_error(f"{path} is a file, not a folder", remedy="choose another --out")
+    try:
+        if path.is_dir() and any(path.iterdir()):
+            raise _occupied(path)
+        path.mkdir(parents=True, exist_ok=True)
+        write_atomically(path / "write_test", lambda file: file.write(b"\0"))
+        (path / "write_test").unlink()
+    except OSError as error:
+        raise UserError(
+            f"cannot make the run folder {path}: {error.strerror or error}",
+            remedy="choose another place with --out",
+        ) from error
+    return RunFolder(path)
+
+
+def default_run_path(parent: Path, data_name: str, now: datetime) -> Path:
+    """Return a path that does not exist yet, e.g. runs/2026-11-23T14-02-11-flowers."""
+    label = re.sub(r"[^\w.-]+", "-", data_name).strip("-.")[:60] or "data"
+    first = parent / f"{now:%Y-%m-%dT%H-%M-%S}-{label}"
+    path, count = first, 1
+    while path.exists():
+        count += 1
+        path = first.with_name(f"{first.name}-{count}")
+    return path
+
+
+def open_run(path: Path) -> RunFolder:
+    """Open the folder of an earlier run, finished or not.
+
+    Raises UserError if it is none, or if a newer release of transferkit made it.
+    """
+    if not (path / RECIPE).is_file() and not (path / DESCRIPTION).is_file():
+        reason = "there is no such folder" if not path.exists() else f"it holds no {RECIPE}"
+        raise UserError(
+            f"{path} is not a run folder",
+            where=reason,
+            remedy="give the folder that transferkit finetune printed (by default below runs/)",
+        )
+    run = RunFolder(path)
+    found = _format_of(run)
+    if found > FORMAT_VERSION:
+        raise UserError(
+            f"{path} was made by a newer release of transferkit",
+            where=f"its format is {found}; this release reads up to {FORMAT_VERSION}",
+            remedy="upgrade: pip install --upgrade transferkit",
+        )
+    return run
+
+
+def _format_of(run: RunFolder) -> int:
+    versions = [FORMAT_VERSION]  # a recipe whose first line someone took out is taken as ours
+    if (run.path / RECIPE).is_file():
+        header = RECIPE_HEADER.match(run._read_text(RECIPE))
+        versions += [int(header[1])] if header else []
+    description = run.read_json(DESCRIPTION)
+    if isinstance(description, dict) and isinstance(description.get("format_version"), int):
+        versions.append(description["format_version"])
+    return max(versions)
+
+
+def _occupied(path: Path) -> UserError:
+    if (path / RECIPE).exists():
+        return usage_error(
+            f"{path} already holds a run",
+            remedy=f"continue it with --resume {path}, or choose another --out",
+        )
+    return usage_error(f"{path} is not empty", remedy="choose another --out, or an empty folder")
+
+
+def _checkpoint(kind: CheckpointKind) -> str:
+    return f"{CHECKPOINTS}/{kind}.pt"
+
+
+def _json_file(name: str) -> str:
+    return f"{name.removesuffix('.json')}.json"
+
+
+def _number(text: str) -> Any:
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text

@@ -1,0 +1,167 @@
+"""From a configuration to a run that can start: pictures, backbone, head, chain, plan, caches."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from transferkit.backbones.chain import Chain, find_chain
+from transferkit.backbones.create import Backbone, create_backbone
+from transferkit.backbones.head import Classifier, make_head
+from transferkit.config import Config
+from transferkit.data.index import DatasetIndex, ScanOptions, scan
+from transferkit.data.loader import ViewMaker
+from transferkit.errors import usage_error
+from transferkit.training.boundary_cache import default_cache_dir
+from transferkit.training.events import Event, Notice, Progress
+from transferkit.training.sources import CacheSettings, Material, Sources
+from transferkit.training.stages import StagePlan, column_finder, make_plan
+from transferkit.units import parse_bytes, parse_colour
+
+CACHED_VIEWS = 3
+"""Augmented views per picture when caching: more cost extraction time and gained nothing."""
+
+
+@dataclass
+class Session:
+    """A configuration turned into objects. seconds: time per part so far."""
+
+    config: Config
+    index: DatasetIndex
+    backbone: Backbone
+    classifier: Classifier
+    chain: Chain
+    plan: StagePlan
+    sources: Sources
+    fabric: Any
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def column_of(self, name: str) -> int:
+        """Return the plan's column of a parameter or module of the classifier."""
+        return self._finder(name)
+
+    def __post_init__(self) -> None:
+        self._finder = column_finder([group.modules for group in self.chain.groups])
+
+
+def prepare(config: Config, show: Callable[[Event], None]) -> Session:
+    """Read the pictures, build the model and its plan; progress and notices go to `show`."""
+    started = time.perf_counter()
+    index = scan_pictures(config, show)
+    seconds = {"scan": time.perf_counter() - started}
+    fabric = make_fabric(config)
+    started = time.perf_counter()
+    backbone = create_backbone(
+        config.backbone.name,
+        pretrained=config.backbone.pretrained,
+        weights=config.backbone.weights,
+        image_size=config.backbone.image_size,
+        drop_path=config.backbone.drop_path,
+        seed=config.training.seed,
+    )
+    classifier = make_classifier(config, backbone, len(index.classes))
+    classifier.to(fabric.device)
+    classifier.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    size = backbone.preprocessing
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(2, 3, size.height_px, size.width_px, generator=generator)
+    chain = find_chain(backbone.model, images.to(fabric.device))
+    if not chain.verified:
+        backbone.notices.append(f"no cut inside {backbone.name} ({chain.reason}): trains live")
+    for notice in backbone.notices:
+        show(Notice(notice))
+    plan = make_plan(config, [group.name for group in chain.groups])
+    seconds["backbone"] = time.perf_counter() - started
+    material = make_material(config, index, backbone)
+    sources = Sources(classifier, chain, material, cache_settings(config), fabric.device)
+    return Session(config, index, backbone, classifier, chain, plan, sources, fabric, seconds)
+
+
+def make_classifier(config: Config, backbone: Backbone, num_classes: int) -> Classifier:
+    """Put the configured head on a backbone."""
+    head = make_head(
+        backbone.num_features,
+        num_classes,
+        config.head.layers,
+        config.head.activation,
+        config.head.dropout,
+        config.training.seed,
+    )
+    return Classifier(backbone.model, head, backbone.preprocessing.mean, backbone.preprocessing.std)
+
+
+def scan_pictures(config: Config, show: Callable[[Event], None]) -> DatasetIndex:
+    """Scan the data set that the configuration names; its warnings become notices."""
+    data = config.data
+    if data.path is None and data.manifest is None:
+        raise usage_error(
+            "no pictures given",
+            "",
+            "name a folder: transferkit finetune my_pictures/, or a table: --manifest my.csv",
+        )
+    options = ScanOptions(
+        manifest=data.manifest,
+        val_fraction=data.val_fraction,
+        seed=config.training.seed,
+        strict=data.strict,
+        exclude=data.exclude,
+        max_pixels=data.max_pixels,
+    )
+    index = scan(data.path, options, lambda done, total: show(Progress("pictures", done, total)))
+    for warning in index.warnings:
+        show(Notice(warning, warning=True))
+    return index
+
+
+def make_material(config: Config, index: DatasetIndex, backbone: Backbone) -> Material:
+    """Decide how many views each training picture has, and how they are made."""
+    augment = config.augment
+    maker = ViewMaker(
+        backbone.preprocessing,
+        augment.level,
+        augment.flip,
+        config.training.seed,
+        parse_colour(config.data.background),
+        config.data.max_pixels,
+    )
+    if augment.level == "none":
+        return Material(index, maker, 1)
+    if augment.views is not None:
+        return Material(index, maker, augment.views + 1)
+    caches = config.cache.enabled and config.backbone.pretrained
+    return Material(index, maker, CACHED_VIEWS + 1 if caches else None)
+
+
+def cache_settings(config: Config) -> CacheSettings:
+    """Resolve where caches lie and how large they may be."""
+    return CacheSettings(
+        root=(config.cache.dir or default_cache_dir()).expanduser(),
+        budget_bytes=parse_bytes(config.cache.budget),
+        dtype=config.cache.dtype,
+        engine=config.device.engine,
+        enabled=config.cache.enabled,
+    )
+
+
+def make_fabric(config: Config) -> Any:
+    """Start Lightning Fabric on the configured device with its arithmetic."""
+    import logging
+
+    from lightning_fabric import Fabric
+
+    logging.getLogger("lightning_fabric").setLevel(logging.ERROR)
+    wanted: str = config.device.accelerator
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if wanted in available and not available[wanted]:
+        raise usage_error(f"--device {wanted}: this machine has none", "", "use --device auto")
+    if wanted == "auto":
+        wanted = next((name for name, there in available.items() if there), "cpu")
+    precision: str = config.device.precision
+    if precision == "auto":
+        precision = "bf16" if wanted == "cuda" and torch.cuda.is_bf16_supported() else "32"
+    names: dict[str, Any] = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
+    fabric = Fabric(accelerator=wanted, devices=1, precision=names[precision])
+    fabric.launch()
+    return fabric

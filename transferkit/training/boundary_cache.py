@@ -1,0 +1,204 @@
+"""Activations at the frozen boundary, kept on disk: computed once, read in every epoch.
+
+A cache is a folder named by a hash of all that its numbers depend on (`cache_key`), holding one
+flat file of equally sized rows and a small JSON file that says how many are complete, so that an
+interrupted fill goes on where it ended.
+"""
+
+import contextlib
+import errno
+import hashlib
+import json
+import mmap
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from transferkit.errors import UserError
+
+try:
+    import fcntl
+except ImportError:  # Windows: no advisory locks; two runs should not share a cache folder there
+    fcntl = None  # type: ignore[assignment]
+
+FORMAT = 1
+FORGET_BYTES = 64 * 2**20
+"""Pages read through the map count as resident; they are handed back after this many bytes."""
+
+
+def cache_key(parts: Mapping[str, Any]) -> str:
+    """Hash everything that the activations depend on into a folder name."""
+    text = json.dumps({"format": FORMAT, **parts}, sort_keys=True, default=str)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def weights_digest(tensors: Mapping[str, Tensor]) -> str:
+    """Hash named tensors: names, shapes, types and bytes."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name in sorted(tensors):
+        array = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tuple(array.shape)} {array.dtype}".encode())
+        digest.update(array.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+class BoundaryCache:
+    """Rows of activations in a memory-mapped file. Use as a context manager, or call `close`.
+
+    shape: of one row, e.g. (C, H, W) or (D,). dtype: "float16" or "float32" on disk.
+    """
+
+    def __init__(self, folder: Path, num_rows: int, shape: tuple[int, ...], dtype: str) -> None:
+        self.folder = folder
+        self.num_rows = num_rows
+        self.shape = shape
+        self.dtype = np.dtype(dtype)
+        self.row_bytes = int(np.prod(shape)) * self.dtype.itemsize
+        self._touched = 0
+        self._map: mmap.mmap | None = None
+        self._rows: np.ndarray | None = None
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._lock = open(folder / "lock", "a")  # noqa: SIM115 (held as long as the cache)
+            self._file = os.open(folder / "rows.bin", os.O_RDWR | os.O_CREAT, 0o644)
+            os.truncate(self._file, self.num_rows * self.row_bytes)
+            os.utime(folder)  # the least recently opened cache is the first to make room
+        except OSError as error:
+            raise cache_error(folder, error) from None
+        if fcntl:
+            fcntl.flock(self._lock, fcntl.LOCK_EX)  # wait for another run that fills this cache
+        self.rows_done = self._read_done()
+        if fcntl and self.complete:
+            fcntl.flock(self._lock, fcntl.LOCK_SH)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every row is there."""
+        return self.rows_done == self.num_rows
+
+    @property
+    def nbytes(self) -> int:
+        """Size of all rows on disk."""
+        return self.num_rows * self.row_bytes
+
+    def _read_done(self) -> int:
+        try:
+            state = json.loads((self.folder / "state.json").read_text())
+        except (OSError, ValueError):
+            return 0
+        same = state.get("shape") == list(self.shape) and state.get("num_rows") == self.num_rows
+        return int(state["rows_done"]) if same and state.get("dtype") == str(self.dtype) else 0
+
+    def append(self, rows: Tensor) -> None:
+        """Write the next rows (n, *shape) and record them as done.
+
+        Written by a system call and not through the map, where a full disk would kill the process.
+        """
+        data = memoryview(rows.numpy().astype(self.dtype, copy=False).tobytes())
+        offset = self.rows_done * self.row_bytes
+        try:
+            while data:
+                written = os.pwrite(self._file, data, offset)
+                data, offset = data[written:], offset + written
+            self.rows_done += len(rows)
+            state = {
+                "rows_done": self.rows_done,
+                "num_rows": self.num_rows,
+                "shape": list(self.shape),
+                "dtype": str(self.dtype),
+            }
+            if self.complete:
+                os.fsync(self._file)
+            temporary = self.folder / "state.json.tmp"
+            temporary.write_text(json.dumps(state))
+            os.replace(temporary, self.folder / "state.json")
+        except OSError as error:
+            raise cache_error(self.folder, error) from None
+        if fcntl and self.complete:
+            fcntl.flock(self._lock, fcntl.LOCK_SH)
+
+    def read(self, rows: np.ndarray) -> Tensor:
+        """Return the given rows (n, *shape) as float32."""
+        if self._rows is None:
+            self._map = mmap.mmap(self._file, self.nbytes, prot=mmap.PROT_READ)
+            self._rows = np.frombuffer(self._map, self.dtype).reshape(self.num_rows, *self.shape)
+        batch = torch.from_numpy(self._rows[rows].astype(np.float32))
+        self._touched += len(rows) * self.row_bytes
+        if self._touched > FORGET_BYTES and self._map is not None:
+            self._map.madvise(mmap.MADV_DONTNEED)
+            self._touched = 0
+        return batch
+
+    def close(self) -> None:
+        """Let go of the file and the lock."""
+        self._rows = None
+        if self._map is not None:
+            with contextlib.suppress(BufferError):
+                self._map.close()
+            self._map = None
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+        self._lock.close()
+
+    def __enter__(self) -> "BoundaryCache":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+def cache_error(folder: Path, error: OSError) -> UserError:
+    """Say what went wrong with a cache folder, and what to do."""
+    what = "the disk is full" if error.errno == errno.ENOSPC else error.strerror or str(error)
+    return UserError(
+        f"cannot write the cache in {folder}: {what}",
+        "what was finished is kept",
+        "free space there, choose another place with --cache-dir, or train without: --no-cache",
+    )
+
+
+def default_cache_dir() -> Path:
+    """Return the user's cache folder for transferkit."""
+    base = os.environ.get("TRANSFERKIT_CACHE") or os.environ.get("XDG_CACHE_HOME")
+    root = Path(base) if base else Path.home() / ".cache"
+    return root if os.environ.get("TRANSFERKIT_CACHE") else root / "transferkit"
+
+
+def make_room(root: Path, needed: int, budget: int) -> str:
+    """Remove least recently used caches under `root` until `needed` bytes fit the budget.
+
+    A cache that another process holds stays. Returns why it does not fit, or an empty string.
+    """
+    if needed > budget:
+        return f"the cache would take {needed / 1e9:.2f} GB of the {budget / 1e9:.2f} GB allowed"
+    folders = [f for f in root.glob("*/") if (f / "rows.bin").exists()]
+    sizes = {f: (f / "rows.bin").stat().st_blocks * 512 for f in folders}
+    for folder in sorted(folders, key=lambda f: f.stat().st_mtime):
+        if sum(sizes.values()) + needed <= budget:
+            break
+        if remove_unused(folder):
+            del sizes[folder]
+    existing = root
+    while not existing.exists():
+        existing = existing.parent
+    free = shutil.disk_usage(existing).free
+    if needed > free * 0.9:
+        return f"the cache would take {needed / 1e9:.2f} GB and the disk has {free / 1e9:.2f} GB"
+    return ""
+
+
+def remove_unused(folder: Path) -> bool:
+    """Delete a cache unless another process holds its lock. True when it is gone."""
+    with contextlib.suppress(OSError), open(folder / "lock", "a") as lock:
+        if fcntl:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        shutil.rmtree(folder)
+        return True
+    return False

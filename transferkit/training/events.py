@@ -1,0 +1,63 @@
+"""What happens during a run, as data: the loop yields these, everything else consumes them."""
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Progress:
+    """`done` of `total` units of the work called `what`: pictures, views, steps."""
+
+    what: str
+    done: int
+    total: int
+
+
+@dataclass(frozen=True)
+class Notice:
+    """A line that a person should read; `warning` when something may need mending."""
+
+    text: str
+    warning: bool = False
+
+
+@dataclass(frozen=True)
+class StageStarted:
+    """A stage begins. stage: position in the plan, from 0. lr: the head's peak learning rate."""
+
+    stage: int
+    name: str
+    epochs: int
+    lr: float
+    trainable_parameters: int
+    total_parameters: int
+    cached: bool
+
+
+@dataclass(frozen=True)
+class EpochEnded:
+    """An epoch is over and saved. epoch: from 1. metrics: column of metrics.csv -> value.
+
+    `metrics` holds train_loss, train_accuracy, val_loss, val_accuracy, val_balanced_accuracy,
+    seconds and one `lr/<block group>` for every group that trains. is_best: best of the whole run.
+    """
+
+    stage: int
+    stage_name: str
+    epoch: int
+    metrics: dict[str, float] = field(default_factory=dict)
+    is_best: bool = False
+
+
+@dataclass(frozen=True)
+class StageEnded:
+    """A stage is over. reason: "finished", "stopped early" or "skipped: ..."."""
+
+    stage: int
+    name: str
+    epochs_run: int
+    best_value: float
+    seconds: float
+    reason: str
+
+
+Event = Progress | Notice | StageStarted | EpochEnded | StageEnded

@@ -1,0 +1,307 @@
+"""Where the batches of a stage come from: the boundary cache, or the pictures themselves."""
+
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from transferkit.backbones.chain import Chain
+from transferkit.backbones.head import Classifier
+from transferkit.data.index import DatasetIndex
+from transferkit.data.loader import CLEAN, ViewMaker, ahead
+from transferkit.inference.engine import choose_engine, make_engine
+from transferkit.training.boundary_cache import BoundaryCache, cache_key, make_room, weights_digest
+from transferkit.training.events import Event, Notice, Progress
+from transferkit.training.stages import PlannedStage, StagePlan
+
+EXTRACTION_ROWS = 64
+"""Views per run of the trunk; a fixed number, so that an interrupted fill repeats the same bits."""
+DERIVATION_ROWS = 256
+
+Pick = tuple[np.ndarray, np.ndarray]
+"""Positions into the training set (n,) and the view number (n,) of each."""
+
+
+@dataclass(frozen=True)
+class CacheSettings:
+    """Where and how activations are kept.
+
+    root: folder of all caches. budget_bytes: the most they may take together. engine: what runs
+    the frozen trunk, see `choose_engine`. With `enabled` false every stage trains live.
+    """
+
+    root: Path
+    budget_bytes: int
+    dtype: str = "float16"
+    engine: str = "auto"
+    enabled: bool = True
+
+
+@dataclass(frozen=True)
+class Material:
+    """What a run trains on.
+
+    num_views: views per training picture, the clean one included; None makes a new one per epoch.
+    """
+
+    index: DatasetIndex
+    maker: ViewMaker
+    num_views: int | None
+
+    @property
+    def train(self) -> np.ndarray:
+        """Positions of the training pictures in the index."""
+        return self.index.of_split("train")
+
+    @property
+    def val(self) -> np.ndarray:
+        """Positions of the validation pictures in the index."""
+        return self.index.of_split("val")
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of a cache: every view of every training picture, one of every validation one."""
+        return len(self.train) * (self.num_views or 0) + len(self.val)
+
+    def view_lists(self) -> list[tuple[int, tuple[int, ...]]]:
+        """List (position, its view numbers) in the order of a cache's rows."""
+        every = tuple(range(self.num_views or 0))
+        return [(int(p), every) for p in self.train] + [(int(p), (CLEAN,)) for p in self.val]
+
+    def make(self, item: tuple[int, Iterable[int]]) -> np.ndarray:
+        """Make the views of one entry of such a list: (V, 3, H, W) uint8."""
+        position, numbers = item
+        return self.maker.views(self.index.file(position), position, numbers)
+
+
+@dataclass(frozen=True)
+class Source:
+    """Batches for one stage, and the part of the network that turns them into logits."""
+
+    network: nn.Module
+    train_inputs: Callable[[Iterable[Pick]], Iterator[Tensor]]
+    val_inputs: Callable[[], Iterator[Tensor]]
+    cached: bool
+
+
+class FrozenTrunk(nn.Module):
+    """Pictures (N, 3, H, W) as bytes to the activation at a boundary: normalisation, then trunk."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, classifier: Classifier, trunk: nn.Module) -> None:
+        super().__init__()
+        self.register_buffer("mean", classifier.mean)
+        self.register_buffer("std", classifier.std)
+        self.trunk = trunk
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the boundary's activation (N, ...)."""
+        return self.trunk((images.float() / 255 - self.mean) / self.std)
+
+
+@dataclass
+class Sources:
+    """Opens the source of each stage of a run; holds the caches that the stages share.
+
+    base: the deepest boundary that is cached, see `choose_base`. seconds: time spent per part of
+    the work, for the run's timing table.
+    """
+
+    classifier: Classifier
+    chain: Chain
+    material: Material
+    settings: CacheSettings
+    device: torch.device
+    seconds: dict[str, float] = field(default_factory=dict)
+    base: int | None = None
+    _caches: dict[int, tuple[str, BoundaryCache]] = field(default_factory=dict)
+
+    def close(self) -> None:
+        """Let go of all caches; they stay on disk for the next run."""
+        for _, cache in self._caches.values():
+            cache.close()
+        self._caches.clear()
+
+    def row_shape(self, boundary: int) -> tuple[int, ...]:
+        """Return the shape of one picture's activation at a boundary, without the batch axis."""
+        size = self.material.maker.preprocessing
+        images = torch.zeros(2, 3, size.height_px, size.width_px, device=self.device)
+        with torch.inference_mode():
+            return tuple(self.chain.trunk(boundary)(images).shape[1:])
+
+    def cache_bytes(self, boundary: int) -> int:
+        """Return the size of the cache at a boundary."""
+        itemsize = np.dtype(self.settings.dtype).itemsize
+        return self.material.num_rows * int(np.prod(self.row_shape(boundary))) * itemsize
+
+    def cacheable(self, stage: PlannedStage) -> bool:
+        """Whether a stage has a frozen trunk that can be cut off."""
+        top = len(self.chain.groups)
+        cut = stage.boundary == top or (stage.boundary > 0 and self.chain.verified)
+        return self.settings.enabled and self.material.num_views is not None and cut
+
+    def is_cached(self, stage: PlannedStage) -> bool:
+        """Whether a stage trains on cached activations, once `choose_base` has decided."""
+        return self.base is not None and self.cacheable(stage) and stage.boundary >= self.base
+
+    def choose_base(self, plan: StagePlan) -> list[Notice]:
+        """Find the deepest boundary whose cache, with those above it, fits the budget.
+
+        Stages below it train live; a notice says so and why.
+        """
+        boundaries = sorted({s.boundary for s in plan.stages if self.cacheable(s)})
+        sizes = {boundary: self.cache_bytes(boundary) for boundary in boundaries}
+        notices: list[Notice] = []
+        for boundary in boundaries:
+            needed = sum(size for b, size in sizes.items() if b >= boundary)
+            if not (why := make_room(self.settings.root, needed, self.settings.budget_bytes)):
+                self.base = boundary
+                return notices
+            name = next(s.name for s in plan.stages if s.boundary == boundary)
+            notices.append(Notice(f"stage {name} trains live: {why}", warning=True))
+        return notices
+
+    def open(self, stage: PlannedStage) -> Generator[Event, None, Source]:
+        """Return a stage's source, computing what its cache still lacks.
+
+        The caches depend on the weights below their boundary as they are now: a stage that follows
+        one which changed them gets new ones.
+        """
+        if self.base is None or not self.is_cached(stage):
+            return self._live()
+        top = len(self.chain.groups)
+        cache = yield from self._extract(self.base)
+        if stage.boundary > self.base:
+            cache = yield from self._derive(self.base, stage.boundary)
+        parts = [self.classifier.head]
+        if stage.boundary < top:
+            parts.insert(0, self.chain.section(stage.boundary, top))
+        return self._cached(cache, nn.Sequential(*parts))
+
+    def _extract(self, boundary: int) -> Generator[Event, None, BoundaryCache]:
+        trunk = FrozenTrunk(self.classifier, self.chain.trunk(boundary)).eval()
+        engine_name = choose_engine(self.settings.engine, self.device, self.material.num_rows)
+        lists = self.material.view_lists()
+        parts = {
+            "data": self.material.index.fingerprint,
+            "maker": asdict(self.material.maker),
+            "num_views": self.material.num_views,
+            "weights": weights_digest(trunk.state_dict()),
+            "boundary": [group.name for group in self.chain.groups[:boundary]],
+            "dtype": self.settings.dtype,
+            "engine": engine_name,
+        }
+        cache = self._reopen(boundary, cache_key(parts))
+        if cache.complete:
+            return cache
+        size = self.material.maker.preprocessing
+        example = torch.from_numpy(self.material.make(lists[-1])).expand(
+            2, 3, size.height_px, size.width_px
+        )
+        start = time.perf_counter()
+        engine = make_engine(trunk, example.contiguous(), engine_name, self.device)
+        self._spend("prepare engine", start)
+        if engine.notice:
+            yield Notice(engine.notice, warning=True)
+        start = time.perf_counter()
+        for images in self._remaining_batches(lists, cache.rows_done):
+            cache.append(engine.run(images))
+            yield Progress("frozen trunk", cache.rows_done, cache.num_rows)
+        self._spend("frozen trunk", start)
+        return cache
+
+    def _remaining_batches(
+        self, lists: list[tuple[int, tuple[int, ...]]], rows_done: int
+    ) -> Iterator[Tensor]:
+        """Yield the views (n, 3, H, W) of the rows still to do, in batches cut at fixed rows."""
+        batches: list[list[tuple[int, tuple[int, ...]]]] = []
+        size = EXTRACTION_ROWS
+        for item in lists:
+            if size + len(item[1]) > EXTRACTION_ROWS:
+                batches.append([])
+                size = 0
+            batches[-1].append(item)
+            size += len(item[1])
+        while batches and rows_done:
+            rows_done -= sum(len(numbers) for _, numbers in batches.pop(0))
+        made = ahead(self.material.make, (item for batch in batches for item in batch))
+        for batch in batches:
+            yield torch.from_numpy(np.concatenate([next(made) for _ in batch]))
+
+    def _derive(self, base: int, boundary: int) -> Generator[Event, None, BoundaryCache]:
+        section = self.chain.section(base, boundary)
+        key, source = self._caches[base]
+        engine_name = choose_engine(self.settings.engine, self.device, source.num_rows // 8)
+        parts = {
+            "source": key,
+            "weights": weights_digest(section.state_dict()),
+            "boundary": boundary,
+            "engine": engine_name,
+        }
+        cache = self._reopen(boundary, cache_key(parts))
+        if cache.complete:
+            return cache
+        start = time.perf_counter()
+        example = source.read(np.array([0, source.num_rows - 1]))
+        engine = make_engine(section, example, engine_name, self.device)
+        while not cache.complete:
+            stop = min(cache.num_rows, cache.rows_done + DERIVATION_ROWS)
+            cache.append(engine.run(source.read(np.arange(cache.rows_done, stop))))
+            yield Progress("blocks above the trunk", cache.rows_done, cache.num_rows)
+        self._spend("blocks above the trunk", start)
+        return cache
+
+    def _reopen(self, boundary: int, key: str) -> BoundaryCache:
+        """Open the cache of a boundary under its key, closing one with another key."""
+        if boundary in self._caches:
+            known, cache = self._caches[boundary]
+            if known == key:
+                return cache
+            cache.close()
+        shape = self.row_shape(boundary)
+        folder = self.settings.root / key
+        cache = BoundaryCache(folder, self.material.num_rows, shape, self.settings.dtype)
+        self._caches[boundary] = (key, cache)
+        return cache
+
+    def _cached(self, cache: BoundaryCache, network: nn.Module) -> Source:
+        views = self.material.num_views or 1
+        first_val = len(self.material.train) * views
+
+        def train_inputs(picks: Iterable[Pick]) -> Iterator[Tensor]:
+            for positions, numbers in picks:
+                yield cache.read(positions * views + numbers)
+
+        def val_inputs() -> Iterator[Tensor]:
+            for start in range(first_val, cache.num_rows, DERIVATION_ROWS):
+                yield cache.read(np.arange(start, min(cache.num_rows, start + DERIVATION_ROWS)))
+
+        return Source(network, train_inputs, val_inputs, cached=True)
+
+    def _live(self) -> Source:
+        train = self.material.train
+
+        def train_inputs(picks: Iterable[Pick]) -> Iterator[Tensor]:
+            pairs = [list(zip(*pick, strict=True)) for pick in picks]
+            items = [(int(train[i]), (int(v),)) for pick in pairs for i, v in pick]
+            made = ahead(self.material.make, items)
+            for pick in pairs:
+                yield torch.from_numpy(np.concatenate([next(made) for _ in pick]))
+
+        def val_inputs() -> Iterator[Tensor]:
+            items = [(int(p), (CLEAN,)) for p in self.material.val]
+            made = ahead(self.material.make, items)
+            for start in range(0, len(items), EXTRACTION_ROWS):
+                count = min(EXTRACTION_ROWS, len(items) - start)
+                yield torch.from_numpy(np.concatenate([next(made) for _ in range(count)]))
+
+        return Source(self.classifier, train_inputs, val_inputs, cached=False)
+
+    def _spend(self, part: str, start: float) -> None:
+        self.seconds[part] = self.seconds.get(part, 0.0) + time.perf_counter() - start

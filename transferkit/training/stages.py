@@ -1,0 +1,136 @@
+"""The plan of a run: which block groups train in which stage, and at which rates.
+
+One table says it all: a row per stage, a column per block group from the stem to the top and one
+for the head, each entry a learning-rate multiplier, 0 for frozen. Nothing else knows of freezing.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from torch import nn
+
+from transferkit.config import Config, Stage
+from transferkit.errors import usage_error
+
+
+@dataclass(frozen=True)
+class PlannedStage:
+    """One row of the plan.
+
+    multipliers: (G + 1,), one per block group from the stem and last the head; 0 is frozen.
+    lr: peak learning rate at multiplier 1, which is the head's.
+    boundary: groups below it are frozen, 0..G; G means that the head alone trains.
+    """
+
+    name: str
+    epochs: int
+    lr: float
+    multipliers: tuple[float, ...]
+    if_improving: bool = False
+
+    @property
+    def boundary(self) -> int:
+        """The number of frozen groups counted from the stem."""
+        return next(i for i, multiplier in enumerate(self.multipliers) if multiplier > 0)
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """Stages in the order they run, over the named block groups (G,) of one backbone."""
+
+    stages: tuple[PlannedStage, ...]
+    groups: tuple[str, ...]
+
+    @property
+    def deepest_boundary(self) -> int:
+        """The lowest boundary above the stem; G when no stage has a frozen trunk of blocks."""
+        cached = [stage.boundary for stage in self.stages if stage.boundary > 0]
+        return min(cached, default=len(self.groups))
+
+
+def unfreezing_step(num_groups: int) -> int:
+    """Return how many groups one default step unfreezes: a sixth of the depth, at least one."""
+    return max(1, num_groups // 6)
+
+
+def default_stages(config: Config, num_groups: int) -> tuple[Stage, ...]:
+    """Head alone, then the top groups step by step, then all of it if unfreezing paid so far.
+
+    Source: gradual unfreezing, Howard and Ruder, "Universal Language Model Fine-tuning", ACL 2018;
+    probe first, Kumar et al., "Fine-Tuning can Distort Pretrained Features", ICLR 2022.
+    """
+    training = config.training
+    if not config.backbone.pretrained:
+        epochs = training.head_epochs + training.block_epochs * training.depth
+        return (Stage("all", epochs + training.full_epochs, training.unfrozen_lr, 1.0),)
+    step = unfreezing_step(num_groups)
+    depths = [step * i for i in range(1, training.depth + 1) if step * i < num_groups]
+    stages = [Stage("head", training.head_epochs, training.lr)]
+    stages += [Stage(depth, training.block_epochs, training.unfrozen_lr) for depth in depths]
+    if training.full_epochs:
+        stages.append(Stage("all", training.full_epochs, training.unfrozen_lr, None, bool(depths)))
+    return tuple(stages)
+
+
+def make_plan(config: Config, groups: Sequence[str]) -> StagePlan:
+    """Resolve the configuration's stages, or the default ones, over a backbone's block groups.
+
+    Raises a usage error when a stage unfreezes more groups than there are.
+    """
+    stages = config.stages or default_stages(config, len(groups))
+    return StagePlan(tuple(plan_stage(s, config, groups) for s in stages), tuple(groups))
+
+
+def plan_stage(stage: Stage, config: Config, groups: Sequence[str]) -> PlannedStage:
+    """Turn one stage's depth, rate and decay into multipliers over the groups."""
+    count = len(groups)
+    depth = {"head": 0, "all": count}.get(str(stage.unfreeze), stage.unfreeze)
+    depth = int(depth)
+    if depth > count:
+        raise usage_error(
+            f"a stage unfreezes {depth} block groups, but the backbone has {count}",
+            f"from the stem to the top: {', '.join(groups)}",
+            f"use a number up to {count}, or all",
+        )
+    training = config.training
+    decay = training.block_decay if stage.decay is None else stage.decay
+    lr = stage.lr or (training.lr if depth == 0 else training.unfrozen_lr)
+    multipliers = [0.0] * (count - depth) + [decay ** (depth - i) for i in range(depth)] + [1.0]
+    name = {0: "head", count: "all"}.get(depth, f"top {depth}")
+    return PlannedStage(name, stage.epochs, lr, tuple(multipliers), stage.if_improving)
+
+
+def apply_stage(model: nn.Module, group_of: Callable[[str], int], stage: PlannedStage) -> None:
+    """Set what trains: gradients on or off, and training or evaluation mode, group by group.
+
+    group_of: parameter or module name -> column of the plan, -1 for a container of several groups.
+    A frozen group is in evaluation mode, so that its batch-norm statistics do not move either; so
+    are containers, which hold nothing of their own.
+    """
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(stage.multipliers[group_of(name)] > 0)
+    for name, module in model.named_modules():
+        column = group_of(name)
+        module.training = column >= 0 and stage.multipliers[column] > 0
+
+
+def column_finder(groups: Sequence[Sequence[str]]) -> Callable[[str], int]:
+    """Return a function from the name of a classifier's parameter or module to its plan column.
+
+    groups: the module paths inside the backbone of every block group, from the stem to the top.
+    Names below `head.` are in the last column; a backbone name belongs to the group of its longest
+    listed prefix, to no group (-1) if it contains listed modules, and else to the stem.
+    """
+    column_of = {f"backbone.{path}": i for i, paths in enumerate(groups) for path in paths}
+
+    def find(name: str) -> int:
+        if name == "head" or name.startswith("head."):
+            return len(groups)
+        parts = name.split(".")
+        for end in range(len(parts), 1, -1):
+            if (prefix := ".".join(parts[:end])) in column_of:
+                return column_of[prefix]
+        above = name in ("", "backbone") or any(p.startswith(name + ".") for p in column_of)
+        return -1 if above else 0
+
+    return find

@@ -1,0 +1,86 @@
+"""What a finished run has to say about itself, as data: summary.json and the closing table."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from transferkit.strict_json import to_plain
+
+
+@dataclass(frozen=True)
+class StageSummary:
+    """How a stage went.
+
+    epochs: how many ran. seconds: whole stage, with its caches and validation.
+    seconds_per_epoch: of training alone, mean; pictures_per_second: training pictures in the same.
+    best_accuracy: best on validation, 0..1. reason: "finished", "stopped early", "skipped: ...".
+    """
+
+    name: str
+    epochs: int
+    seconds: float
+    seconds_per_epoch: float
+    pictures_per_second: float
+    cached: bool
+    best_accuracy: float
+    reason: str = "finished"
+
+
+@dataclass(frozen=True)
+class WeakClass:
+    """A class that is often missed.
+
+    recall: share of its `support` pictures that were found. confused_with: the class that most of
+    the others were taken for, `confused_count` of them.
+    """
+
+    name: str
+    recall: float
+    support: int
+    confused_with: str
+    confused_count: int
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """A whole run. metrics: of the best weights on validation (accuracy, log_loss, ...).
+
+    head_only_accuracy: what the head-only stage reached, None when there was none.
+    parts: seconds by part of the work ("scan", "extract", ...). files: what lies where.
+    """
+
+    run: Path
+    backbone: str
+    metrics: dict[str, float]
+    head_only_accuracy: float | None
+    stages: tuple[StageSummary, ...]
+    classes: int
+    train_pictures: int
+    val_pictures: int
+    seconds: float
+    parts: dict[str, float] = field(default_factory=dict)
+    weak_classes: tuple[WeakClass, ...] = ()
+    files: dict[str, Path] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON has them: paths as text, NaN as None."""
+        return {name: to_plain(value) for name, value in vars(self).items()}
+
+
+@dataclass(frozen=True)
+class PlanRow:
+    """A stage before it runs, as `transferkit plan` shows it.
+
+    lr_by_group: peak learning rate of every block group from the stem to the head; 0 is frozen.
+    cache_bytes: what the stage keeps on disk, 0 when it trains live. seconds: expected, caches
+    included; None when it was not measured.
+    """
+
+    name: str
+    epochs: int
+    lr_by_group: dict[str, float]
+    trainable_parameters: int
+    total_parameters: int
+    cache_bytes: int
+    seconds: float | None = None
+    if_improving: bool = False
