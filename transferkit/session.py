@@ -75,7 +75,9 @@ def prepare(config: Config, show: Callable[[Event], None]) -> Session:
     plan = make_plan(config, [group.name for group in chain.groups])
     seconds["backbone"] = time.perf_counter() - started
     material = make_material(config, index, backbone)
-    sources = Sources(classifier, chain, material, cache_settings(config), fabric.device)
+    sources = Sources(
+        classifier, chain, material, cache_settings(config), fabric.device, backbone.name
+    )
     return Session(config, index, backbone, classifier, chain, plan, sources, fabric, seconds)
 
 

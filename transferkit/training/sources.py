@@ -109,8 +109,8 @@ class FrozenTrunk(nn.Module):
 class Sources:
     """Opens the source of each stage of a run; holds the caches that the stages share.
 
-    base: the deepest boundary that is cached, see `choose_base`. seconds: time spent per part of
-    the work, for the run's timing table.
+    architecture: the backbone's name. base: the deepest boundary that is cached, see `choose_base`.
+    seconds: time spent per part of the work, for the run's timing table.
     """
 
     classifier: Classifier
@@ -118,6 +118,7 @@ class Sources:
     material: Material
     settings: CacheSettings
     device: torch.device
+    architecture: str
     seconds: dict[str, float] = field(default_factory=dict)
     base: int | None = None
     _caches: dict[int, tuple[str, BoundaryCache]] = field(default_factory=dict)
@@ -189,6 +190,7 @@ class Sources:
         engine_name = choose_engine(self.settings.engine, self.device, self.material.num_rows)
         lists = self.material.view_lists()
         parts = {
+            "architecture": self.architecture,
             "data": self.material.index.fingerprint,
             "maker": asdict(self.material.maker),
             "num_views": self.material.num_views,

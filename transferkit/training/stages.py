@@ -111,7 +111,18 @@ def apply_stage(model: nn.Module, group_of: Callable[[str], int], stage: Planned
         parameter.requires_grad_(stage.multipliers[group_of(name)] > 0)
     for name, module in model.named_modules():
         column = group_of(name)
-        module.training = column >= 0 and stage.multipliers[column] > 0
+        set_mode(module, column >= 0 and stage.multipliers[column] > 0)
+
+
+def set_mode(module: nn.Module, training: bool) -> None:
+    """Set one module's mode, not its children's.
+
+    Some attention layers override `train` to drop what they cached for evaluation: theirs is
+    called, and the children get modes of their own right after, as they follow in the order.
+    """
+    if type(module).train is not nn.Module.train:
+        module.train(training)
+    module.training = training
 
 
 def column_finder(groups: Sequence[Sequence[str]]) -> Callable[[str], int]:
