@@ -1,5 +1,6 @@
 """Files that are either wholly there or as they were before."""
 
+import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -30,8 +31,11 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
 
 def disk_error(folder: Path, error: OSError) -> UserError:
     """Return what a person is told when `folder` cannot be written."""
+    what = f"cannot write to {folder}: {error.strerror or error}"
+    if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG):
+        return UserError(what, remedy="give the path of a file in a folder that exists")
     return UserError(
-        f"cannot write to {folder}: {error.strerror or error}",
+        what,
         where="what was written there before is intact",
         remedy="free some space, or give yourself the right to write there, and go on from there",
     )

@@ -5,6 +5,7 @@ The options of `finetune` and `plan` are made from the table of all options in
 """
 
 import inspect as signatures
+import re
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -61,7 +62,7 @@ def option_parameter(item: OptionField) -> signatures.Parameter:
     """Make a command-line option from a row of the table; unset is None."""
     kind: Any = item.annotation
     if get_origin(kind) is tuple:
-        kind = str
+        kind = list[str]
     elif type(None) in get_args(kind) and get_origin(kind) is not Literal:
         kind = next(a for a in get_args(kind) if a is not type(None))
         kind = get_args(kind)[0] if get_origin(kind) is Annotated else kind
@@ -105,13 +106,13 @@ def build_config(
     """Turn what was typed into one checked configuration; flags win over the recipe."""
     from transferkit.recipes import find_recipe, load_config, parse_stages, read_recipe
 
-    tuples = {item.key for item in option_fields() if get_origin(item.annotation) is tuple}
+    types = {item.key: item.annotation for item in option_fields()}
     given: dict[str, Any] = {}
     for name, value in flags.items():
         key = name.replace("__", ".")
-        if value is None:
-            continue
-        given[key] = split_list(value) if key in tuples else value
+        if value is not None:
+            numbers = get_args(types[key])[:1] != (str,)
+            given[key] = split_list(value, numbers) if isinstance(value, list) else value
     if data is not None:
         given["data.path"] = data
     if stages is not None:
@@ -120,10 +121,10 @@ def build_config(
     return load_config(raw, sets or (), given)
 
 
-def split_list(text: str) -> list[int | str]:
-    """Read `256,64` or `cat,dog` as a list; whole numbers become int."""
-    parts = [part.strip() for part in text.split(",") if part.strip()]
-    return [int(part) if part.isascii() and part.isdigit() else part for part in parts]
+def split_list(texts: list[str], numbers: bool) -> list[int | str]:
+    """Read `256,64` or `cat,dog`, given once or repeated. numbers: whole numbers become int."""
+    parts = [part.strip() for text in texts for part in text.split(",") if part.strip()]
+    return [int(part) if numbers and part.isascii() and part.isdigit() else part for part in parts]
 
 
 @contextmanager
@@ -216,7 +217,8 @@ def plan(
 def predict(
     run: RunArgument,
     images: Annotated[
-        list[str], typer.Argument(help="Files, folders, or patterns like 'a/*.jpg'.")
+        list[str],
+        typer.Argument(metavar="IMAGES...", help="Files, folders, or patterns like 'a/*.jpg'."),
     ],
     top_k: Annotated[int, typer.Option("--top-k", min=1, help="Classes named per picture.")] = 3,
     output: Annotated[
@@ -244,6 +246,8 @@ def predict(
     else:
         console.print_lines([f"{len(rows)} rows written to {output}"])
     if rows and all(row["error"] for row in rows):
+        if json:
+            raise typer.Exit(1)  # the rows say why
         raise UserError("no picture could be read", rows[0]["error"])
 
 
@@ -328,7 +332,7 @@ def models(
         for m in found
     ]
     console.print_table(
-        f"{len(rows)} backbones", ("name", "parameters", "input px", "licence", "offline"), rows
+        f"backbones: {len(rows)}", ("name", "parameters", "input px", "licence", "offline"), rows
     )
 
 
@@ -346,6 +350,16 @@ def recipes(json: Json = False, debug: Debug = False) -> None:
     console.print_lines(["use one: transferkit finetune DATA --recipe NAME"])
 
 
+def environment_error(error: Exception) -> UserError | None:
+    """Return what to tell when not the program but the machine is to blame."""
+    if isinstance(error, OSError) and error.strerror:
+        return UserError(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+    if isinstance(error, MemoryError) or re.search("out of memory|alloc.* memory", str(error)):
+        remedy = "try a smaller --batch-size or --image-size, or a smaller --backbone"
+        return UserError("there is not enough memory", str(error)[:200], remedy)
+    return None
+
+
 def main() -> None:
     """Run the command line; turn every failure into one message and an exit code."""
     as_json, debug = "--json" in sys.argv, "--debug" in sys.argv
@@ -359,7 +373,8 @@ def main() -> None:
         sys.exit(error.exit_code)
     except UsageError as error:
         hint = f"see {error.ctx.command_path} --help" if error.ctx else ""
-        console.print_error(usage_error(error.format_message(), "", hint), as_json)
+        what = error.format_message().replace("Value error, ", "").replace("Input should", "must")
+        console.print_error(usage_error(what, "", hint), as_json)
         sys.exit(2)
     except (KeyboardInterrupt, typer.Abort):
         console.print_error(UserError("interrupted"), as_json)
@@ -369,6 +384,9 @@ def main() -> None:
     except Exception as error:
         if debug:
             raise
+        if known := environment_error(error):
+            console.print_error(known, as_json)
+            sys.exit(1)
         what = f"this is a bug in transferkit: {type(error).__name__}: {error}"
         remedy = "please report it with the traceback that --debug shows"
         console.print_error(UserError(what, "", remedy), as_json)

@@ -222,7 +222,9 @@ class Training(Section):
         Literal["accuracy", "balanced_accuracy", "loss"],
         Option("--metric", "What early stopping and the choice of the best weights look at."),
     ] = "accuracy"
-    seed: Annotated[int, Ge(0), Option("--seed", "Same seed, same machine: same run.")] = 0
+    seed: Annotated[
+        int, Ge(0), Lt(2**32), Option("--seed", "Same seed, same machine: same run.")
+    ] = 0
 
 
 @dataclass(frozen=True)

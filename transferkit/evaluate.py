@@ -6,10 +6,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from transferkit.config import Config
 from transferkit.data.index import DatasetIndex, ScanOptions, scan
 from transferkit.errors import UserError, usage_error
 from transferkit.evaluation.metrics import Evaluation, evaluate_logits
 from transferkit.inference.predict import load_run, logits_of, picture_engine
+from transferkit.recipes import config_of
 from transferkit.run_folder import open_run
 from transferkit.training.events import Event, Notice, Progress
 
@@ -19,11 +21,20 @@ def evaluate(
 ) -> Evaluation:
     """Predict labelled pictures and compare.
 
-    split: "train", "val", "test" or "all"; "auto" is val where DATA has one of its own, else all.
+    split: "train", "val", "test" or "all"; "auto" is val where DATA has one of its own or where it
+    is what the run was trained on, else all.
     Raises UserError when DATA has classes that the model does not know.
     """
-    loaded = load_run(open_run(run))
-    options = ScanOptions(manifest=manifest, max_pixels=loaded.maker.max_pixels)
+    folder = open_run(run)
+    loaded = load_run(folder)
+    config = config_of(folder) if "recipe" in folder.files else Config()
+    options = ScanOptions(
+        manifest,
+        config.data.val_fraction,
+        config.training.seed,
+        max_pixels=loaded.maker.max_pixels,
+        to_train=False,
+    )
     index = scan(data, options, lambda done, total: show(Progress("scan", done, total)))
     for warning in index.warnings:
         show(Notice(warning, warning=True))
@@ -34,7 +45,8 @@ def evaluate(
             f"it knows: {', '.join(loaded.classes[:30])}",
             "rename these folders, or leave them out",
         )
-    positions = positions_of(index, split, has_own_split(data, manifest))
+    is_own = loaded.description.get("data", {}).get("fingerprint") == index.fingerprint
+    positions = positions_of(index, split, is_own or not index.drawn_split)
     engine = picture_engine(
         loaded.classifier, loaded.maker, len(positions), "auto", torch.device("cpu")
     )
@@ -48,19 +60,14 @@ def evaluate(
         labels.append(number[index.classes[int(index.labels[position])]])
         logits.append(row)
         show(Progress("pictures", done + 1, len(positions)))
+    if not logits:
+        raise UserError("no picture could be read")
     return evaluate_logits(torch.stack(logits), torch.tensor(labels), loaded.classes)
 
 
-def has_own_split(data: Path | None, manifest: Path | None) -> bool:
-    """Whether the data set says itself which pictures are for validation."""
-    if manifest is not None or data is None:
-        return True
-    return (data / "train").is_dir()
-
-
-def positions_of(index: DatasetIndex, split: str, own_split: bool) -> np.ndarray:
+def positions_of(index: DatasetIndex, split: str, has_val: bool) -> np.ndarray:
     """Return the positions to evaluate. Raises a usage error when the split is empty."""
-    if split == "all" or (split == "auto" and not own_split):
+    if split == "all" or (split == "auto" and not has_val):
         return np.arange(len(index))
     wanted = "val" if split == "auto" else split
     positions = index.of_split(wanted)

@@ -1,9 +1,7 @@
 """The verb `finetune`: from pictures to a run folder with a trained classifier."""
 
-import contextlib
 import json
 import time
-import tomllib
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from datetime import datetime
@@ -15,11 +13,11 @@ import torch
 
 from transferkit.closing import summarize
 from transferkit.config import Config
-from transferkit.errors import UserError
+from transferkit.errors import UserError, usage_error
 from transferkit.evaluation.metrics import Evaluation, evaluate_logits
 from transferkit.evaluation.plots import confusion, curves, learning_rates
 from transferkit.inference.predict import logits_of, picture_engine, prediction_row
-from transferkit.recipes import load_config, to_toml
+from transferkit.recipes import config_of, to_toml
 from transferkit.run_folder import RunFolder, create_run, default_run_path, open_run
 from transferkit.session import Session, prepare
 from transferkit.training.events import Event, Notice, StageEnded, StageStarted
@@ -28,6 +26,7 @@ from transferkit.training.summary import RunSummary
 from transferkit.training.supervised import Objective, balanced_class_weights
 
 Show = Callable[[Event], None]
+INTERRUPTED = 130
 
 
 def finetune(config: Config, out: Path | None, show: Show) -> RunSummary:
@@ -37,16 +36,31 @@ def finetune(config: Config, out: Path | None, show: Show) -> RunSummary:
     """
     source = config.data.path or config.data.manifest
     name = source.resolve().stem if source else "run"
-    folder = create_run(out or default_run_path(Path("runs"), name, datetime.now()))
+    path = out or default_run_path(Path("runs"), name, datetime.now())
+    refuse_among_pictures(path, config)
+    folder = create_run(path)
     try:
         session = prepare(absolute_paths(config), show)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            folder.path.rmdir()  # nothing was written yet: leave nothing behind
+        folder.write_recipe(to_toml(session.config))
+        folder.write_json("data", data_description(session))
+        return train(session, folder, show)
+    except BaseException as error:
+        if not (isinstance(error, UserError) and error.exit_code == INTERRUPTED):
+            folder.discard_unstarted()  # leave nothing behind of what cannot be resumed
         raise
-    folder.write_recipe(to_toml(session.config))
-    folder.write_json("data", data_description(session))
-    return train(session, folder, show)
+
+
+def refuse_among_pictures(run: Path, config: Config) -> None:
+    """Raise a usage error when a run folder would be taken for a class of its own data set."""
+    data = config.data.path
+    if data is None or config.data.manifest is not None or not data.is_dir():
+        return
+    if run.resolve().is_relative_to(data.resolve()):
+        raise usage_error(
+            f"the run folder {run} would lie among the pictures",
+            f"they are read from {data}, with every folder in it",
+            "choose a place outside of it with --out",
+        )
 
 
 def resume_advice(folder: RunFolder) -> UserError:
@@ -55,7 +69,7 @@ def resume_advice(folder: RunFolder) -> UserError:
         "interrupted; every finished epoch is saved",
         f"the run is in {folder.path}",
         f"continue it with: transferkit finetune --resume {folder.path}",
-        exit_code=130,
+        exit_code=INTERRUPTED,
     )
 
 
@@ -65,7 +79,7 @@ def resume(path: Path, show: Show) -> RunSummary:
     Raises UserError when the pictures are no longer the same.
     """
     folder = open_run(path)
-    config = load_config(tomllib.loads(folder.read_recipe()))
+    config = config_of(folder)
     session = prepare(config, show)
     known = folder.read_json("data")
     if known is None:
@@ -85,6 +99,8 @@ def train(session: Session, folder: RunFolder, show: Show) -> RunSummary:
         return run_plan(session, folder, show)
     except KeyboardInterrupt:
         raise resume_advice(folder) from None
+    finally:
+        session.sources.close()  # whoever waits for these caches need not wait for this process
 
 
 def run_plan(session: Session, folder: RunFolder, show: Show) -> RunSummary:

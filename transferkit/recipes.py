@@ -2,18 +2,21 @@
 
 import difflib
 import json
+import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 from transferkit.config import Config, Stage
 from transferkit.errors import UserError, usage_error
-from transferkit.run_folder import RECIPE
+from transferkit.run_folder import RECIPE, RunFolder
 from transferkit.units import parse_bytes, parse_colour
 
 MAX_RECIPE_BYTES = 1_000_000
+MAX_SHOWN = 80  # characters of a wrong value
+UNION_TAGS = ("literal['head','all']", "constrained-int", "int", "NoneType")
 
 
 def shipped_recipes() -> dict[str, Path]:
@@ -66,16 +69,35 @@ def read_recipe(path: Path) -> dict[str, Any]:
         raise usage_error(f"{path} is not valid TOML", str(error)) from None
 
 
+def config_of(run: RunFolder) -> Config:
+    """Return the configuration that a run was started with. Raises UserError when it is damaged."""
+    try:
+        return load_config(tomllib.loads(run.read_recipe()))
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise UserError(f"the recipe in {run.path} is damaged", str(error)[:200]) from None
+
+
 def parse_set(pair: str) -> tuple[str, Any]:
     """Split `training.lr=1e-3` into its key and its value, read as TOML, else as a string."""
     key, equals, text = pair.partition("=")
-    if not equals or not key.strip():
+    if not equals or not all(part.strip() for part in key.split(".")):
         raise usage_error(f"--set {pair!r} is not KEY=VALUE", "", "e.g. --set training.lr=1e-3")
     try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        value = text
-    return key.strip(), value
+        read = tomllib.loads(f"value = {text}")
+    except (tomllib.TOMLDecodeError, RecursionError):
+        read = {}
+    key, value = key.strip(), read["value"] if len(read) == 1 else text
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return key, text if is_number and takes_text(key) else value
+
+
+def takes_text(key: str) -> bool:
+    """Whether an option is a text: then `device.precision=32` needs no quotes after `--set`."""
+    section, _, name = key.partition(".")
+    kind = get_type_hints(Config).get(section)
+    hint = get_type_hints(kind).get(name) if is_dataclass(kind) else None
+    kinds = get_args(hint) or (hint,)
+    return all(k in (str, Path, type(None)) or isinstance(k, str) for k in kinds) and bool(hint)
 
 
 def parse_stages(text: str) -> list[dict[str, Any]]:
@@ -125,6 +147,8 @@ def load_config(
             if not isinstance(table, dict):
                 raise usage_error(f"{key}: {name} is a value, not a table")
         table[last] = value
+    if isinstance(raw.get("stages"), str):
+        raw["stages"] = parse_stages(raw["stages"])
     return validate(raw)
 
 
@@ -132,12 +156,13 @@ def validate(raw: Mapping[str, Any]) -> Config:
     """Check nested dicts against `Config`: types, ranges, names, combinations; all at once."""
     from pydantic import TypeAdapter, ValidationError
 
-    text = json.dumps(raw, default=str)
     try:
+        text = json.dumps(raw, default=str)
         config: Config = TypeAdapter(Config).validate_json(text, strict=True)
     except ValidationError as error:
-        problems = [describe_problem(dict(item)) for item in error.errors()]
-        raise refusal(list(dict.fromkeys(problems))) from None
+        raise refusal(describe_problems([dict(item) for item in error.errors()])) from None
+    except RecursionError:
+        raise refusal(["a value is nested too deeply"]) from None
     if problems := combination_problems(config):
         raise refusal(problems)
     return config
@@ -150,22 +175,52 @@ def refusal(problems: list[str]) -> UserError:
     return usage_error(f"{len(problems)} options are wrong", "\n".join(problems))
 
 
-def describe_problem(item: dict[str, Any]) -> str:
-    """Say one pydantic problem in a person's words, with key path and nearest spelling."""
-    union = ("literal['head','all']", "constrained-int", "int", "NoneType")
-    path = [str(p) for p in item["loc"] if str(p) not in union]
-    key = ".".join(path)
-    if item["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
-        known = all_keys() if len(path) > 1 else keys_of([])
-        close = difflib.get_close_matches(path[-1], [k.split(".")[-1] for k in known], n=1)
-        full = [k for k in known if close and k.split(".")[-1] == close[0]]
-        hint = f"; did you mean {' or '.join(full)}?" if full else ""
-        siblings = ", ".join(keys_of(path[:-1]))
-        return f"unknown key {key}{hint} (known here: {siblings})"
-    message = str(item["msg"])
-    message = message.replace("Input should be", "must be").replace("Field required", "is missing")
-    shown = "" if item["type"] == "missing" else f", not {item['input']!r}"
-    return f"{key} {message[0].lower() + message[1:]}{shown}"
+def describe_problems(items: list[dict[str, Any]]) -> list[str]:
+    """Say pydantic's problems in a person's words, one for each key.
+
+    A key of several types has a problem for each of them: what is allowed is joined by "or".
+    """
+    allowed: dict[str, list[str]] = {}
+    endings: dict[str, str] = {}
+    for item in items:
+        if item["type"] == "json_invalid":
+            return ["a value is nested too deeply, or its text is not valid UTF-8"]
+        path = [str(part) for part in item["loc"] if str(part) not in UNION_TAGS]
+        key = ".".join(path)
+        if item["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+            allowed[unknown_key(path)] = []
+            continue
+        text = str(item["msg"]).replace("Input should be ", "must be ")
+        text = text.replace("Field required", "is missing")
+        text = text[0].lower() + text[1:]
+        earlier = allowed.setdefault(f"{key} ".lstrip(), [])
+        if text not in earlier:
+            earlier.append(text.removeprefix("must be ") if earlier else text)
+        if item["type"] != "missing":
+            endings[f"{key} "] = shown_value(item)
+    return [f"{key}{' or '.join(texts)}{endings.get(key, '')}" for key, texts in allowed.items()]
+
+
+def shown_value(item: dict[str, Any]) -> str:
+    """Say what was given in place of what is allowed, and the nearest of the allowed words."""
+    value = item["input"]
+    text = repr(value)
+    words = re.findall("'([^']+)'", str(item.get("ctx", {}).get("expected", "")))
+    close = difflib.get_close_matches(value, words, n=1) if isinstance(value, str) else []
+    hint = f"; did you mean {close[0]}?" if close else ""
+    return f", not {text[:MAX_SHOWN] + '...' if len(text) > MAX_SHOWN else text}{hint}"
+
+
+def unknown_key(path: list[str]) -> str:
+    """Say that a key does not exist, which one was probably meant, and which ones do exist."""
+    siblings = keys_of(path[:-1])
+    prefix = f"{path[0]}." if len(path) > 1 else ""
+    known = [prefix + name for name in siblings] + all_keys()
+    close = difflib.get_close_matches(path[-1], [k.split(".")[-1] for k in known], n=1)
+    full = list(dict.fromkeys(k for k in known if close and k.split(".")[-1] == close[0]))
+    nearest = [k for k in full if prefix and k.startswith(prefix)] or full
+    hint = f"; did you mean {' or '.join(nearest)}?" if nearest else ""
+    return f"unknown key {'.'.join(path)}{hint} (known here: {', '.join(siblings)})"
 
 
 def all_keys() -> list[str]:

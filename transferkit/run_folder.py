@@ -5,11 +5,13 @@ torch and safetensors are imported where tensors are read or written, so that lo
 folder stays cheap.
 """
 
+import contextlib
 import json
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal
@@ -43,9 +45,13 @@ CheckpointKind = Literal["last", "best"]
 
 @dataclass(frozen=True)
 class RunFolder:
-    """The folder of one run. Methods raise UserError when it cannot be written or read."""
+    """The folder of one run. Methods raise UserError when it cannot be written or read.
+
+    made: the folders that were made for it, outermost first; none for an earlier run.
+    """
 
     path: Path
+    made: tuple[Path, ...] = field(default=(), compare=False)
 
     @property
     def has_model(self) -> bool:
@@ -109,6 +115,8 @@ class RunFolder:
         except (SafetensorError, OSError) as error:
             raise self._damaged(MODEL, error) from error
         description = self.read_json(DESCRIPTION)
+        if not isinstance(description, dict):
+            raise self._damaged(DESCRIPTION, TypeError("it is not a JSON object"))
         description.pop("format_version", None)
         return description, tensors
 
@@ -178,6 +186,17 @@ class RunFolder:
         except ValueError as error:
             raise self._damaged(_json_file(name), error) from error
 
+    def discard_unstarted(self) -> None:
+        """Remove a run that has no checkpoint yet, and the folders that were made for it."""
+        if os.path.exists(self.path / CHECKPOINTS):  # False also where a name is too long
+            return
+        for name in (RECIPE, _json_file("data"), LOG):
+            with contextlib.suppress(OSError):
+                (self.path / name).unlink()
+        for folder in reversed(self.made):
+            with contextlib.suppress(OSError):  # missing, or something else lies in it
+                folder.rmdir()
+
     def log(self, line: str) -> None:
         """Append `line`, with the time of day, to the log."""
         stamp = datetime.now().astimezone().isoformat(timespec="seconds")
@@ -225,20 +244,24 @@ def create_run(path: Path) -> RunFolder:
     Raises UserError: exit code 2 when `path` is a file or a folder with something in it, 1 when
     it cannot be made or written to (tried with a real file).
     """
-    if path.exists() and not path.is_dir():
-        raise usage_error(f"{path} is a file, not a folder", remedy="choose another --out")
+    run = RunFolder(path)
     try:
+        if path.exists() and not path.is_dir():
+            raise usage_error(f"{path} is a file, not a folder", remedy="choose another --out")
         if path.is_dir() and any(path.iterdir()):
             raise _occupied(path)
+        missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+        run = RunFolder(path, tuple(reversed(missing)))
         path.mkdir(parents=True, exist_ok=True)
         write_atomically(path / "write_test", lambda file: file.write(b"\0"))
         (path / "write_test").unlink()
     except OSError as error:
+        run.discard_unstarted()
         raise UserError(
             f"cannot make the run folder {path}: {error.strerror or error}",
             remedy="choose another place with --out",
         ) from error
-    return RunFolder(path)
+    return run
 
 
 def default_run_path(parent: Path, data_name: str, now: datetime) -> Path:

@@ -129,11 +129,11 @@ def make_material(config: Config, index: DatasetIndex, backbone: Backbone) -> Ma
         config.data.max_pixels,
     )
     if augment.level == "none":
-        return Material(index, maker, 1)
+        return Material(index, maker, num_views=1, live_views=1)
     if augment.views is not None:
-        return Material(index, maker, augment.views + 1)
-    caches = config.cache.enabled and config.backbone.pretrained
-    return Material(index, maker, CACHED_VIEWS + 1 if caches else None)
+        count = augment.views + 1
+        return Material(index, maker, num_views=count, live_views=count)
+    return Material(index, maker, num_views=CACHED_VIEWS + 1, live_views=None)
 
 
 def cache_settings(config: Config) -> CacheSettings:

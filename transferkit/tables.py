@@ -23,7 +23,7 @@ def prediction_table(rows: Sequence[dict[str, Any]]) -> None:
         ]
         cells.append([row["path"], *names, *[""] * (width - len(names))])
     headings = ["picture", "prediction", *(f"{rank}." for rank in range(2, width + 1))]
-    print_table("", headings, cells)
+    print_table("predictions", headings, cells)
 
 
 def evaluation_table(evaluation: "Evaluation") -> None:

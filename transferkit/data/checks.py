@@ -13,15 +13,15 @@ from transferkit.errors import UserError
 _SHOWN = 5
 
 
-def check_classes(listing: Listing) -> None:
-    """Raise where there is no picture at all, or only one class; before any file is opened."""
+def check_classes(listing: Listing, at_least: int = 2) -> None:
+    """Raise where there is no picture at all, or too few classes; before any file is opened."""
     root = shown(str(listing.root))
     if not listing.entries:
         others = sum(listing.others.values(), Counter[str]())
         where = f"{count(len(listing.classes), 'class folder')}, {_none_a_picture(others)}"
         remedy = "give a folder with one folder of pictures for each class"
         raise UserError(f"{root} holds no pictures", where, remedy)
-    if len(listing.classes) > 1:
+    if len(listing.classes) >= at_least:
         return
     remedy = "a classifier needs two classes or more: add a folder for each further class"
     for name, folder in listing.classes.items():

@@ -57,6 +57,7 @@ class DatasetIndex:
     labels: (N,) int64. splits: (N,) of "train", "val", "test". digests: N, of the files' bytes.
     sizes: (N, 2) int64, width and height in pixels after EXIF orientation.
     dhashes: (N,) uint64, see `transferkit.data.decode.difference_hash`.
+    drawn_split: the data set does not say itself which pictures are for validation.
     """
 
     root: Path
@@ -69,6 +70,7 @@ class DatasetIndex:
     dhashes: np.ndarray
     unreadable: tuple[Unreadable, ...]
     warnings: tuple[str, ...]
+    drawn_split: bool = False
 
     @cached_property
     def fingerprint(self) -> str:
@@ -103,7 +105,8 @@ class ScanOptions:
     manifest: a CSV table to read instead of folders. val_fraction: share of each class that goes
     to validation where the data brings none, > 0 and < 1. seed: of that draw. strict: unreadable
     pictures are an error. exclude: class names to leave out. max_pixels: larger pictures count as
-    unreadable.
+    unreadable. to_train: refuse what nothing can be trained on: one class alone, or a class that
+    cannot be both in training and in validation.
     """
 
     manifest: Path | None = None
@@ -112,6 +115,7 @@ class ScanOptions:
     strict: bool = False
     exclude: tuple[str, ...] = ()
     max_pixels: int = DEFAULT_MAX_PIXELS
+    to_train: bool = True
 
 
 def scan(
@@ -126,7 +130,7 @@ def scan(
     Raises UserError for everything that is wrong with the data; nothing is written.
     """
     listing = _listing(data, options)
-    check_classes(listing)
+    check_classes(listing, at_least=2 if options.to_train else 1)
     listing.entries.sort(key=lambda entry: natural_key(entry.path))
     probes = _probe_all(listing, options.max_pixels, on_progress)
     pairs = list(zip(listing.entries, probes, strict=True))
@@ -198,9 +202,13 @@ def _drawn_splits(
     open_ones = [(entry, found) for entry, found in usable if entry.split == ""]
     labels = [entry.label for entry, _ in open_ones]
     digests = [found.digest for _, found in open_ones]
-    drawn = iter(draw_validation(labels, digests, options.val_fraction, options.seed))
+    drawn = iter(
+        draw_validation(
+            labels, digests, options.val_fraction, options.seed, may_fail=not options.to_train
+        )
+    )
     splits = [entry.split or ("val" if next(drawn) else "train") for entry, _ in usable]
-    if open_ones and listing.lacks_val:
+    if open_ones and listing.lacks_val and options.to_train:
         listing.warnings.append(
             f"no validation part found: {options.val_fraction:.0%} of each class is taken from "
             "training for it"
@@ -234,4 +242,5 @@ def _index(
         dhashes=np.array([found.dhash for _, found in usable], dtype=np.uint64),
         unreadable=tuple(Unreadable(_writable(path), reason) for path, reason in reasons.items()),
         warnings=tuple(listing.warnings),
+        drawn_split=any(entry.split == "" for entry, _ in usable),
     )

@@ -8,7 +8,12 @@ from transferkit.errors import UserError
 
 
 def draw_validation(
-    labels: Sequence[str], digests: Sequence[str], fraction: float, seed: int
+    labels: Sequence[str],
+    digests: Sequence[str],
+    fraction: float,
+    seed: int,
+    *,
+    may_fail: bool = False,
 ) -> list[bool]:
     """Return, for each picture, whether it goes to the validation part.
 
@@ -18,7 +23,8 @@ def draw_validation(
     nor on order, and pictures added later leave most others where they were. Copies of one file
     stay together; a file that lies under several classes goes to training, so that no
     contradictory picture is validated on.
-    Raises UserError that names every class with too few distinct pictures.
+    may_fail: a class with too few distinct pictures for both sides stays on the training side.
+    Raises UserError that names every such class otherwise.
     """
     classes_of: dict[str, set[str]] = {}
     copies: dict[str, dict[str, int]] = {}
@@ -35,7 +41,7 @@ def draw_validation(
             continue
         shared = len(counts) > len(own)
         drawn |= _draw_groups(own, sum(counts.values()), fraction, seed, may_take_all=shared)
-    if too_small:
+    if too_small and not may_fail:
         _raise_too_small(too_small)
     return [digest in drawn for digest in digests]
 

@@ -21,6 +21,10 @@ INTERPOLATIONS = {
 }
 
 
+MIN_RATIO = 3 / 4
+"""Aspect ratio of the most upright random crop; of the widest one it is the inverse."""
+
+
 @dataclass(frozen=True)
 class Variation:
     """How strongly a training view varies.
@@ -52,7 +56,7 @@ OPERATIONS: tuple[Callable[[Image.Image, float], Image.Image], ...] = (
     lambda image, strength: shear(image, 0, 0.3 * strength),
     lambda image, strength: ImageEnhance.Sharpness(image).enhance(1 + 0.9 * strength),
     lambda image, strength: ImageOps.posterize(image, 8 - round(4 * abs(strength))),
-    lambda image, strength: ImageOps.solarize(image, 255 - round(127 * abs(strength))),
+    lambda image, strength: ImageOps.solarize(image, 256 - round(128 * abs(strength))),
     lambda image, strength: ImageOps.autocontrast(image),
     lambda image, strength: ImageOps.equalize(image),
 )
@@ -68,34 +72,53 @@ def shear(image: Image.Image, along_x: float, along_y: float) -> Image.Image:
 def shorter_side_px(preprocessing: Preprocessing, level: str = "none") -> int:
     """Return the shorter side a decoded picture must keep so that no view is enlarged by decoding.
 
-    Random crops magnify: a crop of `min_area` needs 1 / sqrt(min_area) times the input size.
+    Random crops magnify: the shorter side of a crop of `min_area` with the most oblong ratio is
+    sqrt(min_area * 3/4) times that of a square picture.
     """
     variation = LEVELS[level]
     side = max(preprocessing.height_px, preprocessing.width_px)
     clean = side / preprocessing.crop_pct
-    return math.ceil(max(clean, side / math.sqrt(variation.min_area) if variation else 0))
+    return math.ceil(
+        max(clean, side / math.sqrt(variation.min_area * MIN_RATIO) if variation else 0)
+    )
 
 
 def clean_view(image: Image.Image, preprocessing: Preprocessing) -> np.ndarray:
     """Resize and crop as the backbone was evaluated: (3, H, W) uint8.
 
-    Equals timm's evaluation transform before its normalisation, for crop modes `center` (shorter
-    side to size / crop_pct, centre crop) and `squash` (both sides to size / crop_pct, centre crop).
+    Equals timm's evaluation transform before its normalisation, for its crop modes: `center`
+    (shorter side to size / crop_pct), `squash` (both sides) and `border` (longer side), each with
+    a centre crop. What the picture does not reach is black, with `border` the mean colour.
     """
     height, width = preprocessing.height_px, preprocessing.width_px
     resample = INTERPOLATIONS.get(preprocessing.interpolation, Image.Resampling.BICUBIC)
-    scaled_h = math.floor(height / preprocessing.crop_pct)
-    scaled_w = math.floor(width / preprocessing.crop_pct)
-    if preprocessing.crop_mode == "squash" or height != width:
-        size = (scaled_w, scaled_h)
-    elif image.width <= image.height:
-        size = (scaled_w, max(1, int(scaled_w * image.height / image.width)))
-    else:
-        size = (max(1, int(scaled_h * image.width / image.height)), scaled_h)
-    resized = image.resize(size, resample)
-    left = round((resized.width - width) / 2)
-    top = round((resized.height - height) / 2)
-    return to_array(resized.crop((left, top, left + width, top + height)))
+    resized = image.resize(clean_size(image.width, image.height, preprocessing), resample)
+    bordered = preprocessing.crop_mode == "border"
+    fill = tuple(round(255 * mean) if bordered else 0 for mean in preprocessing.mean)
+    view = Image.new("RGB", (width, height), fill)
+    corner = (centre_offset(resized.width, width), centre_offset(resized.height, height))
+    view.paste(resized, corner)
+    return to_array(view)
+
+
+def clean_size(width: int, height: int, preprocessing: Preprocessing) -> tuple[int, int]:
+    """Return the (width, height) that a picture of width x height is resized to, as timm rounds."""
+    target_w = math.floor(preprocessing.width_px / preprocessing.crop_pct)
+    target_h = math.floor(preprocessing.height_px / preprocessing.crop_pct)
+    if preprocessing.crop_mode == "squash":
+        return target_w, target_h
+    if preprocessing.crop_mode == "border" or target_w != target_h:
+        pick = max if preprocessing.crop_mode == "border" else min
+        ratio = pick(width / target_w, height / target_h)
+        return max(1, round(width / ratio)), max(1, round(height / ratio))
+    if width <= height:
+        return target_w, max(1, int(target_w * height / width))
+    return max(1, int(target_h * width / height)), target_h
+
+
+def centre_offset(extent: int, room: int) -> int:
+    """Return where a picture's side starts in the middle of `room`; negative when it is longer."""
+    return (room - extent) // 2 if extent < room else -round((extent - room) / 2)
 
 
 def varied_view(
@@ -139,13 +162,13 @@ def random_box(
     """
     for _ in range(10):
         area = width * height * generator.uniform(min_area, 1)
-        ratio = math.exp(generator.uniform(math.log(3 / 4), math.log(4 / 3)))
+        ratio = math.exp(generator.uniform(math.log(MIN_RATIO), math.log(1 / MIN_RATIO)))
         crop_w, crop_h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
         if 0 < crop_w <= width and 0 < crop_h <= height:
             left = int(generator.integers(0, width - crop_w + 1))
             top = int(generator.integers(0, height - crop_h + 1))
             return left, top, left + crop_w, top + crop_h
-    ratio = min(max(width / height, 3 / 4), 4 / 3)
+    ratio = min(max(width / height, MIN_RATIO), 1 / MIN_RATIO)
     box_w, box_h = min(width, height * ratio), min(height, width / ratio)
     margin_x, margin_y = (width - box_w) / 2, (height - box_h) / 2
     return margin_x, margin_y, margin_x + box_w, margin_y + box_h

@@ -88,7 +88,6 @@ def learning_rates(rows: Sequence[Row]) -> Figure:
         figure = Figure((7.2, 4.2), layout="constrained")
         axes = figure.subplots()
         _stage_bands(axes, rows)
-        axes.set_yscale("log")
         names = _from_stem_to_head(rows)
         # dark at the top of the network, light at its bottom
         shades = matplotlib.colormaps["viridis_r"](np.linspace(0.15, 0.95, max(2, len(names))))
@@ -98,6 +97,7 @@ def learning_rates(rows: Sequence[Row]) -> Figure:
             _line(axes, rates[name], shade, name.removeprefix("lr/"), _stage_starts(rows))
         peaks = [float(np.nanmax(r)) for r in rates.values() if np.nanmax(r, initial=0) > 0]
         if peaks:
+            axes.set_yscale("log")
             axes.set_ylim(min(peaks) / 10, max(peaks) * 1.6)
         last = slice((_stage_starts(rows) or [0])[-1], None)
         peak_of = {name: float(np.fmax.reduce(rates[name][last], initial=0)) for name in names}

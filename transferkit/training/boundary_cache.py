@@ -72,10 +72,13 @@ class BoundaryCache:
         except OSError as error:
             raise cache_error(folder, error) from None
         if fcntl:
-            fcntl.flock(self._lock, fcntl.LOCK_EX)  # wait for another run that fills this cache
+            fcntl.flock(self._lock, fcntl.LOCK_SH)  # wait for another run that fills this cache
         self.rows_done = self._read_done()
-        if fcntl and self.complete:
-            fcntl.flock(self._lock, fcntl.LOCK_SH)
+        if fcntl and not self.complete:
+            fcntl.flock(self._lock, fcntl.LOCK_EX)
+            self.rows_done = self._read_done()  # another run may have gone on in between
+            if self.complete:
+                fcntl.flock(self._lock, fcntl.LOCK_SH)
 
     @property
     def complete(self) -> bool:
@@ -99,8 +102,13 @@ class BoundaryCache:
         """Write the next rows (n, *shape) and record them as done.
 
         Written by a system call and not through the map, where a full disk would kill the process.
+        Raises UserError for values that the type on disk cannot hold.
         """
-        data = memoryview(rows.numpy().astype(self.dtype, copy=False).tobytes())
+        with np.errstate(over="ignore"):
+            values = rows.numpy().astype(self.dtype, copy=False)
+        if not np.isfinite(values).all():
+            raise unfit_values(rows, str(self.dtype))
+        data = memoryview(values.tobytes())
         offset = self.rows_done * self.row_bytes
         try:
             while data:
@@ -154,6 +162,17 @@ class BoundaryCache:
         self.close()
 
 
+def unfit_values(rows: Tensor, dtype: str) -> UserError:
+    """Say that activations are no numbers, or too large for the cache's type."""
+    if not rows.isfinite().all():
+        return UserError("the frozen blocks give values that are not numbers", "", "other weights?")
+    return UserError(
+        f"the frozen blocks give values up to {rows.abs().max():.0f}, too large for {dtype}",
+        "",
+        "keep them in full precision: --cache-dtype float32",
+    )
+
+
 def cache_error(folder: Path, error: OSError) -> UserError:
     """Say what went wrong with a cache folder, and what to do."""
     what = "the disk is full" if error.errno == errno.ENOSPC else error.strerror or str(error)
@@ -171,16 +190,18 @@ def default_cache_dir() -> Path:
     return root if os.environ.get("TRANSFERKIT_CACHE") else root / "transferkit"
 
 
-def make_room(root: Path, needed: int, budget: int) -> str:
+def make_room(root: Path, needed: int, budget: int, keep: frozenset[str] = frozenset()) -> str:
     """Remove least recently used caches under `root` until `needed` bytes fit the budget.
 
-    A cache that another process holds stays. Returns why it does not fit, or an empty string.
+    keep: names of caches that the needed bytes are for: they stay, and what they take is there
+    already. A cache that another process holds stays too. Returns why it does not fit, or "".
     """
     if needed > budget:
         return f"the cache would take {needed / 1e9:.2f} GB of the {budget / 1e9:.2f} GB allowed"
     folders = [f for f in root.glob("*/") if (f / "rows.bin").exists()]
     sizes = {f: (f / "rows.bin").stat().st_blocks * 512 for f in folders}
-    for folder in sorted(folders, key=lambda f: f.stat().st_mtime):
+    there = sum(sizes.pop(folder) for folder in folders if folder.name in keep)
+    for folder in sorted(sizes, key=lambda f: f.stat().st_mtime):
         if sum(sizes.values()) + needed <= budget:
             break
         if remove_unused(folder):
@@ -189,7 +210,7 @@ def make_room(root: Path, needed: int, budget: int) -> str:
     while not existing.exists():
         existing = existing.parent
     free = shutil.disk_usage(existing).free
-    if needed > free * 0.9:
+    if needed - there > free * 0.9:
         return f"the cache would take {needed / 1e9:.2f} GB and the disk has {free / 1e9:.2f} GB"
     return ""
 

@@ -115,9 +115,9 @@ def fit(run: Run) -> Iterator[Event]:
                 yield StageEnded(state.stage, stage.name, 0, state.best[0], 0.0, reason)
                 state.next_stage()
                 continue
+            if state.rows:
+                save_start(run)
             state.start_best = state.best[0]
-            if state.rows:  # this stage may change more than the best checkpoint holds so far
-                run.folder.save_checkpoint("best", {"model": trained_tensors(run)})
         yield from train_stage(run, stage)
         restore(run, "best")
         state.next_stage()
@@ -159,8 +159,8 @@ def train_epoch(
     labels = material.index.labels[material.train]
     seed = settings.seed + 1000 * (run.state.stage + 1)
     order = epoch_order(labels, settings.balance, seed, epoch)
-    views = epoch_views(len(labels), material.num_views, seed, epoch)
-    picks = [order[i : i + settings.batch_size] for i in range(0, len(order), settings.batch_size)]
+    views = epoch_views(len(labels), source.num_views, seed, epoch)
+    picks = batches(order, settings.batch_size)
     generator = np.random.default_rng([seed, epoch, 3])
     torch.manual_seed(seed * 100_003 + epoch)  # dropout and drop-path have no other generator
     apply_stage(run.classifier, run.group_of, stage)
@@ -197,6 +197,17 @@ def train_epoch(
         "seconds_validation": time.perf_counter() - started - seconds,
         **rates,
     }
+
+
+def batches(order: np.ndarray, size: int) -> list[np.ndarray]:
+    """Cut an epoch's order (N,) into batches; a single left-over picture joins the last one.
+
+    Batch normalisation cannot train on one value per channel.
+    """
+    picks = [order[i : i + size] for i in range(0, len(order), size)]
+    if size > 1 and len(picks) > 1 and len(picks[-1]) == 1:
+        picks[-2:] = [np.concatenate(picks[-2:])]
+    return picks
 
 
 def checked(loss: float, stage: PlannedStage, epoch: int, step: int) -> float:
@@ -253,6 +264,19 @@ def save(run: Run, optimizer: Any, is_best: bool) -> None:
     optimizer_state = optimizer.state_dict()
     run.folder.save_checkpoint(
         "last", {"model": tensors, "optimizer": optimizer_state, "state": state}
+    )
+
+
+def save_start(run: Run) -> None:
+    """Save where a later stage starts: it may change more than the checkpoints hold so far.
+
+    From here on the run continues from these weights, not from the best checkpoint, which may
+    already be of this stage's first epoch when the run is killed before that one's `last`.
+    """
+    tensors = trained_tensors(run)
+    run.folder.save_checkpoint("best", {"model": tensors})
+    run.folder.save_checkpoint(
+        "last", {"model": tensors, "optimizer": None, "state": asdict(run.state)}
     )
 
 

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,8 @@ from transferkit.training.stages import PlannedStage, StagePlan
 EXTRACTION_ROWS = 64
 """Views per run of the trunk; a fixed number, so that an interrupted fill repeats the same bits."""
 DERIVATION_ROWS = 256
+COMPUTED_WITH = ("transferkit", "torch", "timm", "pillow", "onnxruntime")
+"""Another version of one of these may give other numbers: its caches are not taken over."""
 
 Pick = tuple[np.ndarray, np.ndarray]
 """Positions into the training set (n,) and the view number (n,) of each."""
@@ -45,12 +48,14 @@ class CacheSettings:
 class Material:
     """What a run trains on.
 
-    num_views: views per training picture, the clean one included; None makes a new one per epoch.
+    num_views: views per training picture in a cache, the clean one included. live_views: the same
+    in a live stage; None makes a new view in every epoch.
     """
 
     index: DatasetIndex
     maker: ViewMaker
-    num_views: int | None
+    num_views: int
+    live_views: int | None
 
     @property
     def train(self) -> np.ndarray:
@@ -65,11 +70,11 @@ class Material:
     @property
     def num_rows(self) -> int:
         """Rows of a cache: every view of every training picture, one of every validation one."""
-        return len(self.train) * (self.num_views or 0) + len(self.val)
+        return len(self.train) * self.num_views + len(self.val)
 
     def view_lists(self) -> list[tuple[int, tuple[int, ...]]]:
         """List (position, its view numbers) in the order of a cache's rows."""
-        every = tuple(range(self.num_views or 0))
+        every = tuple(range(self.num_views))
         return [(int(p), every) for p in self.train] + [(int(p), (CLEAN,)) for p in self.val]
 
     def make(self, item: tuple[int, Iterable[int]]) -> np.ndarray:
@@ -80,12 +85,16 @@ class Material:
 
 @dataclass(frozen=True)
 class Source:
-    """Batches for one stage, and the part of the network that turns them into logits."""
+    """Batches for one stage, and the part of the network that turns them into logits.
+
+    num_views: how many views each training picture has; None for a new one in every epoch.
+    """
 
     network: nn.Module
     train_inputs: Callable[[Iterable[Pick]], Iterator[Tensor]]
     val_inputs: Callable[[], Iterator[Tensor]]
     cached: bool
+    num_views: int | None
 
 
 class FrozenTrunk(nn.Module):
@@ -145,7 +154,7 @@ class Sources:
         """Whether a stage has a frozen trunk that can be cut off."""
         top = len(self.chain.groups)
         cut = stage.boundary == top or (stage.boundary > 0 and self.chain.verified)
-        return self.settings.enabled and self.material.num_views is not None and cut
+        return self.settings.enabled and cut
 
     def is_cached(self, stage: PlannedStage) -> bool:
         """Whether a stage trains on cached activations, once `choose_base` has decided."""
@@ -161,7 +170,9 @@ class Sources:
         notices: list[Notice] = []
         for boundary in boundaries:
             needed = sum(size for b, size in sizes.items() if b >= boundary)
-            if not (why := make_room(self.settings.root, needed, self.settings.budget_bytes)):
+            own = self._keys(boundary, [b for b in boundaries if b > boundary])
+            root, budget = self.settings.root, self.settings.budget_bytes
+            if not (why := make_room(root, needed, budget, own)):
                 self.base = boundary
                 return notices
             name = next(s.name for s in plan.stages if s.boundary == boundary)
@@ -185,10 +196,13 @@ class Sources:
             parts.insert(0, self.chain.section(stage.boundary, top))
         return self._cached(cache, nn.Sequential(*parts))
 
-    def _extract(self, boundary: int) -> Generator[Event, None, BoundaryCache]:
-        trunk = FrozenTrunk(self.classifier, self.chain.trunk(boundary)).eval()
-        engine_name = choose_engine(self.settings.engine, self.device, self.material.num_rows)
-        lists = self.material.view_lists()
+    def _keys(self, base: int, above: list[int]) -> frozenset[str]:
+        """Return the keys of the caches that a run needs if its weights stay as they are."""
+        key = self._base_key(base)
+        return frozenset([key, *(self._derived_key(key, base, boundary) for boundary in above)])
+
+    def _base_key(self, boundary: int) -> str:
+        trunk = FrozenTrunk(self.classifier, self.chain.trunk(boundary))
         parts = {
             "architecture": self.architecture,
             "data": self.material.index.fingerprint,
@@ -197,11 +211,32 @@ class Sources:
             "weights": weights_digest(trunk.state_dict()),
             "boundary": [group.name for group in self.chain.groups[:boundary]],
             "dtype": self.settings.dtype,
-            "engine": engine_name,
+            "engine": choose_engine(self.settings.engine, self.device, self.material.num_rows),
+            "batch": EXTRACTION_ROWS,
+            "versions": {name: version(name) for name in COMPUTED_WITH},
         }
-        cache = self._reopen(boundary, cache_key(parts))
+        return cache_key(parts)
+
+    def _derived_key(self, base_key: str, base: int, boundary: int) -> str:
+        parts = {
+            "source": base_key,
+            "weights": weights_digest(self.chain.section(base, boundary).state_dict()),
+            "boundary": boundary,
+            "engine": self._section_engine(),
+        }
+        return cache_key(parts)
+
+    def _section_engine(self) -> str:
+        """Choose by an eighth of the rows: the blocks between two boundaries are soon through."""
+        return choose_engine(self.settings.engine, self.device, self.material.num_rows // 8)
+
+    def _extract(self, boundary: int) -> Generator[Event, None, BoundaryCache]:
+        cache = self._reopen(boundary, self._base_key(boundary))
         if cache.complete:
             return cache
+        trunk = FrozenTrunk(self.classifier, self.chain.trunk(boundary)).eval()
+        engine_name = choose_engine(self.settings.engine, self.device, self.material.num_rows)
+        lists = self.material.view_lists()
         size = self.material.maker.preprocessing
         example = torch.from_numpy(self.material.make(lists[-1])).expand(
             2, 3, size.height_px, size.width_px
@@ -237,21 +272,16 @@ class Sources:
             yield torch.from_numpy(np.concatenate([next(made) for _ in batch]))
 
     def _derive(self, base: int, boundary: int) -> Generator[Event, None, BoundaryCache]:
-        section = self.chain.section(base, boundary)
         key, source = self._caches[base]
-        engine_name = choose_engine(self.settings.engine, self.device, source.num_rows // 8)
-        parts = {
-            "source": key,
-            "weights": weights_digest(section.state_dict()),
-            "boundary": boundary,
-            "engine": engine_name,
-        }
-        cache = self._reopen(boundary, cache_key(parts))
+        cache = self._reopen(boundary, self._derived_key(key, base, boundary))
         if cache.complete:
             return cache
         start = time.perf_counter()
+        section = self.chain.section(base, boundary)
         example = source.read(np.array([0, source.num_rows - 1]))
-        engine = make_engine(section, example, engine_name, self.device)
+        engine = make_engine(section, example, self._section_engine(), self.device)
+        if engine.notice:
+            yield Notice(engine.notice, warning=True)
         while not cache.complete:
             stop = min(cache.num_rows, cache.rows_done + DERIVATION_ROWS)
             cache.append(engine.run(source.read(np.arange(cache.rows_done, stop))))
@@ -273,7 +303,7 @@ class Sources:
         return cache
 
     def _cached(self, cache: BoundaryCache, network: nn.Module) -> Source:
-        views = self.material.num_views or 1
+        views = self.material.num_views
         first_val = len(self.material.train) * views
 
         def train_inputs(picks: Iterable[Pick]) -> Iterator[Tensor]:
@@ -284,7 +314,7 @@ class Sources:
             for start in range(first_val, cache.num_rows, DERIVATION_ROWS):
                 yield cache.read(np.arange(start, min(cache.num_rows, start + DERIVATION_ROWS)))
 
-        return Source(network, train_inputs, val_inputs, cached=True)
+        return Source(network, train_inputs, val_inputs, cached=True, num_views=views)
 
     def _live(self) -> Source:
         train = self.material.train
@@ -303,7 +333,8 @@ class Sources:
                 count = min(EXTRACTION_ROWS, len(items) - start)
                 yield torch.from_numpy(np.concatenate([next(made) for _ in range(count)]))
 
-        return Source(self.classifier, train_inputs, val_inputs, cached=False)
+        views = self.material.live_views
+        return Source(self.classifier, train_inputs, val_inputs, cached=False, num_views=views)
 
     def _spend(self, part: str, start: float) -> None:
         self.seconds[part] = self.seconds.get(part, 0.0) + time.perf_counter() - start

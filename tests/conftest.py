@@ -1,0 +1,93 @@
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageDraw
+
+from transferkit.config import (
+    Augmentation,
+    BackboneOptions,
+    Cache,
+    Config,
+    Data,
+    Device,
+    HeadOptions,
+    Stage,
+    Training,
+)
+
+COLOURS = {"disc": (200, 60, 50), "square": (60, 170, 70), "stripes": (70, 90, 200)}
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The user's cache folder is never touched."""
+    monkeypatch.setenv("TRANSFERKIT_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _few_threads() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _own_random_state() -> Iterator[None]:
+    with torch.random.fork_rng(devices=[]):
+        yield
+
+
+def draw(kind: str, generator: np.random.Generator, side: int = 48) -> Image.Image:
+    """One small picture: a shape of a colour with its place, size and shade at random, noisy."""
+    image = Image.new("RGB", (side, side), tuple(generator.integers(90, 160, 3).tolist()))
+    shade = tuple(int(c) + int(generator.integers(-60, 60)) for c in COLOURS[kind])
+    pen = ImageDraw.Draw(image)
+    size, left, top = (int(v) for v in generator.integers(side // 4, side // 2, 3))
+    box = (left, top, left + size, top + size)
+    if kind == "disc":
+        pen.ellipse(box, fill=shade)
+    elif kind == "square":
+        pen.rectangle(box, fill=shade)
+    else:
+        for offset in range(0, side, 8):
+            pen.line((0, offset, side, offset), fill=shade, width=3)
+    noise = generator.normal(0, 12, (side, side, 3))
+    return Image.fromarray((np.asarray(image) + noise).clip(0, 255).astype(np.uint8))
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three classes with 7, 6 and 5 training pictures and 4 validation pictures each."""
+    root = tmp_path_factory.mktemp("pictures")
+    generator = np.random.default_rng(0)
+    for k, kind in enumerate(COLOURS):
+        for split, count in (("train", 7 - k), ("val", 4)):
+            folder = root / split / kind
+            folder.mkdir(parents=True)
+            for i in range(count):
+                draw(kind, generator).save(folder / f"{i}.png")
+    return root
+
+
+@pytest.fixture
+def tiny_config(pictures: Path) -> Config:
+    """A run of three stages that takes a second: 1 block group, 3, all; caches in float32."""
+    return Config(
+        data=Data(path=pictures),
+        backbone=BackboneOptions(name="test_efficientnet", pretrained=False, image_size=32),
+        head=HeadOptions(dropout=0.0),
+        augment=Augmentation(level="light", views=1),
+        cache=Cache(dtype="float32"),
+        training=Training(batch_size=6, lr=1e-2, unfrozen_lr=5e-3),
+        device=Device(accelerator="cpu", engine="torch"),
+        stages=(Stage(1, 2), Stage(3, 2), Stage("all", 2)),
+    )
+
+
+@pytest.fixture
+def with_stages(tiny_config: Config) -> Callable[..., Config]:
+    """Return the tiny configuration with other stages."""
+    return lambda *stages: replace(tiny_config, stages=stages)

@@ -1,0 +1,51 @@
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+Cli = Callable[..., Any]
+TINY = ("--backbone", "test_efficientnet", "--no-pretrained", "--image-size", "32", "--views", "1")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_run_that_is_told_to_stop_is_saved_and_can_go_on(
+    pictures: Path, cli: Cli, number: signal.Signals
+) -> None:
+    command = (sys.executable, "-m", "transferkit", "finetune")
+    options = ("--stages", "1:60@1e-2", "--set", "training.patience=60", "--out", "r")
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(
+        [*command, str(pictures), *TINY, *options],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=env,
+    ) as process:
+        deadline = time.monotonic() + 60
+        while not Path("r/checkpoints/last.pt").exists() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        process.send_signal(number)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    lines = [line.strip() for line in err.splitlines()]
+    assert lines == [
+        "error: interrupted; every finished epoch is saved",
+        "the run is in r",
+        "continue it with: transferkit finetune --resume r",
+    ]
+    assert not Path("r/model.safetensors").exists()
+    if number == signal.SIGINT:
+        assert cli("finetune", "--resume", "r").code == 0
+        assert cli("finetune", "--recipe", "r", "--out", "whole").code == 0
+        a, b = (
+            hashlib.sha256(Path(name, "model.safetensors").read_bytes()).hexdigest()
+            for name in ("r", "whole")
+        )
+        assert a == b

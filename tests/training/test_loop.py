@@ -1,0 +1,370 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from transferkit.config import Augmentation, Config, Stage
+from transferkit.errors import UserError
+from transferkit.finetune import finetune, resume
+from transferkit.recipes import to_toml
+from transferkit.run_folder import RunFolder, open_run
+from transferkit.training import sources as sources_module
+from transferkit.training.events import (
+    EpochEnded,
+    Event,
+    Notice,
+    Progress,
+    StageEnded,
+    StageStarted,
+)
+from transferkit.training.loop import RunState, batches, checked
+from transferkit.training.schedules import cosine, with_warmup
+from transferkit.training.stages import make_plan
+
+MODEL = "model.safetensors"
+
+
+@pytest.fixture(autouse=True)
+def _without_plots(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("curves", "learning_rates", "confusion"):
+        monkeypatch.setattr(f"transferkit.finetune.{name}", lambda *_: None)
+    monkeypatch.setattr(RunFolder, "save_plot", lambda *_: None)
+
+
+@pytest.fixture(autouse=True)
+def _small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources_module, "EXTRACTION_ROWS", 16)
+    monkeypatch.setattr(sources_module, "DERIVATION_ROWS", 16)
+
+
+def silent(event: Event) -> None:
+    pass
+
+
+def trained(config: Config, out: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Run a configuration; return its summary and its rows of metrics."""
+    finetune(config, out, silent)
+    folder = open_run(out)
+    return folder.read_json("summary"), folder.read_metrics()
+
+
+def without_clock(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{k: v for k, v in row.items() if not k.startswith("seconds")} for row in rows]
+
+
+def state(**values: Any) -> RunState:
+    return RunState(**values)
+
+
+def row(accuracy: float, loss: float = 1.0) -> dict[str, Any]:
+    return {"val_accuracy": accuracy, "val_balanced_accuracy": accuracy / 2, "val_loss": loss}
+
+
+def test_a_left_over_picture_joins_the_last_batch() -> None:
+    sizes = {n: [len(b) for b in batches(np.arange(n), 4)] for n in (1, 4, 5, 6, 8, 9)}
+    assert sizes == {1: [1], 4: [4], 5: [5], 6: [4, 2], 8: [4, 4], 9: [4, 5]}
+    assert np.array_equal(np.concatenate(batches(np.arange(9), 4)), np.arange(9))
+    assert [len(b) for b in batches(np.arange(3), 1)] == [1, 1, 1]
+
+
+def test_the_best_is_by_metric_then_by_loss_and_gains_count_from_min_delta() -> None:
+    run = RunState()
+    assert run.record(row(0.5, 1.0), "accuracy", 0.1)
+    assert not run.record(row(0.5, 1.0), "accuracy", 0.1)
+    assert run.record(row(0.5, 0.9), "accuracy", 0.1)  # as accurate, and surer
+    assert run.record(row(0.55, 5.0), "accuracy", 0.1)  # better, but too little to go on for
+    assert run.epochs_without_gain == 3
+    assert run.record(row(0.7), "accuracy", 0.1)
+    assert (run.epochs_without_gain, run.best, run.epoch) == (0, (0.7, -1.0), 5)
+    assert [r["best"] for r in run.rows] == [1, 0, 1, 1, 1]
+    run.next_stage()
+    assert (run.stage, run.epoch, run.epochs_without_gain) == (1, 0, 0)
+    assert not run.record(row(0.6), "accuracy", 0.0)  # worse than the stage before
+    assert run.stage_best == 0.6
+    by_loss, balanced = RunState(), RunState()
+    assert [by_loss.record(row(a, b), "loss", 0) for a, b in ((0.9, 1), (0.1, 0.9))] == [True] * 2
+    assert balanced.record(row(0.8), "balanced_accuracy", 0)
+    assert balanced.best == (0.4, -1.0)
+
+
+def test_a_loss_that_is_no_number_ends_the_run() -> None:
+    stage = make_plan(Config(), ["a", "b"]).stages[0]
+    assert checked(1.5, stage, 0, 0) == 1.5
+    with pytest.raises(UserError, match=r"became nan in stage head, epoch 3, step 5"):
+        checked(float("nan"), stage, 2, 4)
+
+
+def test_events_rows_and_learning_rates(tiny_config: Config, tmp_path: Path) -> None:
+    events: list[Event] = []
+    finetune(tiny_config, tmp_path / "run", events.append)
+    seen = [e for e in events if isinstance(e, StageStarted | EpochEnded | StageEnded)]
+    one = [StageStarted, EpochEnded, EpochEnded, StageEnded]
+    assert [type(e) for e in seen] == one * 3
+    assert [e.name for e in seen if isinstance(e, StageStarted)] == ["top 1", "top 3", "all"]
+    assert [e.cached for e in seen if isinstance(e, StageStarted)] == [True, True, False]
+    trainable = [e.trainable_parameters for e in seen if isinstance(e, StageStarted)]
+    assert trainable == sorted(trainable)
+    assert trainable[-1] == seen[0].total_parameters  # type: ignore[union-attr]
+    rows = open_run(tmp_path / "run").read_metrics()
+    assert [(r["stage"], r["epoch"], r["cached"]) for r in rows] == [
+        (0, 1, 1), (0, 2, 1), (1, 1, 1), (1, 2, 1), (2, 1, 0), (2, 2, 0)
+    ]  # fmt: skip
+    # 18 pictures in batches of 6: the last of 3 steps of 2 epochs
+    for r in rows:
+        factor = with_warmup(cosine, (r["epoch"] * 3 - 1) / 6, tiny_config.training.warmup)
+        assert r["lr/head"] == pytest.approx(5e-3 * factor)
+        assert r["lr/blocks.4"] == pytest.approx(5e-3 * factor * 0.5)
+    assert rows[5]["lr/stem"] == pytest.approx(rows[5]["lr/head"] * 0.5**6)
+    assert rows[0].get("lr/stem") in (None, "")
+
+
+@pytest.mark.parametrize("first", ["head", 1])
+def test_cached_training_equals_live_training(
+    first: Any, with_stages: Callable[..., Config], tmp_path: Path
+) -> None:
+    config = with_stages(Stage(first, 4), Stage(1, 3))
+    # a model without parameters that cancel out (a bias before batch normalisation): their gradient
+    # is nothing but rounding, which Adam scales up to full steps
+    backbone = replace(config.backbone, name="test_convnext")
+    config = replace(config, backbone=backbone, augment=Augmentation("medium", views=2))
+    live = replace(config, cache=replace(config.cache, enabled=False))
+    _, cached_rows = trained(config, tmp_path / "cached")
+    _, live_rows = trained(live, tmp_path / "live")
+    assert [r["cached"] for r in cached_rows] == [1] * 7
+    assert [r["cached"] for r in live_rows] == [0] * 7
+    for column in ("train_loss", "train_accuracy", "val_loss", "val_accuracy"):
+        ours, theirs = ([r[column] for r in rows] for rows in (cached_rows, live_rows))
+        assert ours == pytest.approx(theirs, abs=1e-5), column
+    losses = [r["train_loss"] for r in cached_rows]
+    assert min(losses) < losses[0] - 0.05  # something was learned
+    ours, theirs = (load_file(tmp_path / name / MODEL) for name in ("cached", "live"))
+    for name, tensor in ours.items():
+        assert torch.allclose(tensor.float(), theirs[name].float(), atol=2e-5), name
+
+
+def test_same_seed_same_bytes(tiny_config: Config, tmp_path: Path) -> None:
+    config = replace(
+        tiny_config,
+        head=replace(tiny_config.head, dropout=0.3, layers=(8,)),
+        augment=replace(tiny_config.augment, mixup=0.3, cutmix=0.3),
+    )
+    models = []
+    for name, seed in (("a", 3), ("b", 3), ("c", 4)):
+        each = replace(config, training=replace(config.training, seed=seed))
+        trained(each, tmp_path / name)
+        models.append((tmp_path / name / MODEL).read_bytes())
+        torch.rand(5)  # whatever the global generator's state
+    assert models[0] == models[1]
+    assert models[0] != models[2]
+
+
+def test_a_stage_that_makes_it_worse_leaves_no_trace(
+    with_stages: Callable[..., Config], tmp_path: Path
+) -> None:
+    good = (Stage(1, 4), Stage(2, 2))
+    bad = Stage("all", 2, lr=0.3)
+    summary, rows = trained(with_stages(*good, bad), tmp_path / "worse")
+    trained(with_stages(*good), tmp_path / "good")
+    best = max(rows, key=lambda r: (r["val_accuracy"], -r["val_loss"]))
+    assert best["stage"] < 2
+    assert max(r["val_accuracy"] for r in rows if r["stage"] == 2) < best["val_accuracy"]
+    assert summary["metrics"]["accuracy"] == pytest.approx(best["val_accuracy"], abs=1e-12)
+    assert (tmp_path / "worse" / MODEL).read_bytes() == (tmp_path / "good" / MODEL).read_bytes()
+
+
+@pytest.mark.parametrize("order", [(1, "all"), ("all", 1), (3, 1)])
+def test_the_run_ends_with_its_best_row(
+    order: tuple[Any, ...], with_stages: Callable[..., Config], tmp_path: Path
+) -> None:
+    config = with_stages(*(Stage(what, 3) for what in order))
+    summary, rows = trained(config, tmp_path / "run")
+    best = max(rows, key=lambda r: (r["val_accuracy"], -r["val_loss"]))
+    assert [r for r in rows if r["best"]][-1] == best
+    assert summary["metrics"]["accuracy"] == pytest.approx(best["val_accuracy"], abs=1e-12)
+    assert summary["metrics"]["log_loss"] == pytest.approx(best["val_loss"], abs=1e-5)
+
+
+def test_a_stage_is_skipped_when_the_one_before_did_not_improve(
+    with_stages: Callable[..., Config], tmp_path: Path
+) -> None:
+    config = with_stages(Stage(1, 1), Stage(2, 1), Stage("all", 1, if_improving=True))
+    config = replace(config, training=replace(config.training, min_delta=1.0))
+    events: list[Event] = []
+    finetune(config, tmp_path / "run", events.append)
+    ended = [event for event in events if isinstance(event, StageEnded)]
+    assert [(e.name, e.epochs_run, e.reason) for e in ended] == [
+        ("top 1", 1, "finished"),
+        ("top 2", 1, "finished"),
+        ("all", 0, "skipped: the stage before did not improve validation"),
+    ]
+    always = with_stages(Stage(1, 1), Stage("all", 1, if_improving=True))
+    events.clear()
+    finetune(always, tmp_path / "always", events.append)  # the first stage improves on nothing
+    assert [e.epochs_run for e in events if isinstance(e, StageEnded)] == [1, 1]
+
+
+def test_a_stage_without_gain_ends_early(
+    with_stages: Callable[..., Config], tmp_path: Path
+) -> None:
+    config = with_stages(Stage(1, 9), Stage(2, 1))
+    config = replace(config, training=replace(config.training, patience=2, min_delta=1.0))
+    events: list[Event] = []
+    finetune(config, tmp_path / "run", events.append)
+    ended = [event for event in events if isinstance(event, StageEnded)]
+    assert [(e.epochs_run, e.reason) for e in ended] == [(3, "stopped early"), (1, "finished")]
+
+
+def test_one_left_over_picture_trains(with_stages: Callable[..., Config], tmp_path: Path) -> None:
+    config = with_stages(Stage("all", 1))
+    # 18 pictures; at 32 px the last blocks have a single value per channel and picture
+    config = replace(config, training=replace(config.training, batch_size=17))
+    _, rows = trained(config, tmp_path / "run")
+    assert len(rows) == 1
+
+
+class Stop(Exception):
+    """An accident in the middle of a run."""
+
+
+def resumed_equals(config: Config, out: Path, expected: RunFolder) -> None:
+    """Resume an interrupted run and compare it bit for bit with an uninterrupted one."""
+    resume(out, silent)
+    assert (out / MODEL).read_bytes() == (expected.path / MODEL).read_bytes()
+    rows = open_run(out).read_metrics()
+    assert without_clock(rows) == without_clock(expected.read_metrics())
+
+
+@pytest.fixture
+def lively(tiny_config: Config) -> Config:
+    """Dropout and mixing, whose random numbers must come back as well."""
+    return replace(
+        tiny_config,
+        head=replace(tiny_config.head, dropout=0.3),
+        augment=replace(tiny_config.augment, mixup=0.3),
+        stages=(Stage(1, 2), Stage(3, 2), Stage("all", 2), Stage(1, 1)),
+    )
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one(
+    lively: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events: list[Event] = []
+    finetune(lively, tmp_path / "whole", events.append)
+    whole = open_run(tmp_path / "whole")
+    scanned = [i for i, e in enumerate(events) if isinstance(e, Progress) and e.what == "pictures"]
+    filling = [i for i, e in enumerate(events) if isinstance(e, Progress) and "trunk" in e.what]
+    steps = [i for i, e in enumerate(events) if isinstance(e, Progress) and "epoch" in e.what]
+    epochs = [i for i, e in enumerate(events) if isinstance(e, EpochEnded)]
+    starts = [i for i, e in enumerate(events) if isinstance(e, StageStarted)]
+    ends = [i for i, e in enumerate(events) if isinstance(e, StageEnded)]
+    assert (len(epochs), len(starts), len(ends), len(steps)) == (7, 4, 4, 6)
+    assert min(filling) > max(scanned)
+    picked = [filling[1], epochs[0], ends[0], starts[1], steps[1], ends[2]]
+    for number, at in enumerate(picked):
+        monkeypatch.setenv("TRANSFERKIT_CACHE", str(tmp_path / f"cache{number}"))
+        out, count = tmp_path / f"run{number}", 0
+
+        def show(event: Event, at: int = at) -> None:
+            nonlocal count
+            count += 1
+            if count == at + 1:
+                raise KeyboardInterrupt
+
+        with pytest.raises(UserError) as caught:
+            finetune(lively, out, show)
+        assert caught.value.exit_code == 130
+        assert str(out) in caught.value.remedy
+        resumed_equals(lively, out, whole)
+
+
+def test_a_run_that_dies_at_any_checkpoint_can_be_resumed(
+    tiny_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = replace(tiny_config, stages=(Stage(1, 1), Stage(3, 2)))
+    real, saved = RunFolder.save_checkpoint, [0]
+    die_at = [-1]
+
+    def save(self: RunFolder, kind: Any, values: Any) -> None:
+        saved[0] += 1
+        if saved[0] == die_at[0]:
+            raise Stop
+        real(self, kind, values)
+
+    monkeypatch.setattr(RunFolder, "save_checkpoint", save)
+    finetune(config, tmp_path / "whole", silent)
+    whole, number = open_run(tmp_path / "whole"), saved[0]
+    assert number >= 3 + 3  # after every epoch, and where each later stage starts
+    assert [r["best"] for r in whole.read_metrics()][:2] == [1, 1]  # the best is ahead of the last
+    for k in range(3, number + 1):
+        saved[0], die_at[0] = 0, k
+        with pytest.raises(Stop):
+            finetune(config, tmp_path / f"run{k}", silent)
+        die_at[0] = -1
+        resumed_equals(config, tmp_path / f"run{k}", whole)
+
+
+def test_a_run_may_be_interrupted_more_than_once(lively: Config, tmp_path: Path) -> None:
+    finetune(lively, tmp_path / "whole", silent)
+    out, left = tmp_path / "run", [1]
+
+    def show(event: Event) -> None:
+        if isinstance(event, EpochEnded):
+            left[0] -= 1
+            if left[0] < 0:
+                raise KeyboardInterrupt
+
+    with pytest.raises(UserError):
+        finetune(lively, out, show)
+    for _ in range(2):
+        left[0] = 1
+        with pytest.raises(UserError):
+            resume(out, show)
+    resumed_equals(lively, out, open_run(tmp_path / "whole"))
+
+
+def test_a_finished_run_resumes_to_the_same(tiny_config: Config, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    finetune(tiny_config, out, silent)
+    model = (out / MODEL).read_bytes()
+    rows = open_run(out).read_metrics()
+    events: list[Event] = []
+    resume(out, events.append)
+    assert (out / MODEL).read_bytes() == model
+    assert open_run(out).read_metrics() == rows
+    assert not [event for event in events if isinstance(event, EpochEnded)]
+    assert "resuming in stage all after epoch 2" in [
+        event.text for event in events if isinstance(event, Notice)
+    ]
+
+
+def test_a_killed_process_can_be_resumed(lively: Config, tmp_path: Path) -> None:
+    finetune(lively, tmp_path / "whole", silent)
+    recipe, out = tmp_path / "recipe.toml", tmp_path / "run"
+    recipe.write_text(to_toml(lively))
+    program = (
+        "import sys, time, tomllib, pathlib, torch; torch.set_num_threads(1)\n"
+        "from transferkit.training import sources\n"
+        "sources.EXTRACTION_ROWS = sources.DERIVATION_ROWS = 16\n"
+        "from transferkit.finetune import finetune\n"
+        "from transferkit.recipes import load_config\n"
+        "config = load_config(tomllib.loads(pathlib.Path(sys.argv[1]).read_text()))\n"
+        "finetune(config, pathlib.Path(sys.argv[2]), lambda event: time.sleep(0.005))\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", program, str(recipe), str(out)]) as process:
+        until = time.monotonic() + 60
+        while not (out / "checkpoints" / "last.pt").exists() and time.monotonic() < until:
+            time.sleep(0.01)
+        os.kill(process.pid, signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
+    assert not (out / MODEL).exists()
+    resumed_equals(lively, out, open_run(tmp_path / "whole"))

@@ -1,0 +1,339 @@
+import shutil
+from collections.abc import Generator, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from transferkit.config import Augmentation, BackboneOptions, Config, Data, Stage, Training
+from transferkit.inference.engine import Engine
+from transferkit.session import Session, prepare
+from transferkit.training import sources as sources_module
+from transferkit.training.events import Event, Notice, Progress
+from transferkit.training.sources import Source, Sources
+
+TRAIN, VAL, VIEWS = 18, 12, 2
+ROWS = TRAIN * VIEWS + VAL
+
+
+@pytest.fixture
+def config(tiny_config: Config) -> Config:
+    return replace(
+        tiny_config, stages=(Stage("head", 1), Stage(1, 1), Stage(2, 1), Stage("all", 1))
+    )
+
+
+@pytest.fixture
+def opened() -> Iterator[list[Sources]]:
+    made: list[Sources] = []
+    yield made
+    for sources in made:
+        sources.close()
+
+
+@pytest.fixture
+def session(config: Config, opened: list[Sources]) -> Session:
+    return ready(config, opened)
+
+
+@pytest.fixture
+def runs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Sizes of all batches that an engine has run."""
+    sizes: list[int] = []
+    make = sources_module.make_engine
+
+    def counting(*arguments: Any) -> Engine:
+        engine = make(*arguments)
+
+        def run(inputs: torch.Tensor) -> torch.Tensor:
+            sizes.append(len(inputs))
+            return engine.run(inputs)
+
+        return replace(engine, run=run)
+
+    monkeypatch.setattr(sources_module, "make_engine", counting)
+    return sizes
+
+
+def ready(config: Config, opened: list[Sources]) -> Session:
+    session = prepare(config, lambda event: None)
+    opened.append(session.sources)
+    return session
+
+
+def drain(generator: Generator[Event, None, Source]) -> tuple[list[Event], Source]:
+    events = []
+    while True:
+        try:
+            events.append(next(generator))
+        except StopIteration as end:
+            return events, end.value
+
+
+def open_stage(session: Session, number: int) -> Source:
+    return drain(session.sources.open(session.plan.stages[number]))[1]
+
+
+def views_of(session: Session) -> torch.Tensor:
+    """Every view of every training picture, then the validation pictures, made one by one."""
+    material = session.sources.material
+    made = [
+        material.maker.views(session.index.file(position), position, (number,))
+        for position, numbers in material.view_lists()
+        for number in numbers
+    ]
+    return torch.from_numpy(np.concatenate(made))
+
+
+def read_all(source: Source) -> torch.Tensor:
+    """All training rows, view by view of each picture, then the validation rows."""
+    positions, numbers = np.divmod(np.arange(TRAIN * VIEWS), VIEWS)
+    train = list(source.train_inputs([(positions, numbers)]))
+    return torch.cat([*train, *source.val_inputs()])
+
+
+def test_rows_are_the_activations_of_the_views(session: Session) -> None:
+    assert session.sources.choose_base(session.plan) == []
+    top = len(session.chain.groups)
+    assert session.sources.base == top - 2
+    images = session.classifier.normalize(views_of(session))
+    assert len(images) == ROWS == session.sources.material.num_rows
+    for number, boundary in ((0, top), (1, top - 1), (2, top - 2)):
+        source = open_stage(session, number)
+        assert source.cached
+        with torch.no_grad():
+            expected = session.chain.trunk(boundary)(images)
+        found = read_all(source)
+        assert found.shape == (ROWS, *session.sources.row_shape(boundary))
+        assert torch.allclose(found, expected, atol=1e-5 * expected.abs().max().item())
+        with torch.no_grad():
+            logits = source.network.eval()(found)
+            whole = session.classifier.eval()(views_of(session))
+        assert torch.allclose(logits, whole, atol=1e-5)
+
+
+def test_live_pictures_are_the_views(session: Session) -> None:
+    session.sources.choose_base(session.plan)
+    source = open_stage(session, 3)
+    assert (source.cached, source.network) == (False, session.classifier)
+    assert torch.equal(read_all(source), views_of(session))
+    picks = [(np.array([3, 17, 3]), np.array([1, 0, 1])), (np.array([0]), np.array([1]))]
+    batches = list(source.train_inputs(picks))
+    every = views_of(session)
+    assert torch.equal(batches[0], every[[7, 34, 7]])
+    assert torch.equal(batches[1], every[[1]])
+
+
+def test_half_precision_rows_are_rounded_only(config: Config, opened: list[Sources]) -> None:
+    half = replace(config, cache=replace(config.cache, dtype="float16"))
+    found = []
+    for each in (config, half):
+        session = ready(each, opened)
+        session.sources.choose_base(session.plan)
+        found.append(read_all(open_stage(session, 2)))
+    assert torch.equal(found[0].half().float(), found[1])
+
+
+@pytest.mark.parametrize("stop", [1, 3, 5])
+def test_an_interrupted_fill_ends_with_the_same_bytes(
+    stop: int, config: Config, opened: list[Sources], runs: list[int], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(sources_module, "EXTRACTION_ROWS", 9)  # 4 pictures with 2 views each
+    contents = []
+    for name in ("whole", "parts"):
+        each = replace(config, cache=replace(config.cache, dir=tmp_path / name))
+        session = ready(each, opened)
+        session.sources.choose_base(session.plan)
+        stage = session.plan.stages[2]
+        if name == "parts":
+            runs.clear()
+            for count, _ in enumerate(session.sources.open(stage), start=1):
+                if count == stop:
+                    break
+            session.sources.close()
+            session = ready(each, opened)
+            session.sources.choose_base(session.plan)
+        events, _ = drain(session.sources.open(stage))
+        assert all(isinstance(event, Progress) for event in events)
+        (file,) = (tmp_path / name).glob("*/rows.bin")
+        contents.append(file.read_bytes())
+    assert contents[0] == contents[1]
+    assert sum(runs) == ROWS  # no row was computed twice
+
+
+def test_a_second_run_computes_nothing(
+    config: Config, opened: list[Sources], runs: list[int]
+) -> None:
+    first = ready(config, opened)
+    first.sources.choose_base(first.plan)
+    found = [read_all(open_stage(first, number)) for number in (0, 1, 2)]
+    assert sum(runs) == 3 * ROWS
+    runs.clear()
+    second = ready(config, opened)  # while the first one still holds the caches
+    second.sources.choose_base(second.plan)
+    again = [read_all(open_stage(second, number)) for number in (0, 1, 2)]
+    assert runs == []
+    assert all(torch.equal(a, b) for a, b in zip(found, again, strict=True))
+
+
+def test_a_budget_that_holds_the_caches_once_is_enough_for_a_second_run(
+    config: Config, opened: list[Sources], runs: list[int]
+) -> None:
+    session = ready(config, opened)
+    top = len(session.chain.groups)
+    needed = sum(session.sources.cache_bytes(b) for b in (top, top - 1, top - 2))
+    tight = replace(config, cache=replace(config.cache, budget=str(needed + 20_000)))
+    for _ in range(2):
+        session = ready(tight, opened)
+        assert session.sources.choose_base(session.plan) == []
+        for number in (0, 1, 2):
+            open_stage(session, number)
+        session.sources.close()
+    assert sum(runs) == 3 * ROWS
+
+
+def test_stages_that_do_not_fit_the_budget_train_live(
+    config: Config, opened: list[Sources]
+) -> None:
+    session = ready(config, opened)
+    top = len(session.chain.groups)
+    sizes = {b: session.sources.cache_bytes(b) for b in (top, top - 1, top - 2)}
+    assert sizes[top] == ROWS * session.backbone.num_features * 4
+    for held, names in (([top, top - 1], ["top 2"]), ([top], ["top 2", "top 1"])):
+        budget = str(sum(sizes[b] for b in held))
+        small = ready(replace(config, cache=replace(config.cache, budget=budget)), opened)
+        notices = small.sources.choose_base(small.plan)
+        assert [n.text.split(":")[0] for n in notices] == [f"stage {n} trains live" for n in names]
+        assert all(n.warning and "allowed" in n.text for n in notices)
+        cached = [small.sources.is_cached(stage) for stage in small.plan.stages]
+        assert cached == [True, top - 1 in held, False, False]
+    none = ready(replace(config, cache=replace(config.cache, budget="1")), opened)
+    assert len(none.sources.choose_base(none.plan)) == 3
+    assert not open_stage(none, 0).cached
+
+
+def test_without_a_cut_only_the_head_is_cached(config: Config, opened: list[Sources]) -> None:
+    session = ready(config, opened)
+    session.sources.chain = replace(session.chain, verified=False)
+    session.sources.choose_base(session.plan)
+    cached = [session.sources.is_cached(stage) for stage in session.plan.stages]
+    assert cached == [True, False, False, False]
+    off = ready(replace(config, cache=replace(config.cache, enabled=False)), opened)
+    assert off.sources.choose_base(off.plan) == []
+    assert not any(off.sources.is_cached(stage) for stage in off.plan.stages)
+
+
+def test_the_key_changes_with_everything_that_changes_the_rows(
+    config: Config, opened: list[Sources], tmp_path: Path, pictures: Path
+) -> None:
+    def key(changed: Config) -> str:
+        sources = ready(changed, opened).sources
+        return sources._base_key(4)
+
+    copy = tmp_path / "copy"
+    shutil.copytree(pictures, copy)
+    moved = replace(config, data=Data(path=copy))
+    first = key(config)
+    assert key(config) == first
+    assert key(moved) == first  # contents count, not the place
+    assert key(replace(config, training=Training(lr=0.5, batch_size=3))) == first
+    assert key(replace(config, stages=(Stage(1, 9),))) == first
+    found = {
+        "level": key(replace(config, augment=Augmentation("medium", views=1))),
+        "flip": key(replace(config, augment=Augmentation("light", flip=False, views=1))),
+        "views": key(replace(config, augment=Augmentation("light", views=2))),
+        "size": key(replace(config, backbone=replace(config.backbone, image_size=48))),
+        "seed": key(replace(config, training=Training(seed=1))),
+        "background": key(replace(config, data=replace(config.data, background="red"))),
+        "dtype": key(replace(config, cache=replace(config.cache, dtype="float16"))),
+        "engine": key(replace(config, device=replace(config.device, engine="onnx"))),
+        "model": key(replace(config, backbone=BackboneOptions("test_resnet", False, None, 32))),
+        "boundary": ready(config, opened).sources._base_key(3),
+    }
+    picture = next(copy.glob("train/*/0.png"))
+    Image.open(picture).transpose(Image.Transpose.FLIP_TOP_BOTTOM).save(picture)
+    found["picture"] = key(moved)
+    assert len({first, *found.values()}) == 12, found
+
+
+def test_the_key_sees_the_weights_below_the_boundary_only(session: Session) -> None:
+    sources = session.sources
+    before = sources._base_key(4), sources._derived_key("k", 4, 5)
+    with torch.no_grad():
+        session.classifier.head[-1].bias += 1
+        session.backbone.model.get_submodule("blocks.4")[0].conv_pw.weight[0, 0] += 1e-3
+    assert (sources._base_key(4), sources._derived_key("k", 4, 5)) == before
+    bns = [m for m in session.backbone.model.get_submodule("blocks.3").modules()
+           if isinstance(m, torch.nn.BatchNorm2d)]  # fmt: skip
+    bns[0].running_mean[0] += 1e-3
+    assert sources._base_key(4) == before[0]
+    assert sources._derived_key("k", 4, 5) != before[1]
+    stem: Any = session.backbone.model.get_submodule("conv_stem")
+    stem.weight.data[0, 0, 0, 0] += 1e-3
+    assert sources._base_key(4) != before[0]
+
+
+def test_the_key_sees_the_versions(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = session.sources._base_key(4)
+    real = sources_module.version
+    monkeypatch.setattr(sources_module, "version", lambda n: "0" if n == "pillow" else real(n))
+    assert session.sources._base_key(4) != before
+
+
+def test_changed_blocks_get_a_new_cache(session: Session, runs: list[int]) -> None:
+    session.sources.choose_base(session.plan)
+    before = read_all(open_stage(session, 0))
+    runs.clear()
+    with torch.no_grad():
+        for parameter in session.backbone.model.get_submodule("blocks.4").parameters():
+            parameter *= 1.3
+    after = read_all(open_stage(session, 0))
+    assert sum(runs) == ROWS  # derived again; the trunk below is as it was
+    with torch.no_grad():
+        expected = session.classifier.eval().features(views_of(session))
+    assert torch.allclose(after, expected, atol=1e-5)
+    assert not torch.allclose(after, before, atol=1e-2)
+
+
+@pytest.mark.parametrize("broken", ["raises", "wrong"])
+def test_a_broken_export_is_told_and_torch_fills_the_cache(
+    broken: str, config: Config, opened: list[Sources], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = ready(config, opened)
+    plain.sources.choose_base(plain.plan)
+    expected = read_all(open_stage(plain, 2))
+
+    def runner(network: torch.nn.Module, example: torch.Tensor) -> Any:
+        if broken == "raises":
+            raise RuntimeError("cannot export")
+        return lambda inputs: network(inputs) * 2
+
+    monkeypatch.setattr("transferkit.inference.engine.onnx_runner", runner)
+    session = ready(replace(config, device=replace(config.device, engine="onnx")), opened)
+    session.sources.choose_base(session.plan)
+    events, source = drain(session.sources.open(session.plan.stages[2]))
+    (notice,) = [event for event in events if isinstance(event, Notice)]
+    assert notice.warning
+    told = (
+        "export failed (cannot export)" if broken == "raises" else "differs from torch by 1.0e+00"
+    )
+    assert told in notice.text
+    assert torch.equal(read_all(source), expected)
+
+
+def test_onnx_fills_the_same_numbers(config: Config, opened: list[Sources]) -> None:
+    found = []
+    for engine in ("torch", "onnx"):
+        session = ready(replace(config, device=replace(config.device, engine=engine)), opened)
+        session.sources.choose_base(session.plan)
+        events, source = drain(session.sources.open(session.plan.stages[1]))
+        assert not [event for event in events if isinstance(event, Notice)]
+        found.append(read_all(source))
+    scale = found[0].abs().max().item()
+    assert torch.allclose(found[0], found[1], atol=1e-4 * scale)
+    assert not torch.equal(found[0], found[1])  # it was really the other engine
