@@ -109,7 +109,7 @@ class Augmentation(Section):
     level: Annotated[
         Literal["none", "light", "medium", "strong"],
         Option("--augment", "How strongly training pictures are varied."),
-    ] = "medium"
+    ] = "strong"
     flip: Annotated[
         bool, Option("--flip/--no-flip", "Mirror training pictures; not for text, digits, sides.")
     ] = True
@@ -118,7 +118,8 @@ class Augmentation(Section):
         Ge(0),
         Le(64),
         Option(
-            "--views", "Augmented views per picture beside the clean one [cached: 3; live: new]."
+            "--views",
+            "Augmented views per picture beside the clean one [cached: 3 to 8; live: new].",
         ),
     ] = None
     mixup: Annotated[
@@ -203,18 +204,18 @@ class Training(Section):
     ] = 30
     block_epochs: Annotated[
         int, Ge(1), Option("--block-epochs", "Default plan: epochs at each unfreezing step.")
-    ] = 10
+    ] = 12
     full_epochs: Annotated[
         int,
         Ge(0),
         Option("--full-epochs", "Default plan: epochs with all unfrozen; 0 leaves it out."),
-    ] = 4
+    ] = 2
     depth: Annotated[
         int, Ge(0), Option("--depth", "Default plan: how many unfreezing steps after the head.")
     ] = 2
     patience: Annotated[
         int, Ge(1), Option("--patience", "Epochs of a stage without a better value before it ends.")
-    ] = 5
+    ] = 8
     min_delta: Annotated[
         float, Ge(0), Option("--min-delta", "Smallest gain in the metric that counts as better.")
     ] = 0.0

@@ -62,21 +62,25 @@ class ViewMaker:
         picture: the picture's position in the data set; with the view's number and the seed it
         determines the view. Raises UserError when the file can no longer be read.
         """
-        wanted = tuple(numbers)
-        level = "none" if set(wanted) == {CLEAN} else self.level
         try:
-            image = decode(
-                path,
-                background=self.background,
-                max_pixels=self.max_pixels,
-                at_least_px=shorter_side_px(self.preprocessing, level),
-            )
+            return self.readable_views(path, picture, numbers)
         except (DecodeError, OSError) as error:
             raise UserError(
                 f"{path} can no longer be read: {error}",
                 "it was readable when the data set was scanned",
                 "restore it and run again; what was finished is kept",
             ) from None
+
+    def readable_views(self, path: Path, picture: int, numbers: Iterable[int]) -> np.ndarray:
+        """Do as `views`, but raise DecodeError or OSError, whose text is the bare reason."""
+        wanted = tuple(numbers)
+        level = "none" if set(wanted) == {CLEAN} else self.level
+        image = decode(
+            path,
+            background=self.background,
+            max_pixels=self.max_pixels,
+            at_least_px=shorter_side_px(self.preprocessing, level),
+        )
         made = [
             clean_view(image, self.preprocessing)
             if number == CLEAN

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from transferkit.backbones.create import create_backbone
 from transferkit.backbones.head import Classifier, make_head
+from transferkit.data.decode import DecodeError
 from transferkit.data.loader import CLEAN, ViewMaker, ahead
 from transferkit.data.preprocessing import Preprocessing
 from transferkit.errors import UserError
@@ -74,9 +75,9 @@ def logits_of(
 
     def view(file: Path) -> tuple[Path, np.ndarray | None, str]:
         try:
-            return file, maker.views(file, 0, (CLEAN,)), ""
-        except UserError as error:
-            return file, None, error.what.partition(": ")[2]
+            return file, maker.readable_views(file, 0, (CLEAN,)), ""
+        except (DecodeError, OSError) as error:
+            return file, None, str(error)
 
     waiting: list[tuple[Path, np.ndarray | None, str]] = []
     for made in ahead(view, files):

@@ -159,7 +159,8 @@ def train_epoch(
     labels = material.index.labels[material.train]
     seed = settings.seed + 1000 * (run.state.stage + 1)
     order = epoch_order(labels, settings.balance, seed, epoch)
-    views = epoch_views(len(labels), source.num_views, seed, epoch)
+    turn = epoch if source.num_views else len(run.state.rows)  # new views also after other stages
+    views = epoch_views(len(labels), source.num_views, seed, turn)
     picks = batches(order, settings.batch_size)
     generator = np.random.default_rng([seed, epoch, 3])
     torch.manual_seed(seed * 100_003 + epoch)  # dropout and drop-path have no other generator
@@ -168,7 +169,7 @@ def train_epoch(
     loss_sum, num_right, steps = 0.0, 0, len(picks)
     inputs = source.train_inputs((pick, views[pick]) for pick in picks)
     for step, (pick, batch) in enumerate(zip(picks, inputs, strict=True)):
-        progress = (epoch * steps + step) / (stage.epochs * steps)
+        progress = (epoch * steps + step + 0.5) / (stage.epochs * steps)  # the middle of the step
         factor = with_warmup(SCHEDULES["cosine"], progress, settings.warmup)
         set_learning_rate(optimizer, stage.lr * factor)
         target = torch.from_numpy(labels[pick]).to(run.fabric.device)
