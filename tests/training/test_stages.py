@@ -33,9 +33,9 @@ def test_default_plan() -> None:
     table = [(s.name, s.epochs, s.lr, s.boundary, s.if_improving) for s in plan.stages]
     assert table == [
         ("head", 30, 3e-3, 8, False),
-        ("top 1", 10, 1e-3, 7, False),
-        ("top 2", 10, 1e-3, 6, False),
-        ("all", 4, 1e-3, 0, True),
+        ("top 1", 12, 1e-3, 7, False),
+        ("top 2", 12, 1e-3, 6, False),
+        ("all", 2, 1e-3, 0, True),
     ]
     rows = [stage.multipliers for stage in plan.stages]
     assert rows[0] == (0,) * 8 + (1,)
@@ -62,7 +62,7 @@ def test_default_plan_of_other_depths() -> None:
 def test_random_weights_train_all_at_one_rate() -> None:
     plan = make_plan(Config(backbone=BackboneOptions(pretrained=False)), EIGHT)
     (stage,) = plan.stages
-    assert (stage.name, stage.epochs) == ("all", 30 + 2 * 10 + 4)
+    assert (stage.name, stage.epochs) == ("all", 30 + 2 * 12 + 2)
     assert stage.multipliers == (1.0,) * 9
 
 
