@@ -104,12 +104,9 @@ def forward_seconds(session: Session) -> float:
 
 def train_seconds(session: Session, stage: PlannedStage, cached: bool) -> float:
     """Measure a training step per picture: forward and backward of what the stage trains."""
-    sources, top = session.sources, len(session.chain.groups)
+    sources = session.sources
     if cached:
-        parts: list[nn.Module] = [session.classifier.head]
-        if stage.boundary < top:
-            parts.insert(0, session.chain.section(stage.boundary, top))
-        network: nn.Module = nn.Sequential(*parts)
+        network: nn.Module = sources.trainable_top(stage)
         batch = torch.randn(SAMPLE, *sources.row_shape(stage.boundary))
     else:
         network, batch = session.classifier, random_images(session, SAMPLE)

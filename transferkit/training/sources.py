@@ -160,6 +160,13 @@ class Sources:
         """Whether a stage trains on cached activations, once `choose_base` has decided."""
         return self.base is not None and self.cacheable(stage) and stage.boundary >= self.base
 
+    def trainable_top(self, stage: PlannedStage) -> nn.Module:
+        """Return what a cached stage trains: activation at its boundary -> logits (N, K)."""
+        parts: list[nn.Module] = [self.classifier.head]
+        if stage.boundary < len(self.chain.groups):
+            parts.insert(0, self.chain.section(stage.boundary, len(self.chain.groups)))
+        return nn.Sequential(*parts)
+
     def choose_base(self, plan: StagePlan) -> list[Notice]:
         """Find the deepest boundary whose cache, with those above it, fits the budget.
 
@@ -187,14 +194,10 @@ class Sources:
         """
         if self.base is None or not self.is_cached(stage):
             return self._live()
-        top = len(self.chain.groups)
         cache = yield from self._extract(self.base)
         if stage.boundary > self.base:
             cache = yield from self._derive(self.base, stage.boundary)
-        parts = [self.classifier.head]
-        if stage.boundary < top:
-            parts.insert(0, self.chain.section(stage.boundary, top))
-        return self._cached(cache, nn.Sequential(*parts))
+        return self._cached(cache, self.trainable_top(stage))
 
     def _keys(self, base: int, above: list[int]) -> frozenset[str]:
         """Return the keys of the caches that a run needs if its weights stay as they are."""
