@@ -11,6 +11,10 @@ from typing import Any
 import pytest
 
 Cli = Callable[..., Any]
+LISTENING = (  # a shell that starts the tests in the background has Ctrl-C ignored: listen again
+    "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    "from transferkit.cli import main; main()"
+)
 TINY = ("--backbone", "test_efficientnet", "--no-pretrained", "--image-size", "32", "--views", "1")
 
 
@@ -18,7 +22,7 @@ TINY = ("--backbone", "test_efficientnet", "--no-pretrained", "--image-size", "3
 def test_a_run_that_is_told_to_stop_is_saved_and_can_go_on(
     pictures: Path, cli: Cli, number: signal.Signals
 ) -> None:
-    command = (sys.executable, "-m", "transferkit", "finetune")
+    command = (sys.executable, "-c", LISTENING, "finetune")
     options = ("--stages", "1:60@1e-2", "--set", "training.patience=60", "--out", "r")
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(
