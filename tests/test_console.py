@@ -11,14 +11,13 @@ import pytest
 
 from transferkit.console import (
     LiveView,
-    closing_table,
-    plan_table,
     print_error,
     print_json,
     print_lines,
     print_table,
 )
 from transferkit.errors import UserError
+from transferkit.tables.training import closing_table, plan_table
 from transferkit.training.events import EpochEnded, Notice, Progress, StageEnded, StageStarted
 from transferkit.training.summary import PlanRow, RunSummary, StageSummary, WeakClass
 

@@ -1,13 +1,21 @@
 """What predict, evaluate and inspect print, as tables."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from transferkit.console import SUMMARY_METRICS, print_lines, print_styled, print_table
+from transferkit.console import print_lines, print_styled, print_table
 
 if TYPE_CHECKING:
     from transferkit.data.inspect import Inspection
     from transferkit.evaluation.metrics import Evaluation
+
+SUMMARY_METRICS: tuple[tuple[str, str, Callable[[float], str]], ...] = (
+    ("balanced", "balanced_accuracy", "{:.1%}".format),
+    ("macro F1", "macro_f1", "{:.3f}".format),
+    ("top 3", "top_3_accuracy", "{:.1%}".format),
+    ("top 5", "top_5_accuracy", "{:.1%}".format),
+    ("log loss", "log_loss", "{:.3f}".format),
+)
 
 
 def prediction_table(rows: Sequence[dict[str, Any]]) -> None:

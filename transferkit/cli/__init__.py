@@ -1,0 +1,64 @@
+"""The commands: parse, call one function, print. No logic.
+
+The options of `finetune` and `plan` are made from the table of all options in
+`transferkit.config`, so that flags, `--help` and recipes cannot drift apart.
+"""
+
+import re
+import signal
+import sys
+from typing import Any
+
+import typer
+
+from transferkit import console
+from transferkit.cli import look, train, use  # noqa: F401  # their commands join the application
+from transferkit.cli.app import app
+from transferkit.errors import UserError, usage_error
+
+__all__ = ["app", "main"]
+
+UsageError: Any = typer.BadParameter.__mro__[1]  # of the click that typer carries or depends on
+
+
+def environment_error(error: Exception) -> UserError | None:
+    """Return what to tell when not the program but the machine is to blame."""
+    if isinstance(error, OSError) and error.strerror:
+        return UserError(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+    if isinstance(error, MemoryError) or re.search("out of memory|alloc.* memory", str(error)):
+        remedy = "try a smaller --batch-size or --image-size, or a smaller --backbone"
+        return UserError("there is not enough memory", str(error)[:200], remedy)
+    return None
+
+
+def main() -> None:
+    """Run the command line; turn every failure into one message and an exit code."""
+    as_json, debug = "--json" in sys.argv, "--debug" in sys.argv
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # like Ctrl-C: saved, then out
+    try:
+        sys.exit(app(standalone_mode=False) or 0)
+    except UserError as error:
+        if debug:
+            raise
+        console.print_error(error, as_json)
+        sys.exit(error.exit_code)
+    except UsageError as error:
+        hint = f"see {error.ctx.command_path} --help" if error.ctx else ""
+        what = error.format_message().replace("Value error, ", "").replace("Input should", "must")
+        console.print_error(usage_error(what, "", hint), as_json)
+        sys.exit(2)
+    except (KeyboardInterrupt, typer.Abort):
+        console.print_error(UserError("interrupted"), as_json)
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.exit(1)
+    except Exception as error:
+        if debug:
+            raise
+        if known := environment_error(error):
+            console.print_error(known, as_json)
+            sys.exit(1)
+        what = f"this is a bug in transferkit: {type(error).__name__}: {error}"
+        remedy = "please report it with the traceback that --debug shows"
+        console.print_error(UserError(what, "", remedy), as_json)
+        sys.exit(1)

@@ -1,0 +1,85 @@
+"""The commands that only look: at pictures, at what there is to choose from."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from transferkit import console
+from transferkit.cli.app import Debug, Json, app, live_view
+from transferkit.errors import usage_error
+from transferkit.tables.results import inspection_table
+
+
+@app.command()
+def inspect(
+    data: Annotated[Path | None, typer.Argument(help="Folder: train/CLASS/, or CLASS/.")] = None,
+    manifest: Annotated[
+        Path | None, typer.Option("--manifest", help="CSV with columns path,label[,split].")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Where to write the findings [DATA.json].")
+    ] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Fail if a file is unreadable.")] = False,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Look at a data set: counts, sizes, unreadable files, duplicates, warnings."""
+    with live_view(json) as view:
+        from transferkit import inspect_data as verb
+
+        found, path = verb.inspect_data(data, manifest, output, strict, view.show)
+    if json:
+        console.print_json({**found.to_dict(), "output": path})
+    else:
+        inspection_table(found)
+        console.print_lines([f"all findings: {path}"])
+
+
+@app.command()
+def models(
+    pattern: Annotated[
+        str, typer.Argument(help="Part of a name, or a pattern like 'resnet*'.")
+    ] = "",
+    offline: Annotated[
+        bool, typer.Option("--offline", help="Only those whose weights are at hand.")
+    ] = False,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """List backbones: parameters, input size, licence, whether weights are at hand offline."""
+    from transferkit.backbones.models import list_models
+
+    found = [m for m in list_models(pattern) if not offline or m.offline != "no"]
+    if not found:
+        raise usage_error(f"no backbone matches {pattern!r}", "", "try a part of a name: mobilenet")
+    if json:
+        console.print_json({"models": [vars(m) for m in found]})
+        return
+    rows = [
+        (
+            m.name,
+            "-" if m.parameters is None else f"{m.parameters:.1f} M",
+            m.input_px,
+            m.license,
+            m.offline,
+        )
+        for m in found
+    ]
+    console.print_table(
+        f"backbones: {len(rows)}", ("name", "parameters", "input px", "licence", "offline"), rows
+    )
+
+
+@app.command()
+def recipes(json: Json = False, debug: Debug = False) -> None:
+    """List the recipes that come with transferkit."""
+    from transferkit.recipes import describe_recipe, shipped_recipes
+
+    rows = [(name, describe_recipe(path), path) for name, path in shipped_recipes().items()]
+    if json:
+        keys = ("name", "description", "path")
+        console.print_json({"recipes": [dict(zip(keys, row, strict=True)) for row in rows]})
+        return
+    console.print_table("recipes", ("name", "what for"), [row[:2] for row in rows])
+    console.print_lines(["use one: transferkit finetune DATA --recipe NAME"])

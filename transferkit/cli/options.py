@@ -1,0 +1,104 @@
+"""Command-line options made from the table of options, and what was typed as a configuration."""
+
+import inspect as signatures
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args, get_origin
+
+import typer
+
+from transferkit.config import Config, OptionField, option_fields
+
+PANELS = {
+    "data": "Pictures",
+    "backbone": "Backbone",
+    "head": "New layers",
+    "augment": "Augmentation",
+    "cache": "Boundary cache",
+    "training": "Training",
+    "device": "Device",
+}
+
+
+def option_parameter(item: OptionField) -> signatures.Parameter:
+    """Make a command-line option from a row of the table; unset is None."""
+    kind: Any = item.annotation
+    if get_origin(kind) is tuple:
+        kind = list[str]
+    elif type(None) in get_args(kind) and get_origin(kind) is not Literal:
+        kind = next(a for a in get_args(kind) if a is not type(None))
+        kind = get_args(kind)[0] if get_origin(kind) is Annotated else kind
+    default = ",".join(map(str, item.default)) if isinstance(item.default, tuple) else item.default
+    note = f" [{item.key}" + ("" if default in (None, "") else f", default {default}") + "]"
+    section = item.key.split(".")[0]
+    option = typer.Option(
+        item.option.flag,
+        help=item.option.help + note,
+        show_default=False,
+        rich_help_panel=PANELS[section],
+    )
+    return signatures.Parameter(
+        item.key.replace(".", "__"),
+        signatures.Parameter.KEYWORD_ONLY,
+        default=None,
+        annotation=Annotated[kind | None, option],
+    )
+
+
+def with_config_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command every option of the configuration, in place of its **flags."""
+    own = [
+        parameter.replace(kind=signatures.Parameter.KEYWORD_ONLY)
+        for parameter in signatures.signature(command).parameters.values()
+        if parameter.kind is not signatures.Parameter.VAR_KEYWORD
+    ]
+    every = own + [option_parameter(item) for item in option_fields()]
+    command.__signature__ = signatures.Signature(every)  # type: ignore[attr-defined]
+    command.__annotations__ = {p.name: p.annotation for p in every}
+    return command
+
+
+def build_config(
+    data: Path | None,
+    recipe: str | None,
+    sets: list[str] | None,
+    stages: str | None,
+    flags: dict[str, Any],
+) -> Config:
+    """Turn what was typed into one checked configuration; flags win over the recipe."""
+    from transferkit.recipes import find_recipe, load_config, parse_stages, read_recipe
+
+    types = {item.key: item.annotation for item in option_fields()}
+    given: dict[str, Any] = {}
+    for name, value in flags.items():
+        key = name.replace("__", ".")
+        if value is not None:
+            numbers = get_args(types[key])[:1] != (str,)
+            given[key] = split_list(value, numbers) if isinstance(value, list) else value
+    if data is not None:
+        given["data.path"] = data
+    if stages is not None:
+        given["stages"] = parse_stages(stages)
+    raw = read_recipe(find_recipe(recipe)) if recipe else None
+    return load_config(raw, sets or (), given)
+
+
+def split_list(texts: list[str], numbers: bool) -> list[int | str]:
+    """Read `256,64` or `cat,dog`, given once or repeated. numbers: whole numbers become int."""
+    parts = [part.strip() for text in texts for part in text.split(",") if part.strip()]
+    return [int(part) if numbers and part.isascii() and part.isdigit() else part for part in parts]
+
+
+Recipe = Annotated[
+    str | None, typer.Option("--recipe", help="A recipe: a file, a shipped name, or a run folder.")
+]
+Sets = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Any key of a recipe; may be repeated."),
+]
+Stages = Annotated[
+    str | None,
+    typer.Option(
+        "--stages", help='The plan: "head:20@3e-3, 1:8@1e-3~0.5, all:4?"; see the README.'
+    ),
+]

@@ -1,0 +1,76 @@
+"""The commands that train, or say how they would."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from transferkit import console
+from transferkit.cli.app import Debug, Json, app, live_view
+from transferkit.cli.options import Recipe, Sets, Stages, build_config, with_config_options
+from transferkit.errors import usage_error
+from transferkit.tables.training import closing_table, plan_table
+
+
+@app.command()
+@with_config_options
+def finetune(
+    data: Annotated[Path | None, typer.Argument(help="Folder: train/CLASS/, or CLASS/.")] = None,
+    recipe: Recipe = None,
+    sets: Sets = None,
+    stages: Stages = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Run folder to make [runs/TIME-NAME].")
+    ] = None,
+    resume: Annotated[
+        Path | None, typer.Option("--resume", help="Continue an interrupted run.")
+    ] = None,
+    json: Json = False,
+    debug: Debug = False,
+    **flags: Any,
+) -> None:
+    """Train a classifier on a folder of labelled pictures."""
+    given = [data, recipe, sets, stages, out, *flags.values()]
+    if resume is not None and any(value not in (None, []) for value in given):
+        raise usage_error(
+            "--resume takes no other option",
+            "the run continues exactly as it was started",
+            f"for other options start a new run: --recipe {resume}",
+        )
+    config = None if resume else build_config(data, recipe, sets, stages, flags)
+    with live_view(json) as view:
+        from transferkit import finetune as verb
+
+        if resume is not None:
+            summary = verb.resume(resume, view.show)
+        else:
+            assert config is not None
+            summary = verb.finetune(config, out, view.show)
+    if json:
+        console.print_json(summary.to_dict())
+    else:
+        closing_table(summary)
+
+
+@app.command()
+@with_config_options
+def plan(
+    data: Annotated[Path | None, typer.Argument(help="Folder: train/CLASS/, or CLASS/.")] = None,
+    recipe: Recipe = None,
+    sets: Sets = None,
+    stages: Stages = None,
+    json: Json = False,
+    debug: Debug = False,
+    **flags: Any,
+) -> None:
+    """Show what finetune would do: stages, rates per block, cache size, expected time."""
+    config = build_config(data, recipe, sets, stages, flags)
+    with live_view(json) as view:
+        from transferkit import plan as verb
+
+        rows, notices = verb.plan(config, view.show)
+    if json:
+        console.print_json({"stages": [vars(row) for row in rows], "notices": notices})
+    else:
+        plan_table(rows)
+        console.print_lines(notices)

@@ -1,0 +1,77 @@
+"""Every option of a fine-tuning run, once: its type, range, default, flag and explanation.
+
+The command line, recipes, `--set`, `--help` and the checks all read these dataclasses. A field is
+`Annotated[type, constraints..., Option(flag, help)]`; validation by pydantic happens in
+`transferkit.recipes`, so that importing this module costs nothing.
+"""
+
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Annotated, Any, ClassVar, get_args, get_origin, get_type_hints
+
+from transferkit.config.data import Augmentation, Cache, Data
+from transferkit.config.network import BackboneOptions, HeadOptions
+from transferkit.config.option import Option, Section
+from transferkit.config.training import Device, Stage, Training
+
+__all__ = [
+    "Augmentation",
+    "BackboneOptions",
+    "Cache",
+    "Config",
+    "Data",
+    "Device",
+    "HeadOptions",
+    "Option",
+    "OptionField",
+    "Section",
+    "Stage",
+    "Training",
+    "option_fields",
+]
+
+
+@dataclass(frozen=True)
+class Config:
+    """A whole run. `stages` replaces the default plan; a recipe file has the same shape."""
+
+    data: Data = field(default_factory=Data)
+    backbone: BackboneOptions = field(default_factory=BackboneOptions)
+    head: HeadOptions = field(default_factory=HeadOptions)
+    augment: Augmentation = field(default_factory=Augmentation)
+    cache: Cache = field(default_factory=Cache)
+    training: Training = field(default_factory=Training)
+    device: Device = field(default_factory=Device)
+    stages: tuple[Stage, ...] = ()
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
+
+
+@dataclass(frozen=True)
+class OptionField:
+    """A command-line option as the table of all options has it. key: e.g. `training.lr`."""
+
+    key: str
+    annotation: Any
+    default: Any
+    option: Option
+    constraints: tuple[Any, ...] = ()
+
+
+def option_fields() -> list[OptionField]:
+    """List every option of `Config` that has a flag, in the order of the help page."""
+    found = []
+    for section_field in fields(Config):
+        section = get_type_hints(Config)[section_field.name]
+        if not is_dataclass(section):
+            continue
+        hints = get_type_hints(section, include_extras=True)
+        for item in fields(section):
+            if get_origin(hints[item.name]) is not Annotated:
+                continue
+            annotation, *extras = get_args(hints[item.name])
+            option = next((e for e in extras if isinstance(e, Option)), None)
+            if option is not None:
+                key = f"{section_field.name}.{item.name}"
+                bounds = tuple(e for e in extras if e is not option)
+                found.append(OptionField(key, annotation, item.default, option, bounds))
+    return found

@@ -1,0 +1,105 @@
+"""Options of the training: the stages, the optimisation, the device."""
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from annotated_types import Ge, Gt, Le, Lt
+
+from transferkit.config.option import Option, Section
+
+
+@dataclass(frozen=True)
+class Stage(Section):
+    """One row of the plan: how far to unfreeze, for how long, at which rates.
+
+    unfreeze: "head", a number of block groups from the top, or "all".
+    epochs: the most epochs; early stopping may end it before.
+    lr: the head's peak learning rate; None takes the training section's.
+    decay: each deeper block group learns at the rate above it times this.
+    if_improving: run only when the stage before improved validation by `training.min_delta`.
+    """
+
+    unfreeze: Annotated[int, Ge(1)] | Literal["head", "all"]
+    epochs: Annotated[int, Ge(1), Le(10_000)]
+    lr: Annotated[float, Gt(0)] | None = None
+    decay: Annotated[float, Gt(0), Le(1)] | None = None
+    if_improving: bool = False
+
+
+@dataclass(frozen=True)
+class Training(Section):
+    """The optimisation: rates, regularisation, when to stop."""
+
+    lr: Annotated[
+        float, Gt(0), Le(10), Option("--lr", "Peak learning rate of the head while alone.")
+    ] = 3e-3
+    unfrozen_lr: Annotated[
+        float, Gt(0), Le(10), Option("--unfrozen-lr", "Peak head rate once blocks are unfrozen.")
+    ] = 1e-3
+    block_decay: Annotated[
+        float,
+        Gt(0),
+        Le(1),
+        Option(
+            "--block-decay", "Each deeper block group learns at this fraction of the one above."
+        ),
+    ] = 0.5
+    weight_decay: Annotated[
+        float, Ge(0), Option("--weight-decay", "Decoupled weight decay; not on biases and norms.")
+    ] = 0.05
+    batch_size: Annotated[int, Ge(1), Option("--batch-size", "Pictures per optimisation step.")] = (
+        32
+    )
+    warmup: Annotated[
+        float, Ge(0), Lt(1), Option("--warmup", "Share of a stage's steps with a rising rate.")
+    ] = 0.1
+    label_smoothing: Annotated[
+        float,
+        Ge(0),
+        Lt(1),
+        Option("--label-smoothing", "Share of the target spread over all classes."),
+    ] = 0.1
+    head_epochs: Annotated[
+        int, Ge(1), Option("--head-epochs", "Default plan: epochs with the head alone.")
+    ] = 30
+    block_epochs: Annotated[
+        int, Ge(1), Option("--block-epochs", "Default plan: epochs at each unfreezing step.")
+    ] = 12
+    full_epochs: Annotated[
+        int,
+        Ge(0),
+        Option("--full-epochs", "Default plan: epochs with all unfrozen; 0 leaves it out."),
+    ] = 2
+    depth: Annotated[
+        int, Ge(0), Option("--depth", "Default plan: how many unfreezing steps after the head.")
+    ] = 2
+    patience: Annotated[
+        int, Ge(1), Option("--patience", "Epochs of a stage without a better value before it ends.")
+    ] = 8
+    min_delta: Annotated[
+        float, Ge(0), Option("--min-delta", "Smallest gain in the metric that counts as better.")
+    ] = 0.0
+    metric: Annotated[
+        Literal["accuracy", "balanced_accuracy", "loss"],
+        Option("--metric", "What early stopping and the choice of the best weights look at."),
+    ] = "accuracy"
+    seed: Annotated[
+        int, Ge(0), Lt(2**32), Option("--seed", "Same seed, same machine: same run.")
+    ] = 0
+
+
+@dataclass(frozen=True)
+class Device(Section):
+    """What the run computes on."""
+
+    accelerator: Annotated[
+        Literal["auto", "cpu", "cuda", "mps"], Option("--device", "Where to train.")
+    ] = "auto"
+    precision: Annotated[
+        Literal["auto", "32", "bf16", "16"],
+        Option("--precision", "Arithmetic of training: auto is 32 on CPU, mixed bf16 on GPU."),
+    ] = "auto"
+    engine: Annotated[
+        Literal["auto", "torch", "onnx"],
+        Option("--engine", "What runs the frozen trunk: auto is ONNX Runtime on CPU, else torch."),
+    ] = "auto"

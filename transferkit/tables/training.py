@@ -1,0 +1,97 @@
+"""What plan and finetune print, as tables."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from transferkit.console import print_lines, print_styled, print_table
+from transferkit.tables.results import SUMMARY_METRICS
+from transferkit.units import bytes_text, count_text, duration_text, rate_text
+
+if TYPE_CHECKING:
+    from transferkit.training.summary import PlanRow, RunSummary, StageSummary
+
+ENDINGS = {"finished": "done", "stopped early": "early"}
+
+
+def plan_table(rows: Sequence["PlanRow"]) -> None:
+    """Print a plan: a column per stage, a row per block group with its learning rate.
+
+    The network stands upright, head on top. Below: epochs, parameters, cache, expected time.
+    """
+    groups = list(dict.fromkeys(group for row in rows for group in row.lr_by_group))
+    rates = [
+        [group, *(rate_text(row.lr_by_group.get(group, 0)) for row in rows)]
+        for group in reversed(groups)
+    ]
+    known = [row.seconds for row in rows if row.seconds is not None]
+    below: list[list[Any]] = [
+        ["epochs, at most", *(str(row.epochs) for row in rows)],
+        ["parameters trained", *(count_text(row.trainable_parameters) for row in rows)],
+        ["cache", *(bytes_text(row.cache_bytes) if row.cache_bytes else "live" for row in rows)],
+    ]
+    if known:
+        times = ["" if row.seconds is None else duration_text(row.seconds) for row in rows]
+        below.append(["expected time", *times])
+    if any(row.if_improving for row in rows):
+        conditions = ["if improving" if row.if_improving else "always" for row in rows]
+        below.append(["runs", *conditions])
+    headings = ["learning rate of", *(f"{i} {row.name}" for i, row in enumerate(rows, start=1))]
+    print_table("Plan", headings, [*rates, None, *below])
+    if known:
+        total = f"expected in all: {duration_text(sum(known))}"
+        print_lines([f"{total}; stages end earlier when validation stops improving"])
+
+
+def closing_table(summary: "RunSummary") -> None:
+    """Print what came out of a run: accuracy, weak spots, time, and where things are."""
+    print_lines([""])
+    print_styled(_headline(summary), "bold")
+    shown = [
+        f"{name} {form(summary.metrics[key])}"
+        for name, key, form in SUMMARY_METRICS
+        if summary.metrics.get(key) is not None
+    ]
+    print_styled(" · ".join(shown), "dim")
+    if summary.weak_classes:
+        weak = [
+            [c.name, f"{c.recall:.1%}", c.support, f"{c.confused_with} ({c.confused_count})"]
+            for c in summary.weak_classes
+        ]
+        headings = ["class", "found", "of pictures", "most often taken for"]
+        print_table("Weak spots", headings, weak)
+    headings = ["stage", "epochs", "s/epoch", "pictures/s", "trunk", "time", "accuracy", "ended"]
+    print_table("Stages", headings, [_stage_cells(stage) for stage in summary.stages])
+    parts = ", ".join(f"{name} {duration_text(value)}" for name, value in summary.parts.items())
+    total = duration_text(summary.seconds)
+    print_lines([f"{total} in all" + (f": {parts}" if parts else "")])
+    print_lines([""])
+    for name, path in {"run folder": summary.run, **summary.files}.items():
+        print_lines([f"{name:<12} {path}"])
+    predict = f"transferkit predict {summary.run} PICTURES..."
+    print_lines([f"{'next':<12} {predict}"])
+
+
+def _headline(summary: "RunSummary") -> str:
+    accuracy = summary.metrics["accuracy"]
+    text = f"accuracy {accuracy:.1%} on {summary.val_pictures:,} validation pictures"
+    text += f" of {summary.classes:,} classes"
+    if summary.head_only_accuracy is None or len(summary.stages) < 2:
+        return text
+    gain = 100 * (accuracy - summary.head_only_accuracy)
+    return f"{text} (head alone {summary.head_only_accuracy:.1%}: {gain:+.1f} points)"
+
+
+def _stage_cells(stage: "StageSummary") -> list[Any]:
+    ending = ENDINGS.get(stage.reason, stage.reason.split(":")[0])
+    if not stage.epochs:
+        return [stage.name, 0, "", "", "", "", "", ending]
+    return [
+        stage.name,
+        stage.epochs,
+        f"{stage.seconds_per_epoch:.2f}",
+        f"{stage.pictures_per_second:,.0f}",
+        "cached" if stage.cached else "live",
+        duration_text(stage.seconds),
+        f"{stage.best_accuracy:.1%}",
+        ending,
+    ]
