@@ -43,7 +43,16 @@ def test_help_loads_nothing_heavy() -> None:
 
 
 def test_no_arguments_show_the_commands(cli: Cli) -> None:
-    commands = ("finetune", "plan", "predict", "evaluate", "inspect", "models", "recipes")
+    commands = (
+        "finetune",
+        "plan",
+        "predict",
+        "evaluate",
+        "inspect",
+        "models",
+        "recipes",
+        "explain",
+    )
     out = cli("--help").out
     assert all(f"  {name}" in out for name in commands)
 
@@ -121,7 +130,7 @@ def test_the_plan_as_a_table(pictures: Path, cli: Cli) -> None:
     assert "expected in all" in out
 
 
-def test_the_wheel_holds_every_package_and_the_recipes() -> None:
+def test_the_wheel_holds_every_package_the_pages_and_the_recipes() -> None:
     settings = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["tool"]["setuptools"]
     there = {
         ".".join(path.parent.relative_to(REPOSITORY).parts)
@@ -129,4 +138,21 @@ def test_the_wheel_holds_every_package_and_the_recipes() -> None:
     }
     assert set(settings["packages"]) == there | {"transferkit.shipped_recipes"}
     assert settings["package-dir"] == {"transferkit.shipped_recipes": "recipes"}
-    assert settings["package-data"] == {"transferkit.shipped_recipes": ["*.toml"]}
+    assert settings["package-data"] == {
+        "transferkit.explain": ["*.toml"],
+        "transferkit.shipped_recipes": ["*.toml"],
+    }
+
+
+def test_explain_lists_and_prints_its_pages(cli: Cli) -> None:
+    listed = cli("explain", "--json").json["topics"]
+    out = cli("explain").out
+    assert {"stages", "cache", "early-stopping"} <= {row["topic"] for row in listed}
+    assert all(row["topic"] in out and row["title"] in out for row in listed)
+    page = cli("explain", "patience", "--json").json
+    text = cli("explain", "early-stopping").out
+    assert page["topic"] == "early-stopping"
+    assert page["title"] == text.splitlines()[0]
+    assert "training.patience" in text
+    assert "Prechelt" in text
+    assert cli("explain", "zzz").code == 2

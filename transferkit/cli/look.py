@@ -8,6 +8,7 @@ import typer
 from transferkit import console
 from transferkit.cli.app import Debug, Json, app, live_view
 from transferkit.errors import usage_error
+from transferkit.tables.explanations import page_text, topics_table
 from transferkit.tables.results import inspection_table
 
 
@@ -83,3 +84,29 @@ def recipes(json: Json = False, debug: Debug = False) -> None:
         return
     console.print_table("recipes", ("name", "what for"), [row[:2] for row in rows])
     console.print_lines(["use one: transferkit finetune DATA --recipe NAME"])
+
+
+@app.command()
+def explain(
+    topic: Annotated[
+        str, typer.Argument(help="A topic, or an option's name; none lists the topics.")
+    ] = "",
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Explain a family of options: what, when, formula, defaults, source."""
+    from transferkit.explain import find_topic, read_page, topics
+
+    if not topic:
+        found = topics()
+        if json:
+            rows = [{"topic": name, "title": title} for name, title in found.items()]
+            console.print_json({"topics": rows})
+        else:
+            topics_table(found)
+        return
+    page = read_page(find_topic(topic))
+    if json:
+        console.print_json(page.to_dict())
+    else:
+        page_text(page)

@@ -1,0 +1,193 @@
+"""Pages that explain one family of options each: what, when, how, which options, from where.
+
+A page is a TOML file beside this module. It names options by their key and families by their
+table; defaults, ranges, help and the names in a table are read from there, never written twice.
+
+    title = "Early stopping: ..."                  # one line, for the list of topics
+    what, when, formula = text                     # formula may be left out
+    options = ["training.patience", ...]           # keys of the configuration
+    source = ["Author, "Title", where, year", ...]
+    [[table]]                                      # any number, or none
+    of = "training.metric"                         # an option with choices, or "module:TABLE"
+    headings = ["metric", "what it looks at"]      # the first one is of the names
+    rows.accuracy = "..."                          # a cell, or a list of cells, per name; without
+                                                   # one: the first line of its docstring
+"""
+
+import difflib
+import importlib
+import inspect
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+from transferkit.config import OptionField, option_fields
+from transferkit.errors import usage_error
+
+FOLDER = Path(__file__).parent
+BOUNDS = (("gt", "> "), ("ge", "≥ "), ("lt", "< "), ("le", "≤ "))
+
+
+@dataclass(frozen=True)
+class ExplainedOption:
+    """An option as the configuration has it. allowed: choices or range, "" for anything."""
+
+    key: str
+    flag: str
+    default: str
+    allowed: str
+    help: str
+
+
+@dataclass(frozen=True)
+class ExplainedTable:
+    """The members of a family. of: see the module. rows: name first, one cell per heading."""
+
+    of: str
+    headings: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True)
+class Page:
+    """One topic, with everything read from the tables in place."""
+
+    topic: str
+    title: str
+    what: str
+    when: str
+    formula: str
+    options: tuple[ExplainedOption, ...]
+    tables: tuple[ExplainedTable, ...]
+    source: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the page as JSON has it."""
+        return asdict(self)
+
+
+def topics() -> dict[str, str]:
+    """Return every topic with its title."""
+    return {path.stem: _read(path)["title"] for path in _files()}
+
+
+def read_page(topic: str) -> Page:
+    """Read the page of a topic that exists; imports the families that it shows."""
+    raw = _read(FOLDER / f"{topic}.toml")
+    known = {item.key: item for item in option_fields()}
+    return Page(
+        topic=topic,
+        title=raw["title"],
+        what=raw["what"].strip(),
+        when=raw["when"].strip(),
+        formula=raw.get("formula", "").strip("\n").rstrip(),
+        options=tuple(_explain(known[key]) for key in raw["options"]),
+        tables=tuple(_table(spec, known) for spec in raw.get("table", ())),
+        source=tuple(raw["source"]),
+    )
+
+
+def find_topic(text: str) -> str:
+    """Return the topic that is called `text`, or whose page has an option or a row of that name.
+
+    Raises a usage error that names the nearest topics, or those that it may mean.
+    """
+    name = text.strip().lower().lstrip("-").replace(" ", "-").replace("_", "-")
+    every = topics()
+    if name in every:
+        return name
+    found: dict[str, list[str]] = {}
+    for topic in every:
+        for word in _words(topic):
+            found.setdefault(word, []).append(topic)
+    meant = list(dict.fromkeys(found.get(name, ())))
+    if len(meant) == 1:
+        return meant[0]
+    if meant:
+        remedy = "choose one: " + ", ".join(f"transferkit explain {topic}" for topic in meant)
+        raise usage_error(f"{len(meant)} pages speak of {text!r}", "", remedy)
+    close = difflib.get_close_matches(name, {*every, *found}, n=2)
+    hint = f"did you mean {' or '.join(close)}? " if close else ""
+    raise usage_error(
+        f"no page explains {text!r}",
+        f"there are pages on: {', '.join(every)}",
+        f"{hint}`transferkit explain` lists them with what they are about",
+    )
+
+
+def _files() -> list[Path]:
+    return sorted(FOLDER.glob("*.toml"))
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return tomllib.loads(path.read_text(encoding="utf-8"))
+
+
+def _words(topic: str) -> Iterator[str]:
+    """Yield what else leads to a page: keys, their last part, flags, names of rows."""
+    page = read_page(topic)
+    names = [name for table in page.tables for name, *_ in table.rows]
+    for option in page.options:
+        flags = option.flag.split("/")
+        names += [option.key, option.key.split(".")[-1], *(flag.lstrip("-") for flag in flags)]
+    for name in dict.fromkeys(names):
+        yield name.lower().replace("_", "-")
+
+
+def _explain(item: OptionField) -> ExplainedOption:
+    default = item.default
+    shown = ",".join(map(str, default)) if isinstance(default, tuple) else default
+    if isinstance(default, bool):
+        shown = "yes" if default else "no"
+    elif isinstance(default, float):
+        shown = f"{default:g}"
+    text = "" if shown is None else str(shown)
+    return ExplainedOption(item.key, item.option.flag, text, allowed(item), item.option.help)
+
+
+def allowed(item: OptionField) -> str:
+    """Say which values an option takes: `a | b | c`, or a range such as `≥ 0, < 1`."""
+    if names := choices(item):
+        return " | ".join(names)
+    return ", ".join(
+        f"{sign}{getattr(bound, name):,g}"
+        for bound in item.constraints
+        for name, sign in BOUNDS
+        if hasattr(bound, name)
+    )
+
+
+def choices(item: OptionField) -> tuple[str, ...]:
+    """Return the words that an option takes; () when it takes something else."""
+    for kind in (item.annotation, *get_args(item.annotation)):
+        if get_origin(kind) is Literal:
+            return tuple(map(str, get_args(kind)))
+    return ()
+
+
+def _table(spec: Mapping[str, Any], known: Mapping[str, OptionField]) -> ExplainedTable:
+    members = family(spec["of"], known)
+    written = spec.get("rows", {})
+    if strangers := written.keys() - members.keys():
+        raise ValueError(f"{spec['of']} has no {', '.join(sorted(strangers))}")
+    rows = []
+    for name, member in members.items():
+        cells = written.get(name) or first_line(member)
+        rows.append((name, *((cells,) if isinstance(cells, str) else map(str, cells))))
+    return ExplainedTable(spec["of"], tuple(spec["headings"]), tuple(rows))
+
+
+def family(of: str, known: Mapping[str, OptionField]) -> dict[str, Any]:
+    """Return the members of a family: those of a table, or the choices of an option."""
+    module, colon, name = of.partition(":")
+    if colon:
+        return dict(getattr(importlib.import_module(module), name))
+    return dict.fromkeys(choices(known[of]))
+
+
+def first_line(member: Any) -> str:
+    """Return the first line of a docstring without its source; "" when there is none."""
+    text = inspect.getdoc(member) or "" if callable(member) else ""
+    return text.partition("\n")[0].partition(" Source:")[0]
