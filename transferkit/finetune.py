@@ -146,6 +146,7 @@ def loop_settings(config: Config) -> Settings:
         metric=training.metric,
         balance=config.data.balance,
         seed=training.seed,
+        ema=config.averaging.ema,
     )
 
 

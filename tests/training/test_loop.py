@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from transferkit.config import Augmentation, Config, Stage
+from transferkit.config import Augmentation, Averaging, Config, Stage
 from transferkit.errors import UserError
 from transferkit.finetune import finetune, resume
 from transferkit.recipes import to_toml
@@ -246,11 +246,12 @@ def resumed_equals(config: Config, out: Path, expected: RunFolder) -> None:
 
 @pytest.fixture
 def lively(tiny_config: Config) -> Config:
-    """Dropout and mixing, whose random numbers must come back as well."""
+    """Dropout and mixing, whose random numbers must come back, and an average of the weights."""
     return replace(
         tiny_config,
         head=replace(tiny_config.head, dropout=0.3),
         augment=replace(tiny_config.augment, mixup=0.3),
+        averaging=Averaging(ema=0.9),
         stages=(Stage(1, 2), Stage(3, 2), Stage("all", 2), Stage(1, 1)),
     )
 

@@ -16,6 +16,7 @@ PANELS = {
     "augment": "Augmentation",
     "cache": "Boundary cache",
     "training": "Training",
+    "averaging": "Weight averaging",
     "device": "Device",
 }
 

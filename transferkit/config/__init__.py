@@ -11,10 +11,12 @@ from typing import Annotated, Any, ClassVar, get_args, get_origin, get_type_hint
 from transferkit.config.data import Augmentation, Cache, Data
 from transferkit.config.network import BackboneOptions, HeadOptions
 from transferkit.config.option import Option, Section
+from transferkit.config.regularization import Averaging
 from transferkit.config.training import Device, Stage, Training
 
 __all__ = [
     "Augmentation",
+    "Averaging",
     "BackboneOptions",
     "Cache",
     "Config",
@@ -40,6 +42,7 @@ class Config:
     augment: Augmentation = field(default_factory=Augmentation)
     cache: Cache = field(default_factory=Cache)
     training: Training = field(default_factory=Training)
+    averaging: Averaging = field(default_factory=Averaging)
     device: Device = field(default_factory=Device)
     stages: tuple[Stage, ...] = ()
 

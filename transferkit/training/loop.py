@@ -14,6 +14,7 @@ from transferkit.backbones.head import Classifier
 from transferkit.data.loader import epoch_order, epoch_views
 from transferkit.errors import UserError
 from transferkit.run_folder import CheckpointKind, RunFolder
+from transferkit.training.averaging import MovingAverage, averaged, moving_average
 from transferkit.training.events import EpochEnded, Event, Progress, StageEnded, StageStarted
 from transferkit.training.optimizers import OPTIMIZERS, parameter_groups, set_learning_rate
 from transferkit.training.schedules import SCHEDULES, with_warmup
@@ -34,6 +35,7 @@ class Settings:
     metric: str
     balance: str
     seed: int
+    ema: float = 0.0
 
 
 @dataclass
@@ -81,7 +83,7 @@ class RunState:
 
 @dataclass
 class Run:
-    """Everything a run of stages needs. state, optimizer_state: see `continue_run`."""
+    """Everything a run of stages needs. state, resumed: see `continue_run`."""
 
     classifier: Classifier
     plan: StagePlan
@@ -92,7 +94,7 @@ class Run:
     folder: RunFolder
     group_of: Callable[[str], int]
     state: RunState = field(default_factory=RunState)
-    optimizer_state: dict[str, Any] | None = None
+    resumed: dict[str, Any] | None = None
 
     @property
     def material(self) -> Material:
@@ -135,16 +137,24 @@ def train_stage(run: Run, stage: PlannedStage) -> Iterator[Event]:
     trains = sum(p.numel() for _, p in named if p.requires_grad)
     total = sum(p.numel() for _, p in named)
     network, optimizer = run.fabric.setup(source.network, optimizer)
-    if run.optimizer_state is not None:
-        optimizer.load_state_dict(run.optimizer_state)
-        run.optimizer_state = None
+    average = moving_average(run.classifier, run.group_of, stage, settings.ema)
+    if run.resumed is not None:
+        optimizer.load_state_dict(run.resumed["optimizer"])
+        if average is not None:
+            average.load_state_dict(run.resumed["average"])
+        run.resumed = None
     yield StageStarted(
         state.stage, stage.name, stage.epochs, stage.lr, trains, total, source.cached
     )
     while state.epoch < stage.epochs and state.epochs_without_gain < settings.patience:
-        row = yield from train_epoch(run, stage, source, network, optimizer)
-        is_best = state.record(row, settings.metric, settings.min_delta)
-        save(run, optimizer, is_best)
+        row = yield from train_epoch(run, stage, source, network, (optimizer, average))
+        with averaged(average):  # what is evaluated is what is kept
+            row |= validate(run, source, network)
+            is_best = state.record(row, settings.metric, settings.min_delta)
+            run.folder.write_metrics(state.rows)
+            if is_best:
+                save_best(run)
+        save_last(run, optimizer, average)
         yield EpochEnded(state.stage, stage.name, state.epoch, row, is_best)
     reason = "finished" if state.epoch >= stage.epochs else "stopped early"
     seconds = time.perf_counter() - started
@@ -152,9 +162,17 @@ def train_stage(run: Run, stage: PlannedStage) -> Iterator[Event]:
 
 
 def train_epoch(
-    run: Run, stage: PlannedStage, source: Source, network: nn.Module, optimizer: Any
+    run: Run,
+    stage: PlannedStage,
+    source: Source,
+    network: nn.Module,
+    updated: tuple[Any, MovingAverage | None],
 ) -> Generator[Event, None, dict[str, Any]]:
-    """Visit the training set once, then validate; return the epoch's row of metrics.csv."""
+    """Visit the training set once; return the epoch's row of metrics.csv, not yet validated.
+
+    updated: by every step, the optimiser and the moving average of the weights.
+    """
+    optimizer, average = updated
     epoch, settings, material = run.state.epoch, run.settings, run.material
     labels = material.index.labels[material.train]
     seed = settings.seed + 1000 * (run.state.stage + 1)
@@ -178,6 +196,8 @@ def train_epoch(
         optimizer.zero_grad(set_to_none=True)
         run.fabric.backward(loss)
         optimizer.step()
+        if average is not None:
+            average.update()
         loss_sum += checked(loss.item(), stage, epoch, step) * len(pick)
         num_right += int((logits.argmax(dim=1) == target).sum())
         if not source.cached:
@@ -192,10 +212,8 @@ def train_epoch(
         "epoch": epoch + 1,
         "train_loss": loss_sum / len(order),
         "train_accuracy": num_right / len(order),
-        **validate(run, source, network),
         "seconds": seconds,
         "cached": int(source.cached),
-        "seconds_validation": time.perf_counter() - started - seconds,
         **rates,
     }
 
@@ -232,6 +250,7 @@ def to_device(batch: Tensor, device: torch.device) -> Tensor:
 @torch.no_grad()
 def validate(run: Run, source: Source, network: nn.Module) -> dict[str, float]:
     """Return loss, accuracy and balanced accuracy on the validation set, in evaluation mode."""
+    started = time.perf_counter()
     run.classifier.eval()
     outputs = [network(to_device(b, run.fabric.device)).float().cpu() for b in source.val_inputs()]
     logits = torch.cat(outputs)
@@ -242,6 +261,7 @@ def validate(run: Run, source: Source, network: nn.Module) -> dict[str, float]:
         "val_loss": float(nn.functional.cross_entropy(logits, labels)),
         "val_accuracy": float(right.mean()),
         "val_balanced_accuracy": float(torch.stack(recalls).mean()),
+        "seconds_validation": time.perf_counter() - started,
     }
 
 
@@ -255,17 +275,20 @@ def trained_tensors(run: Run) -> dict[str, Tensor]:
     }
 
 
-def save(run: Run, optimizer: Any, is_best: bool) -> None:
-    """Write the metrics so far and the checkpoints; the state last, so that it is never ahead."""
-    tensors = trained_tensors(run)
-    run.folder.write_metrics(run.state.rows)
-    if is_best:
-        run.folder.save_checkpoint("best", {"model": tensors})
-    state = asdict(run.state)
-    optimizer_state = optimizer.state_dict()
-    run.folder.save_checkpoint(
-        "last", {"model": tensors, "optimizer": optimizer_state, "state": state}
-    )
+def save_best(run: Run) -> None:
+    """Write the weights as they are as the best so far."""
+    run.folder.save_checkpoint("best", {"model": trained_tensors(run)})
+
+
+def save_last(run: Run, optimizer: Any = None, average: MovingAverage | None = None) -> None:
+    """Write where the run stands, after all else, so that it is never ahead of it."""
+    values = {
+        "model": trained_tensors(run),
+        "optimizer": optimizer and optimizer.state_dict(),
+        "average": average and average.state_dict(),
+        "state": asdict(run.state),
+    }
+    run.folder.save_checkpoint("last", values)
 
 
 def save_start(run: Run) -> None:
@@ -274,11 +297,8 @@ def save_start(run: Run) -> None:
     From here on the run continues from these weights, not from the best checkpoint, which may
     already be of this stage's first epoch when the run is killed before that one's `last`.
     """
-    tensors = trained_tensors(run)
-    run.folder.save_checkpoint("best", {"model": tensors})
-    run.folder.save_checkpoint(
-        "last", {"model": tensors, "optimizer": None, "state": asdict(run.state)}
-    )
+    save_best(run)
+    save_last(run)
 
 
 def restore(run: Run, kind: CheckpointKind) -> dict[str, Any]:
@@ -299,5 +319,5 @@ def continue_run(run: Run) -> bool:
         return False
     checkpoint = restore(run, "last")
     run.state = RunState.from_dict(checkpoint["state"])
-    run.optimizer_state = checkpoint["optimizer"]
+    run.resumed = checkpoint if checkpoint["optimizer"] else None
     return True

@@ -1,0 +1,100 @@
+"""Averages of the weights along the way, which often generalise better than the last ones."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from transferkit.training.stages import PlannedStage
+
+
+def ema_decay(step: int, decay: float) -> float:
+    """Return the decay of update number `step`, from 1: it rises to `decay` from small values.
+
+    min(decay, (1 + step) / (10 + step)): an average of a few steps does not remember where it
+    began, and one of many reaches back about a ninth of them, at most 1 / (1 - decay) steps.
+    Source: TensorFlow, `tf.train.ExponentialMovingAverage`, `num_updates`.
+    """
+    return min(decay, (1 + step) / (10 + step))
+
+
+@dataclass
+class MovingAverage:
+    """An exponential moving average of what one stage trains.
+
+    current: name -> the model's own tensor, of parameters and batch-norm statistics alike.
+    tensors: name -> its average. steps: updates so far.
+    Source: Polyak and Juditsky, "Acceleration of Stochastic Approximation by Averaging", 1992;
+    Morales-Brotons et al., "Exponential Moving Average of Weights in Deep Learning", TMLR 2024.
+    """
+
+    decay: float
+    current: Mapping[str, Tensor]
+    tensors: dict[str, Tensor]
+    steps: int = 0
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Move towards the current tensors; whole numbers (batches tracked) are copied."""
+        self.steps += 1
+        share = 1 - ema_decay(self.steps, self.decay)
+        for name, average in self.tensors.items():
+            if average.is_floating_point():
+                average.lerp_(self.current[name], share)
+            else:
+                average.copy_(self.current[name])
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return copies of what a resumed run needs."""
+        tensors = {n: t.detach().cpu().clone() for n, t in self.tensors.items()}
+        return {"steps": self.steps, "tensors": tensors}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue where `state_dict` was taken."""
+        self.steps = state["steps"]
+        copy_(self.tensors, state["tensors"])
+
+
+def stage_tensors(
+    model: nn.Module, group_of: Callable[[str], int], stage: PlannedStage
+) -> dict[str, Tensor]:
+    """Return the parameters and statistics that a stage may change, by name; they are not copies.
+
+    They stay the model's own as long as it is changed in place, as optimisers do.
+    """
+    tensors = model.state_dict()
+    return {name: t for name, t in tensors.items() if stage.multipliers[group_of(name)] > 0}
+
+
+def moving_average(
+    model: nn.Module, group_of: Callable[[str], int], stage: PlannedStage, decay: float
+) -> MovingAverage | None:
+    """Begin a stage's average at its weights as they are; None when `decay` is 0."""
+    if decay == 0:
+        return None
+    tensors = stage_tensors(model, group_of, stage)
+    return MovingAverage(decay, tensors, {name: t.clone() for name, t in tensors.items()})
+
+
+@contextmanager
+def averaged(average: MovingAverage | None) -> Iterator[None]:
+    """Put the average into its model for as long as the context lasts, then the weights back."""
+    if average is None:
+        yield
+        return
+    before = {name: tensor.clone() for name, tensor in average.current.items()}
+    copy_(average.current, average.tensors)
+    try:
+        yield
+    finally:
+        copy_(average.current, before)
+
+
+@torch.no_grad()
+def copy_(tensors: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> None:
+    """Write values into the tensors of the same names, in place."""
+    for name, value in values.items():
+        tensors[name].copy_(value)
