@@ -10,7 +10,7 @@ from transferkit.config import Config
 from transferkit.data.index import DatasetIndex, ScanOptions, scan
 from transferkit.errors import UserError, usage_error
 from transferkit.evaluation.metrics import Evaluation, evaluate_logits
-from transferkit.inference.predict import load_run, logits_of, picture_engine
+from transferkit.inference.predict import features_of, head_logits, load_run, picture_engine
 from transferkit.recipes import config_of
 from transferkit.run_folder import open_run
 from transferkit.training.events import Event, Notice, Progress
@@ -51,18 +51,19 @@ def evaluate(
         loaded.classifier, loaded.maker, len(positions), "auto", torch.device("cpu")
     )
     number = {name: k for k, name in enumerate(loaded.classes)}
-    labels, logits = [], []
-    found = logits_of(engine, loaded.maker, [index.file(int(p)) for p in positions])
+    labels, features = [], []
+    found = features_of(engine, loaded.maker, [index.file(int(p)) for p in positions])
     for done, (position, (file, row, reason)) in enumerate(zip(positions, found, strict=True)):
         if row is None:
             show(Notice(f"{file} left out: {reason}", warning=True))
             continue
         labels.append(number[index.classes[int(index.labels[position])]])
-        logits.append(row)
+        features.append(row)
         show(Progress("pictures", done + 1, len(positions)))
-    if not logits:
+    if not features:
         raise UserError("no picture could be read")
-    return evaluate_logits(torch.stack(logits), torch.tensor(labels), loaded.classes)
+    logits = head_logits(loaded.classifier, torch.stack(features)) / loaded.temperature
+    return evaluate_logits(logits, torch.tensor(labels), loaded.classes)
 
 
 def positions_of(index: DatasetIndex, split: str, has_val: bool) -> np.ndarray:

@@ -9,14 +9,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from transferkit.closing import summarize
 from transferkit.config import Config
 from transferkit.errors import UserError, usage_error
-from transferkit.evaluation.metrics import Evaluation, evaluate_logits
 from transferkit.evaluation.plots import confusion, curves, learning_rates
-from transferkit.inference.predict import logits_of, picture_engine, prediction_row
+from transferkit.evaluation.reliability_plot import reliability
 from transferkit.recipes import config_of, to_toml
 from transferkit.run_folder import RunFolder, create_run, default_run_path, open_run
 from transferkit.session import Session, prepare
@@ -24,6 +21,7 @@ from transferkit.training.events import Event, Notice, StageEnded, StageStarted
 from transferkit.training.loop import Run, Settings, continue_run, fit
 from transferkit.training.summary import RunSummary
 from transferkit.training.supervised import Objective, balanced_class_weights
+from transferkit.validation import Validation, validate
 
 Show = Callable[[Event], None]
 INTERRUPTED = 130
@@ -154,8 +152,9 @@ def finish(session: Session, run: Run, folder: RunFolder, show: Show) -> RunSumm
     """Validate the best model as `predict` will run it; write model, predictions and plots."""
     started = time.perf_counter()
     session.sources.close()
-    evaluation = write_predictions(session, folder)
-    description = model_description(session, evaluation)
+    validation = validate(session, folder)
+    evaluation = validation.evaluation
+    description = model_description(session, validation)
     tensors = {
         name: tensor.detach().cpu().contiguous()
         for name, tensor in session.classifier.state_dict().items()
@@ -168,38 +167,15 @@ def finish(session: Session, run: Run, folder: RunFolder, show: Show) -> RunSumm
     folder.save_plot("curves", curves(rows))
     folder.save_plot("learning_rates", learning_rates(rows))
     folder.save_plot("confusion", confusion(evaluation.confusion, session.index.classes))
+    calibration = validation.calibration
+    folder.save_plot("reliability", reliability(calibration.before, calibration.after))
     session.seconds["plots"] = time.perf_counter() - started
     summary = summarize(session, run, folder, evaluation)
     folder.write_json("summary", summary.to_dict())
     return summary
 
 
-def write_predictions(session: Session, folder: RunFolder) -> Evaluation:
-    """Predict every validation picture with the whole model; write the rows, return the metrics."""
-    material, index = session.sources.material, session.index
-    files = [index.file(int(position)) for position in material.val]
-    engine = picture_engine(
-        session.classifier,
-        material.maker,
-        len(files),
-        session.config.device.engine,
-        session.fabric.device,
-    )
-    rows, logits = [], []
-    found = logits_of(engine, material.maker, files)
-    for position, (file, row_logits, reason) in zip(material.val, found, strict=True):
-        if row_logits is None:
-            raise UserError(f"{file} can no longer be read: {reason}", "", "restore it, --resume")
-        truth = index.classes[int(index.labels[position])]
-        row = prediction_row(index.paths[position], row_logits, index.classes, 3)
-        rows.append({"path": row.pop("path"), "truth": truth} | row)
-        logits.append(row_logits)
-    folder.write_predictions(rows)
-    labels = torch.from_numpy(index.labels[material.val])
-    return evaluate_logits(torch.stack(logits), labels, index.classes)
-
-
-def model_description(session: Session, evaluation: Evaluation) -> dict[str, Any]:
+def model_description(session: Session, validation: Validation) -> dict[str, Any]:
     """Describe the model so that it can be rebuilt, understood and trusted: model.json."""
     config, backbone = session.config, session.backbone
     head = {
@@ -215,11 +191,11 @@ def model_description(session: Session, evaluation: Evaluation) -> dict[str, Any
         "preprocessing": backbone.preprocessing.to_dict(),
         "background": config.data.background,
         "max_pixels": config.data.max_pixels,
-        "temperature": 1.0,
+        "temperature": validation.calibration.temperature,
         "started_from": backbone.weights_source,
         "license": backbone.license,
         "data": data_description(session),
-        "validation": {"accuracy": evaluation.accuracy, "log_loss": evaluation.log_loss},
+        "validation": {n: validation.evaluation.headline[n] for n in ("accuracy", "log_loss")},
         "versions": {n: version(n) for n in ("transferkit", "torch", "timm", "pillow")},
     }
 

@@ -9,7 +9,14 @@ import torch
 from transferkit.atomic_write import disk_error, write_atomically
 from transferkit.csv_rows import to_csv
 from transferkit.data.index import list_images
-from transferkit.inference.predict import load_run, logits_of, picture_engine, prediction_row
+from transferkit.inference.calibration import softmax
+from transferkit.inference.predict import (
+    features_of,
+    head_logits,
+    load_run,
+    picture_engine,
+    prediction_row,
+)
 from transferkit.run_folder import open_run
 from transferkit.strict_json import strict_json
 from transferkit.training.events import Event, Progress
@@ -30,8 +37,13 @@ def predict(
     files = list_images(sources)
     device = torch.device("cpu")
     runner = picture_engine(loaded.classifier, loaded.maker, len(files), engine, device)
-    for done, (file, logits, reason) in enumerate(logits_of(runner, loaded.maker, files), start=1):
-        yield prediction_row(str(file), logits, loaded.classes, top_k, reason)
+    found = features_of(runner, loaded.maker, files)
+    for done, (file, features, reason) in enumerate(found, start=1):
+        probabilities = None
+        if features is not None:
+            logits = head_logits(loaded.classifier, features[None])
+            probabilities = softmax(logits[0].numpy(), loaded.temperature)
+        yield prediction_row(str(file), probabilities, loaded.classes, top_k, reason)
         show(Progress("pictures", done, len(files)))
 
 

@@ -32,6 +32,8 @@ MODEL = "model.safetensors"
 DESCRIPTION = "model.json"
 METRICS = "metrics.csv"
 PREDICTIONS = "predictions.csv"
+CALIBRATION = "calibration.json"  # see transferkit.inference.calibration.Calibration
+VALIDATION = "validation.safetensors"  # logits (N, K), labels (N,), features (N, D)
 LOG = "log.txt"
 CHECKPOINTS = "checkpoints"
 PLOTS = "plots"
@@ -67,6 +69,7 @@ class RunFolder:
             "recipe": RECIPE,
             "metrics": METRICS,
             "predictions": PREDICTIONS,
+            "calibration": CALIBRATION,
             "plots": PLOTS,
             "log": LOG,
         }
@@ -86,39 +89,35 @@ class RunFolder:
 
         The same tensors always give the same bytes in `model.safetensors`.
         """
-        from safetensors.torch import save
-
-        # serialised here, not by save_file: that one leaves a temporary file behind on failure
-        seen: set[int] = set()
-        own = {}
-        for name, tensor in tensors.items():
-            flat = tensor.detach().cpu().contiguous()
-            shared = flat.untyped_storage().data_ptr() in seen
-            seen.add(flat.untyped_storage().data_ptr())
-            own[name] = flat.clone() if shared else flat
-        data = save(own)
-        self._write(MODEL, lambda file: file.write(data))
+        self._save_tensors(MODEL, tensors)
         self.write_json(DESCRIPTION, {"format_version": FORMAT_VERSION, **description})
 
     def load_model(self) -> tuple[dict[str, Any], dict[str, "Tensor"]]:
         """Return the description and the tensors (on the CPU) of `save_model`."""
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
         if not self.has_model:
             raise UserError(
                 f"{self.path} holds no model yet",
                 remedy=f"finish the run first: transferkit finetune --resume {self.path}",
             )
-        try:
-            tensors = load_file(self.path / MODEL)
-        except (SafetensorError, OSError) as error:
-            raise self._damaged(MODEL, error) from error
+        tensors = self._load_tensors(MODEL)
         description = self.read_json(DESCRIPTION)
         if not isinstance(description, dict):
             raise self._damaged(DESCRIPTION, TypeError("it is not a JSON object"))
         description.pop("format_version", None)
         return description, tensors
+
+    def save_validation(self, tensors: Mapping[str, "Tensor"]) -> None:
+        """Write what the final model makes of the validation pictures, in their order.
+
+        tensors: logits (N, K), before any temperature; labels (N,); features (N, D).
+        """
+        self._save_tensors(VALIDATION, tensors)
+
+    def load_validation(self) -> dict[str, "Tensor"] | None:
+        """Return the tensors of `save_validation`; None for a run that has none."""
+        if not (self.path / VALIDATION).is_file():
+            return None
+        return self._load_tensors(VALIDATION)
 
     def write_metrics(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Write one row per epoch; columns are the union over the rows."""
@@ -203,6 +202,30 @@ class RunFolder:
         text = line.replace("\n", "\n    ")
         with self._told(), (self.path / LOG).open("ab") as file:
             file.write(f"{stamp} {text}\n".encode(errors="backslashreplace"))
+
+    def _save_tensors(self, name: str, tensors: Mapping[str, "Tensor"]) -> None:
+        """Write tensors; the same ones always give the same bytes."""
+        from safetensors.torch import save
+
+        # serialised here, not by save_file: that one leaves a temporary file behind on failure
+        seen: set[int] = set()
+        own = {}
+        for key, tensor in tensors.items():
+            flat = tensor.detach().cpu().contiguous()
+            shared = flat.untyped_storage().data_ptr() in seen
+            seen.add(flat.untyped_storage().data_ptr())
+            own[key] = flat.clone() if shared else flat
+        data = save(own)
+        self._write(name, lambda file: file.write(data))
+
+    def _load_tensors(self, name: str) -> dict[str, "Tensor"]:
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        try:
+            return load_file(self.path / name)
+        except (SafetensorError, OSError) as error:
+            raise self._damaged(name, error) from error
 
     def _write_text(self, name: str, text: str) -> None:
         data = text.encode(errors="backslashreplace")

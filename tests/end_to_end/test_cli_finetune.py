@@ -8,6 +8,10 @@ from typing import Any
 
 import pytest
 from PIL import Image
+from safetensors.torch import load_file
+from torch.distributions import Categorical
+
+from transferkit.inference.calibration import calibrate
 
 Cli = Callable[..., Any]
 QUICK = ("--image-size", "64", "--stages", "head:3@3e-2, 1:1", "--views", "1")
@@ -27,6 +31,7 @@ def test_a_run_folder_is_complete_and_agrees_with_itself(run: Path) -> None:
     assert there == {
         *("recipe.toml", "data.json", "summary.json", "model.json", "model.safetensors"),
         *("metrics.csv", "predictions.csv", "log.txt"),
+        *("calibration.json", "validation.safetensors", "plots/reliability.png"),
         *("checkpoints/last.pt", "checkpoints/best.pt"),
         *("plots/curves.png", "plots/learning_rates.png", "plots/confusion.png"),
     }
@@ -48,6 +53,26 @@ def test_a_run_folder_is_complete_and_agrees_with_itself(run: Path) -> None:
             assert len(image.convert("L").getcolors() or []) > 3
     log = (run / "log.txt").read_text().splitlines()
     assert sum("StageEnded" in line for line in log) == 2
+
+
+def test_the_calibration_of_a_run_follows_from_its_validation_logits(run: Path) -> None:
+    written = load_file(run / "validation.safetensors")
+    known = json.loads((run / "calibration.json").read_text())
+    found = calibrate(written["logits"], written["labels"])
+    assert known["temperature"] == pytest.approx(found.temperature)
+    assert known["after"]["ece"] == pytest.approx(found.after.ece)
+    assert json.loads((run / "model.json").read_text())["temperature"] == known["temperature"]
+    probabilities = (written["logits"].double() / found.temperature).softmax(dim=1)
+    rows = rows_of(run / "predictions.csv")
+    assert [float(row["probability"]) for row in rows] == pytest.approx(
+        probabilities.amax(dim=1).tolist(), abs=1e-6
+    )
+    assert [float(row["entropy"]) for row in rows] == pytest.approx(
+        Categorical(probabilities).entropy().tolist(), abs=1e-5
+    )
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["metrics"]["ece"] >= 0
+    assert written["features"].shape[0] == 12
 
 
 def test_the_written_recipe_repeats_the_run(run: Path, cli: Cli) -> None:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn import metrics as sk
 
-from transferkit.evaluation.metrics import evaluate, evaluate_logits
+from transferkit.evaluation.metrics import SINGLE_FIGURES, evaluate, evaluate_logits
 from transferkit.strict_json import strict_json
 from transferkit.training.summary import WeakClass
 
@@ -41,6 +41,20 @@ def test_equals_scikit_learn(absent):
         for k in (3, 5):
             expected = sk.top_k_accuracy_score(labels, logits, k=k, labels=every)
             assert found.top_k[k] == pytest.approx(expected)
+        assert found.weighted_f1 == pytest.approx(
+            sk.f1_score(labels, predicted, average="weighted")
+        )
+        brier = sk.brier_score_loss(labels, probabilities, labels=every, scale_by_half=False)
+        assert found.brier == pytest.approx(brier)
+        there = [k for k in every if k not in absent]
+        one_hot = np.eye(K)[labels]
+        for name, reference in (
+            ("auroc", sk.roc_auc_score),
+            ("average_precision", sk.average_precision_score),
+        ):
+            expected = reference(one_hot[:, there], probabilities[:, there], average="macro")
+            assert getattr(found, name) == pytest.approx(expected)
+            assert np.isnan([getattr(found.per_class[k], name) for k in absent]).all()
         assert (found.confusion == sk.confusion_matrix(labels, predicted, labels=every)).all()
         p, r, f, n = sk.precision_recall_fscore_support(
             labels, predicted, labels=every, zero_division=np.nan
@@ -78,6 +92,7 @@ def test_small_case_by_hand():
     assert found.accuracy == pytest.approx(2 / 5)
     assert found.balanced_accuracy == pytest.approx((1 / 3 + 1 + 0) / 3)
     assert found.macro_f1 == pytest.approx((2 / 5 + 2 / 4 + 0) / 3)
+    assert found.weighted_f1 == pytest.approx((3 * 2 / 5 + 2 / 4 + 0) / 5)
     assert found.top_k == {3: 1.0}  # a tie ranks in the order of the classes: c is third
     pairs = [(p.label, p.predicted, p.count, p.share) for p in found.most_confused]
     assert pairs == [("a", "b", 2, pytest.approx(2 / 3)), ("c", "a", 1, 1.0)]
@@ -97,7 +112,8 @@ def test_to_dict_is_json():
     assert plain["confusion"] == [[1, 0, 0], [1, 0, 0], [0, 0, 0]]
     assert plain["per_class"][2]["recall"] is None
     assert plain["top_k"] == {}
-    assert set(found.headline) == {"accuracy", "balanced_accuracy", "macro_f1", "log_loss"}
+    assert set(found.headline) == set(SINGLE_FIGURES)
+    assert plain["per_class"][2]["auroc"] is None
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,8 @@ from matplotlib import rcParams
 
 from transferkit.evaluation import glyphs
 from transferkit.evaluation.plots import confusion, curves, learning_rates, spread
+from transferkit.evaluation.reliability_plot import reliability
+from transferkit.inference.calibration import calibrate
 
 ROWS = [
     {
@@ -144,3 +146,14 @@ def test_spread_keeps_distance_order_and_bounds():
     crowded = spread(np.sort(np.random.default_rng(0).random(9)), 0.1)
     assert (np.diff(crowded) > 0.1 - 1e-9).all()
     assert 0 <= crowded[0] <= crowded[-1] <= 1
+
+
+def test_the_reliability_diagram_shows_both_and_marks_only_bins_with_pictures() -> None:
+    logits = np.random.default_rng(0).normal(scale=4, size=(60, 3))
+    found = calibrate(logits, np.arange(60) % 3)
+    figure = reliability(found.before, found.after)
+    assert len(figure.axes) == 2
+    for axes, data in zip(figure.axes, (found.before, found.after), strict=True):
+        (points,) = axes.collections
+        assert len(points.get_offsets()) == sum(b.count > 0 for b in data.reliability)
+        assert f"ECE {data.ece:.3f}" in axes.get_title("left")

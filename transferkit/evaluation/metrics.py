@@ -1,16 +1,20 @@
 """How good predictions are: every figure from one pass over scores and labels.
 
-All of it follows from the K × K confusion matrix, the ranks and the log-probabilities, a line of
-numpy each, so nothing heavier is imported.
+The metrics are scikit-learn's; what it lacks (calibration, selective prediction) is beside this
+module. Classes without pictures, and pictures of one class alone, are no error: what is undefined
+for them is NaN.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from sklearn import metrics as sklearn_metrics
 
+from transferkit.evaluation.reliability import calibration_error, confidence_of, reliability_bins
+from transferkit.evaluation.selective import risk_coverage
 from transferkit.strict_json import to_plain
 from transferkit.training.summary import WeakClass
 
@@ -18,11 +22,18 @@ Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
 
+SINGLE_FIGURES = (
+    *("accuracy", "balanced_accuracy", "macro_f1", "weighted_f1", "auroc", "average_precision"),
+    *("log_loss", "brier", "ece", "ece_equal_mass", "aurc"),
+)
+
+
 @dataclass(frozen=True)
 class ClassScores:
     """Figures of one class, 0..1; NaN where undefined (never predicted, no picture).
 
-    support: number of pictures whose label it is.
+    support: number of pictures whose label it is. auroc, average_precision: of its probability, as
+    a test for the class against all others.
     """
 
     name: str
@@ -30,16 +41,22 @@ class ClassScores:
     recall: float
     f1: float
     support: int
+    auroc: float = float("nan")
+    average_precision: float = float("nan")
 
 
 @dataclass(frozen=True)
 class ConfusedPair:
-    """`count` pictures of class `label` were taken for `predicted`: `share` of that class."""
+    """`count` pictures of class `label` were taken for `predicted`: `share` of that class.
+
+    examples: paths of some of them, the surest first.
+    """
 
     label: str
     predicted: str
     count: int
     share: float
+    examples: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -47,9 +64,15 @@ class Evaluation:
     """Predictions against labels.
 
     balanced_accuracy: mean recall of the classes that have pictures.
-    macro_f1: mean F1 of the classes that occur as a label or as a prediction.
+    macro_f1: mean F1 of the classes that occur as a label or as a prediction; weighted_f1: weighted
+        by their pictures.
     top_k: k -> share of pictures whose label is among the k highest scores.
     log_loss: mean negative log-probability of the label, in nats.
+    auroc, average_precision: mean over the classes that have pictures, one against all others.
+    brier: mean squared distance of the probabilities to the label, 0..2.
+    ece, ece_equal_mass: expected calibration error over bins of equal width, of equal mass.
+    aurc: area under the risk-coverage curve, by confidence.
+    intervals: name of a figure -> (low, high) of its 95 % bootstrap interval; {} when not asked.
     confusion: (K, K) counts, row = label, column = prediction.
     most_confused: pairs of classes, most frequent first.
     """
@@ -59,22 +82,31 @@ class Evaluation:
     accuracy: float
     balanced_accuracy: float
     macro_f1: float
+    weighted_f1: float
     log_loss: float
+    auroc: float
+    average_precision: float
+    brier: float
+    ece: float
+    ece_equal_mass: float
+    aurc: float
     top_k: dict[int, float]
     per_class: tuple[ClassScores, ...]
     confusion: Integers
     most_confused: tuple[ConfusedPair, ...]
+    intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
 
     @property
     def headline(self) -> dict[str, float]:
         """The single figures, by name; `top_k` as top_3_accuracy and so on."""
         return {
-            "accuracy": self.accuracy,
-            "balanced_accuracy": self.balanced_accuracy,
-            "macro_f1": self.macro_f1,
-            "log_loss": self.log_loss,
+            **{name: getattr(self, name) for name in SINGLE_FIGURES},
             **{f"top_{k}_accuracy": value for k, value in self.top_k.items()},
         }
+
+    def with_intervals(self, intervals: dict[str, tuple[float, float]]) -> "Evaluation":
+        """Return the same figures with their intervals."""
+        return replace(self, intervals=intervals)
 
     def weakest(self, number: int = 3) -> tuple[WeakClass, ...]:
         """Return the `number` classes with the lowest recall that have something to gain."""
@@ -144,6 +176,39 @@ def most_confused_pairs(
     return tuple(sorted(pairs, key=lambda pair: (-pair.count, -pair.share))[:number])
 
 
+def class_scores(confusion: Integers, classes: Sequence[str]) -> tuple[ClassScores, ...]:
+    """Return precision, recall and F1 of every class of a (K, K) matrix, in its order."""
+    label, prediction = np.indices(confusion.shape).reshape(2, -1)  # every cell as one case ...
+    with np.errstate(invalid="ignore"):
+        precision, recall, f1, _ = sklearn_metrics.precision_recall_fscore_support(
+            label,
+            prediction,
+            labels=np.arange(len(classes)),
+            sample_weight=confusion.ravel(),  # ... that counts as often as it occurred
+            zero_division=np.nan,
+        )
+    f1[confusion.sum(axis=0) + confusion.sum(axis=1) == 0] = np.nan
+    columns = zip(classes, precision, recall, f1, confusion.sum(axis=1), strict=True)
+    return tuple(
+        ClassScores(name, float(p), float(r), float(f), int(n)) for name, p, r, f, n in columns
+    )
+
+
+def ranking_scores(probabilities: Floats, labels: Integers) -> tuple[Floats, Floats]:
+    """Return AUROC and average precision (K,) of every class against all others; NaN without both.
+
+    probabilities: (N, K). labels: (N,).
+    """
+    num_classes = probabilities.shape[1]
+    auroc, precision = np.full(num_classes, np.nan), np.full(num_classes, np.nan)
+    for k in np.unique(labels):
+        own, scores = labels == k, probabilities[:, k]
+        precision[k] = sklearn_metrics.average_precision_score(own, scores)
+        if not own.all():
+            auroc[k] = sklearn_metrics.roc_auc_score(own, scores)
+    return auroc, precision
+
+
 def _evaluation(
     log_probabilities: Floats, labels: Integers, classes: Sequence[str], top_k: Sequence[int]
 ) -> Evaluation:
@@ -157,29 +222,38 @@ def _evaluation(
         raise ValueError(f"labels {labels.min()}..{labels.max()} with {num_classes} classes")
     order = np.argsort(-log_probabilities, axis=1, kind="stable")  # (N, K) NaN last
     confusion = confusion_matrix(labels, order[:, 0], num_classes)
-    right = np.diag(confusion)
-    support, predicted = confusion.sum(axis=1), confusion.sum(axis=0)
-    recall, precision = _ratio(right, support), _ratio(right, predicted)
-    f1 = _ratio(2 * right, support + predicted)
-    columns = zip(classes, precision, recall, f1, support, strict=True)
+    per_class = class_scores(confusion, classes)
     hits = order == labels[:, None]  # (N, K) the label's rank
+    probabilities = np.exp(log_probabilities)
+    confidence, correct = confidence_of(probabilities), hits[:, 0]
+    auroc, precision = ranking_scores(probabilities, labels)
+    f1 = np.array([scores.f1 for scores in per_class])
+    support = confusion.sum(axis=1)
     return Evaluation(
         classes=tuple(classes),
         count=len(labels),
-        accuracy=float(right.sum() / len(labels)),
-        balanced_accuracy=float(np.nanmean(recall)),
+        accuracy=float(correct.mean()),
+        balanced_accuracy=float(np.nanmean([scores.recall for scores in per_class])),
         macro_f1=float(np.nanmean(f1)),
+        weighted_f1=float(f1[support > 0] @ support[support > 0] / len(labels)),
         log_loss=float(-log_probabilities[np.arange(len(labels)), labels].mean()),
+        auroc=_mean(auroc),
+        average_precision=_mean(precision),
+        brier=float(((probabilities - np.eye(num_classes)[labels]) ** 2).sum(axis=1).mean()),
+        ece=calibration_error(reliability_bins(confidence, correct)),
+        ece_equal_mass=calibration_error(reliability_bins(confidence, correct, "mass")),
+        aurc=risk_coverage(1 - confidence, correct).area,
         top_k={k: float(hits[:, :k].any(axis=1).mean()) for k in top_k if k < num_classes},
         per_class=tuple(
-            ClassScores(name, float(p), float(r), float(f), int(n)) for name, p, r, f, n in columns
+            replace(scores, auroc=float(a), average_precision=float(p))
+            for scores, a, p in zip(per_class, auroc, precision, strict=True)
         ),
         confusion=confusion,
         most_confused=most_confused_pairs(confusion, classes),
     )
 
 
-def _ratio(numerator: Integers, denominator: Integers) -> Floats:
-    """Divide; NaN where the denominator is zero."""
-    out = np.full(len(numerator), np.nan)
-    return np.divide(numerator, denominator, out=out, where=denominator > 0)
+def _mean(values: Floats) -> float:
+    """Return the mean of what is defined; NaN where nothing is."""
+    there = values[~np.isnan(values)]
+    return float(there.mean()) if len(there) else float("nan")

@@ -55,7 +55,7 @@ def curves(rows: Sequence[Row]) -> Figure:
     rows: of metrics.csv, in order: stage, stage_name, train_loss, val_loss, train_accuracy,
     val_accuracy, and best (1 where the best weights so far were found). Missing values are gaps.
     """
-    with _style():
+    with styled():
         figure = Figure((9.6, 3.9), layout="constrained")
         loss, accuracy = figure.subplots(1, 2)
         for axes, quantity in ((loss, "loss"), (accuracy, "accuracy")):
@@ -84,7 +84,7 @@ def learning_rates(rows: Sequence[Row]) -> Figure:
     Rates below a tenth of the lowest peak, where a cosine ends, lie below the axis. The labels
     stand at the groups' peaks in the last stage.
     """
-    with _style():
+    with styled():
         figure = Figure((7.2, 4.2), layout="constrained")
         axes = figure.subplots()
         _stage_bands(axes, rows)
@@ -122,7 +122,7 @@ def confusion(matrix: ArrayLike, classes: Sequence[str], title: str = "Confusion
     side_in = min(12.0, 2.7 + 0.3 * len(classes))
     cell_pt = side_in * 72 / len(classes)
     label_in = 0.6 * FONT_PT / 72 * max(len(name) for name in names)
-    with _style():
+    with styled():
         figure = Figure((side_in + label_in + 0.4, side_in + label_in + 0.8), layout="constrained")
         axes = figure.subplots()
         right = np.eye(len(classes), dtype=bool)
@@ -142,7 +142,8 @@ def confusion(matrix: ArrayLike, classes: Sequence[str], title: str = "Confusion
 
 
 @contextmanager
-def _style() -> Iterator[None]:
+def styled() -> Iterator[None]:
+    """Give figures made inside the style that all of them share."""
     with matplotlib.rc_context({**STYLE, "font.family": font_families()}):
         yield
 

@@ -1,4 +1,4 @@
-"""A run's model on pictures: from files to logits, and from logits to rows."""
+"""A run's model on pictures: from files to features, and from probabilities to rows."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from transferkit.backbones.create import create_backbone
 from transferkit.backbones.head import Classifier, make_head
@@ -24,12 +24,16 @@ BATCH = 64
 
 @dataclass(frozen=True)
 class LoadedRun:
-    """A trained model, ready to predict. maker: how a picture becomes its input."""
+    """A trained model, ready to predict. maker: how a picture becomes its input.
+
+    temperature: fitted on validation; divides the logits.
+    """
 
     classifier: Classifier
     classes: tuple[str, ...]
     maker: ViewMaker
     description: dict[str, Any]
+    temperature: float = 1.0
 
 
 def load_run(folder: RunFolder) -> LoadedRun:
@@ -45,6 +49,9 @@ def load_run(folder: RunFolder) -> LoadedRun:
         classifier = Classifier(backbone.model, head, preprocessing.mean, preprocessing.std)
         classifier.load_state_dict(tensors)
         background = parse_colour(description["background"])
+        temperature = float(description["temperature"])
+        if not 0 < temperature < float("inf"):
+            raise ValueError(f"temperature {temperature}")
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise UserError(
             f"{folder.path} holds a model that does not fit its description",
@@ -54,24 +61,45 @@ def load_run(folder: RunFolder) -> LoadedRun:
     maker = ViewMaker(
         preprocessing, background=background, max_pixels=int(description["max_pixels"])
     )
-    return LoadedRun(classifier.eval(), classes, maker, description)
+    return LoadedRun(classifier.eval(), classes, maker, description, temperature)
+
+
+class FeatureNetwork(nn.Module):
+    """The part of a classifier below its head: pictures (N, 3, H, W) -> features (N, D)."""
+
+    def __init__(self, classifier: Classifier) -> None:
+        super().__init__()
+        self.classifier = classifier
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return pooled features (N, D) of images (N, 3, H, W), values 0..255."""
+        return self.classifier.features(images)
+
+
+def head_logits(classifier: Classifier, features: Tensor) -> Tensor:
+    """Return logits (N, K) on the CPU of features (N, D)."""
+    classifier.head.eval()
+    device = next(classifier.parameters()).device
+    with torch.no_grad():
+        return classifier.head(features.to(device)).float().cpu()
 
 
 def picture_engine(
     classifier: Classifier, maker: ViewMaker, num_pictures: int, wanted: str, device: torch.device
 ) -> Engine:
-    """Prepare a classifier for a number of pictures: (N, 3, H, W) bytes -> logits (N, K)."""
+    """Prepare a backbone for a number of pictures: (N, 3, H, W) bytes -> features (N, D)."""
     size = maker.preprocessing
     generator = torch.Generator().manual_seed(0)
     shape = (2, 3, size.height_px, size.width_px)
     example = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
-    return make_engine(classifier, example, choose_engine(wanted, device, num_pictures), device)
+    name = choose_engine(wanted, device, num_pictures)
+    return make_engine(FeatureNetwork(classifier), example, name, device)
 
 
-def logits_of(
+def features_of(
     engine: Engine, maker: ViewMaker, files: Iterable[Path]
 ) -> Iterator[tuple[Path, Tensor | None, str]]:
-    """Yield (file, logits (K,), "") in order, or (file, None, reason) for an unreadable one."""
+    """Yield (file, features (D,), "") in order, or (file, None, reason) for an unreadable one."""
 
     def view(file: Path) -> tuple[Path, np.ndarray | None, str]:
         try:
@@ -93,23 +121,28 @@ def run_batch(
 ) -> Iterator[tuple[Path, Tensor | None, str]]:
     """Run the readable pictures of a batch together and yield all in their order."""
     arrays = [array for _, array, _ in waiting if array is not None]
-    logits = iter(engine.run(torch.from_numpy(np.concatenate(arrays)))) if arrays else iter(())
+    outputs = iter(engine.run(torch.from_numpy(np.concatenate(arrays)))) if arrays else iter(())
     for file, array, reason in waiting:
-        yield file, (None if array is None else next(logits)), reason
+        yield file, (None if array is None else next(outputs)), reason
 
 
 def prediction_row(
-    path: str, logits: Tensor | None, classes: Sequence[str], top_k: int, reason: str = ""
+    path: str,
+    probabilities: np.ndarray | None,
+    classes: Sequence[str],
+    top_k: int,
+    reason: str = "",
 ) -> dict[str, Any]:
     """Return one output row: path, label, probability, the further top classes, error.
 
-    logits: (K,), or None when the picture could not be read.
+    probabilities: (K,), or None when the picture could not be read.
     """
     row: dict[str, Any] = {"path": path, "label": "", "probability": None}
-    if logits is not None:
-        values, order = logits.double().softmax(dim=0).topk(min(top_k, len(classes)))
-        row |= {"label": classes[int(order[0])], "probability": round(float(values[0]), 6)}
-        for rank, (value, k) in enumerate(zip(values[1:], order[1:], strict=True), start=2):
+    if probabilities is not None:
+        order = np.argsort(-probabilities, kind="stable")[:top_k]
+        first = int(order[0])
+        row |= {"label": classes[first], "probability": round(float(probabilities[first]), 6)}
+        for rank, k in enumerate(order[1:], start=2):
             row[f"label_{rank}"] = classes[int(k)]
-            row[f"probability_{rank}"] = round(float(value), 6)
+            row[f"probability_{rank}"] = round(float(probabilities[k]), 6)
     return row | {"error": reason}

@@ -15,6 +15,8 @@ SUMMARY_METRICS: tuple[tuple[str, str, Callable[[float], str]], ...] = (
     ("top 3", "top_3_accuracy", "{:.1%}".format),
     ("top 5", "top_5_accuracy", "{:.1%}".format),
     ("log loss", "log_loss", "{:.3f}".format),
+    ("ECE", "ece", "{:.3f}".format),
+    ("AUROC", "auroc", "{:.3f}".format),
 )
 
 

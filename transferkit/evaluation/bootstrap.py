@@ -1,0 +1,66 @@
+"""How far a figure may be off because other pictures might have been drawn."""
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
+
+RESAMPLES = 1000
+
+
+def bootstrap_intervals(
+    log_probabilities: Floats,
+    labels: Integers,
+    level: float = 0.95,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> dict[str, tuple[float, float]]:
+    """Return percentile intervals of accuracy, balanced accuracy, macro F1 and log loss.
+
+    log_probabilities: (N, K). labels: (N,). level: the share of resamples inside, 0..1.
+    Every resample draws N pictures with replacement; the same seed draws the same ones.
+    Source: Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, chapter 13.
+    """
+    generator = np.random.default_rng(seed)
+    count, num_classes = log_probabilities.shape
+    losses = -log_probabilities[np.arange(count), labels]
+    cells = labels * num_classes + log_probabilities.argmax(axis=1)
+    found: dict[str, list[float]] = {name: [] for name in (*FROM_CONFUSION, "log_loss")}
+    for _ in range(resamples):
+        drawn = generator.integers(count, size=count)
+        confusion = np.bincount(cells[drawn], minlength=num_classes**2)
+        for name, figure in FROM_CONFUSION.items():
+            found[name].append(figure(confusion.reshape(num_classes, num_classes)))
+        found["log_loss"].append(float(losses[drawn].mean()))
+    sides = (50 * (1 - level), 50 * (1 + level))
+    return {
+        name: (float(low), float(high))
+        for name, values in found.items()
+        for low, high in [np.percentile(values, sides)]
+    }
+
+
+def _accuracy(confusion: Integers) -> float:
+    return float(np.trace(confusion) / confusion.sum())
+
+
+def _balanced_accuracy(confusion: Integers) -> float:
+    support = confusion.sum(axis=1)
+    there = support > 0
+    return float((np.diag(confusion)[there] / support[there]).mean())
+
+
+def _macro_f1(confusion: Integers) -> float:
+    size = confusion.sum(axis=1) + confusion.sum(axis=0)
+    there = size > 0
+    return float((2 * np.diag(confusion)[there] / size[there]).mean())
+
+
+FROM_CONFUSION: Mapping[str, Callable[[Integers], float]] = {
+    "accuracy": _accuracy,
+    "balanced_accuracy": _balanced_accuracy,
+    "macro_f1": _macro_f1,
+}

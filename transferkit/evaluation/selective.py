@@ -1,0 +1,94 @@
+"""Selective prediction: what is gained by leaving the least sure pictures to a person."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class RiskCoverage:
+    """Accuracy among the surest pictures, for every number of them kept.
+
+    coverage: (N,) share of pictures kept, 1/N .. 1. accuracy: (N,) among those kept. threshold:
+    (N,) highest uncertainty among those kept.
+    """
+
+    coverage: Floats
+    accuracy: Floats
+    threshold: Floats
+
+    @property
+    def area(self) -> float:
+        """AURC: mean error over all coverages, 0 is best.
+
+        Source: Geifman et al., "Bias-Reduced Uncertainty Estimation ...", ICLR 2019.
+        """
+        return float(1 - self.accuracy.mean())
+
+    def accuracy_at(self, coverage: float) -> float:
+        """Return the accuracy when at least this share (0..1) of pictures is kept."""
+        at = int(np.searchsorted(self.coverage, coverage - 1e-9))
+        return float(self.accuracy[min(at, self.last)])
+
+    def for_accuracy(self, target: float) -> tuple[float, float, float] | None:
+        """Return (threshold, coverage, accuracy) that keeps most pictures at `target` or better.
+
+        Pictures whose uncertainty is at most the threshold are kept. None where no threshold
+        reaches the target. Source: El-Yaniv and Wiener, "On the Foundations of Noise-free Selective
+        Classification", JMLR 2010.
+        """
+        # a threshold keeps all that are equally unsure: only the last of a tie can be chosen
+        ends = np.append(np.diff(self.threshold) > 0, True)
+        fits = np.flatnonzero(ends & (self.accuracy >= target - 1e-12))
+        if not len(fits):
+            return None
+        at = int(fits[-1])
+        return float(self.threshold[at]), float(self.coverage[at]), float(self.accuracy[at])
+
+    @property
+    def last(self) -> int:
+        """The position where everything is kept."""
+        return len(self.coverage) - 1
+
+    def points(self, number: int = 101) -> list[dict[str, float]]:
+        """Return at most `number` points of the curve, evenly spread over the coverage."""
+        at = np.unique(np.linspace(0, self.last, min(number, self.last + 1)).round().astype(int))
+        return [
+            {
+                "coverage": float(self.coverage[i]),
+                "accuracy": float(self.accuracy[i]),
+                "threshold": float(self.threshold[i]),
+            }
+            for i in at
+        ]
+
+
+def risk_coverage(uncertainty: ArrayLike, correct: ArrayLike) -> RiskCoverage:
+    """Keep the surest pictures first.
+
+    uncertainty: (N,) higher is less sure; N >= 1. correct: (N,) whether the prediction was right.
+    Equally unsure pictures count with their common accuracy, so that their order does not matter.
+    """
+    score = np.asarray(uncertainty, dtype=np.float64)
+    right = np.asarray(correct, dtype=np.float64)
+    order = np.argsort(score, kind="stable")
+    _, group, sizes = np.unique(score[order], return_inverse=True, return_counts=True)
+    shared = (np.bincount(group, right[order]) / sizes)[group]
+    kept = np.arange(1, len(score) + 1)
+    return RiskCoverage(kept / len(score), np.cumsum(shared) / kept, score[order])
+
+
+def detection_auroc(uncertainty: ArrayLike, positive: ArrayLike) -> float:
+    """Return how well a score tells positives (wrong, or foreign pictures) from the others.
+
+    It is the probability that a positive has the higher score; NaN where there is only one kind.
+    """
+    from sklearn.metrics import roc_auc_score
+
+    wanted = np.asarray(positive, dtype=bool)
+    if wanted.all() or not wanted.any():
+        return float("nan")
+    return float(roc_auc_score(wanted, np.asarray(uncertainty, dtype=np.float64)))

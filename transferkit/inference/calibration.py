@@ -1,0 +1,158 @@
+"""Make probabilities mean what they say: one temperature, fitted on held-out pictures."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from transferkit.evaluation.reliability import (
+    ReliabilityBin,
+    calibration_error,
+    confidence_of,
+    reliability_bins,
+)
+from transferkit.evaluation.selective import detection_auroc, risk_coverage
+from transferkit.inference.uncertainty import entropy, margin
+
+Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
+
+LIMITS = (0.05, 20.0)
+"""Temperatures that are tried; outside, probabilities are 0 and 1, or all the same."""
+FOLDS = 5
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Quality:
+    """How far probabilities can be trusted. reliability: bins of equal width."""
+
+    ece: float
+    ece_equal_mass: float
+    log_loss: float
+    brier: float
+    reliability: tuple[ReliabilityBin, ...]
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What validation tells about the probabilities of a model.
+
+    temperature: divides the logits; fitted on all of validation. before, after: without it, and
+    with it, each picture's temperature fitted on other pictures (cross-fitted).
+    risk_coverage: points of accuracy and threshold of `1 - confidence` against the share kept.
+    wrong_detection: AUROC of each measure as a test for "this prediction is wrong".
+    """
+
+    temperature: float
+    pictures: int
+    before: Quality
+    after: Quality
+    risk_coverage: tuple[dict[str, float], ...]
+    aurc: float
+    wrong_detection: dict[str, float]
+    format: int = FORMAT
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for calibration.json."""
+        return asdict(self)
+
+
+def softmax(logits: ArrayLike, temperature: float = 1.0) -> Floats:
+    """Return probabilities (..., K) of logits (..., K) divided by the temperature."""
+    return np.exp(log_softmax(logits, temperature))
+
+
+def log_softmax(logits: ArrayLike, temperature: float = 1.0) -> Floats:
+    """Return log-probabilities (..., K) of logits (..., K) divided by the temperature."""
+    from scipy.special import log_softmax as reference
+
+    result: Floats = reference(np.asarray(logits, dtype=np.float64) / temperature, axis=-1)
+    return result
+
+
+def fit_temperature(logits: ArrayLike, labels: ArrayLike) -> float:
+    """Return the temperature with the lowest log loss on held-out pictures, within `LIMITS`.
+
+    logits: (N, K). labels: (N,). The target of a picture is (N + 1) / (N + 2) for its label, as in
+    Platt's method: where every picture is right, the log loss alone would push the temperature
+    towards 0, certainty that N pictures do not justify.
+    Source: Guo et al., "On Calibration of Modern Neural Networks", ICML 2017, section 4.2; Platt,
+    "Probabilistic Outputs for Support Vector Machines", 1999, section 2.2.
+    """
+    from scipy.optimize import minimize_scalar
+
+    scores, targets = np.asarray(logits, dtype=np.float64), np.asarray(labels, dtype=np.int64)
+    count, num_classes = scores.shape
+    if count == 0 or num_classes < 2 or not np.isfinite(scores).all():
+        return 1.0
+    rest = 1 / (count + 2)
+    soft = np.full_like(scores, rest / (num_classes - 1))
+    soft[np.arange(count), targets] = 1 - rest
+
+    def loss(log_temperature: float) -> float:
+        return float(-(soft * log_softmax(scores, np.exp(log_temperature))).sum() / count)
+
+    found = minimize_scalar(
+        loss, bounds=tuple(np.log(LIMITS)), method="bounded", options={"xatol": 1e-6}
+    )
+    # logits that are all alike (an untrained head) fit every temperature
+    return float(np.exp(found.x)) if loss(found.x) < loss(0.0) - 1e-9 else 1.0
+
+
+def cross_fitted(logits: Floats, labels: Integers) -> Floats:
+    """Return log-probabilities (N, K), each picture's temperature fitted on the other folds.
+
+    Picture n belongs to fold n mod `FOLDS`. With fewer than two pictures per fold: temperature 1.
+    """
+    if len(labels) < 2 * FOLDS:
+        return log_softmax(logits)
+    result = np.empty_like(logits, dtype=np.float64)
+    fold = np.arange(len(labels)) % FOLDS
+    for number in range(FOLDS):
+        inside = fold == number
+        temperature = fit_temperature(logits[~inside], labels[~inside])
+        result[inside] = log_softmax(logits[inside], temperature)
+    return result
+
+
+def quality(log_probabilities: Floats, labels: Integers) -> Quality:
+    """Measure log-probabilities (N, K) against labels (N,)."""
+    probabilities = np.exp(log_probabilities)
+    confidence = confidence_of(probabilities)
+    correct = probabilities.argmax(axis=1) == labels
+    bins = reliability_bins(confidence, correct)
+    rows = np.arange(len(labels))
+    target = np.zeros_like(probabilities)
+    target[rows, labels] = 1
+    return Quality(
+        ece=calibration_error(bins),
+        ece_equal_mass=calibration_error(reliability_bins(confidence, correct, "mass")),
+        log_loss=float(-log_probabilities[rows, labels].mean()),
+        brier=float(((probabilities - target) ** 2).sum(axis=1).mean()),
+        reliability=bins,
+    )
+
+
+def calibrate(logits: ArrayLike, labels: ArrayLike) -> Calibration:
+    """Fit the temperature on validation logits (N, K) and labels (N,), N >= 1; measure the rest."""
+    scores, truth = np.asarray(logits, dtype=np.float64), np.asarray(labels, dtype=np.int64)
+    temperature = fit_temperature(scores, truth)
+    probabilities = softmax(scores, temperature)
+    wrong = probabilities.argmax(axis=1) != truth
+    measures = {
+        "confidence": 1 - confidence_of(probabilities),
+        "entropy": entropy(probabilities),
+        "margin": 1 - margin(probabilities),
+    }
+    curve = risk_coverage(measures["confidence"], ~wrong)
+    return Calibration(
+        temperature=temperature,
+        pictures=len(truth),
+        before=quality(log_softmax(scores), truth),
+        after=quality(cross_fitted(scores, truth), truth),
+        risk_coverage=tuple(curve.points()),
+        aurc=curve.area,
+        wrong_detection={name: detection_auroc(v, wrong) for name, v in measures.items()},
+    )

@@ -1,0 +1,69 @@
+"""How sure a prediction is: measures of one distribution over classes, and of several samples.
+
+Samples come from dropout kept on (Gal and Ghahramani, "Dropout as a Bayesian Approximation", ICML
+2016), from varied views of a picture, from several runs, or from all of these; the measures are
+the same. All entropies are in nats.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+
+
+def entropy(probabilities: Floats) -> Floats:
+    """Return the Shannon entropy (...,) of distributions (..., K), in nats: 0 .. ln K."""
+    from scipy.special import entr
+
+    total: Floats = entr(probabilities).sum(axis=-1)
+    return total
+
+
+def margin(probabilities: Floats) -> Floats:
+    """Return how far the highest probability is above the second, (...,) of (..., K): 0 .. 1."""
+    if probabilities.shape[-1] < 2:
+        return probabilities[..., 0]
+    top = np.partition(probabilities, -2, axis=-1)
+    return top[..., -1] - top[..., -2]
+
+
+@dataclass(frozen=True)
+class Uncertainty:
+    """What S samples of a picture's distribution say, for N pictures.
+
+    mean, std: (N, K) over the samples; std with divisor S. All others (N,):
+    predictive_entropy: of the mean: everything that is not known. expected_entropy: mean of the
+    samples' entropies: what no further training would tell (aleatoric). mutual_information: the
+    difference (BALD, epistemic): what the samples disagree on. variation_ratio: share of samples
+    whose first class is not the most frequent one, 0 .. 1 - 1/K. margin: of the mean.
+    Source: Gal, "Uncertainty in Deep Learning", 2016, section 3.3.1; Houlsby et al., "Bayesian
+    Active Learning for Classification and Preference Learning", 2011.
+    """
+
+    mean: Floats
+    std: Floats
+    predictive_entropy: Floats
+    expected_entropy: Floats
+    mutual_information: Floats
+    variation_ratio: Floats
+    margin: Floats
+
+
+def measure(samples: Floats) -> Uncertainty:
+    """Sum up probabilities (N, S, K), S >= 1; with one sample nothing varies."""
+    mean = samples.mean(axis=1)
+    predictive, expected = entropy(mean), entropy(samples).mean(axis=1)
+    num_classes = samples.shape[2]
+    votes = samples.argmax(axis=2)  # (N, S)
+    counts = (votes[:, :, None] == np.arange(num_classes)).sum(axis=1)  # (N, K)
+    return Uncertainty(
+        mean=mean,
+        std=samples.std(axis=1),
+        predictive_entropy=predictive,
+        expected_entropy=expected,
+        mutual_information=np.maximum(predictive - expected, 0.0),  # rounding may go below 0
+        variation_ratio=1 - counts.max(axis=1) / samples.shape[1],
+        margin=margin(mean),
+    )
