@@ -33,8 +33,8 @@ PLAIN_WIDTH = 200  # of tables in a file or a pipe, where nothing wraps
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 EPOCH_COLUMNS: tuple[tuple[str, str, Callable[[float], str]], ...] = (
-    ("train loss", "train_loss", "{:.4f}".format),
-    ("val loss", "val_loss", "{:.4f}".format),
+    ("train loss", "train_loss", lambda loss: f"{loss:.4f}" if loss < 1e4 else f"{loss:.3g}"),
+    ("val loss", "val_loss", lambda loss: f"{loss:.4f}" if loss < 1e4 else f"{loss:.3g}"),
     ("train acc", "train_accuracy", "{:.1%}".format),
     ("val acc", "val_accuracy", "{:.1%}".format),
     ("seconds", "seconds", "{:.1f}".format),

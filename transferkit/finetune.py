@@ -17,8 +17,10 @@ from transferkit.evaluation.reliability_plot import reliability
 from transferkit.recipes import config_of, to_toml
 from transferkit.run_folder import RunFolder, create_run, default_run_path, open_run
 from transferkit.session import Session, prepare
+from transferkit.training.checkpoints import continue_run
 from transferkit.training.events import Event, Notice, StageEnded, StageStarted
-from transferkit.training.loop import Run, Settings, continue_run, fit
+from transferkit.training.loop import fit
+from transferkit.training.run import Run, Settings
 from transferkit.training.summary import RunSummary
 from transferkit.training.supervised import Objective, balanced_class_weights
 from transferkit.validation import Validation, validate
@@ -145,6 +147,7 @@ def loop_settings(config: Config) -> Settings:
         balance=config.data.balance,
         seed=training.seed,
         ema=config.averaging.ema,
+        on_divergence=training.on_divergence,
     )
 
 

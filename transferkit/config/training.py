@@ -83,6 +83,13 @@ class Training(Section):
         Literal["accuracy", "balanced_accuracy", "loss"],
         Option("--metric", "What early stopping and the choice of the best weights look at."),
     ] = "accuracy"
+    on_divergence: Annotated[
+        Literal["stop", "rewind"],
+        Option(
+            "--on-divergence",
+            "When the loss is NaN or infinite: stop, or go back and halve the learning rate.",
+        ),
+    ] = "stop"
     seed: Annotated[
         int, Ge(0), Lt(2**32), Option("--seed", "Same seed, same machine: same run.")
     ] = 0

@@ -64,6 +64,11 @@ def closing_table(summary: "RunSummary") -> None:
     parts = ", ".join(f"{name} {duration_text(value)}" for name, value in summary.parts.items())
     total = duration_text(summary.seconds)
     print_lines([f"{total} in all" + (f": {parts}" if parts else "")])
+    if summary.diagnosis:
+        print_lines([""])
+        print_styled("Diagnosis", "bold")
+    for line in summary.diagnosis:
+        print_styled(line, "yellow")
     print_lines([""])
     for name, path in {"run folder": summary.run, **summary.files}.items():
         print_lines([f"{name:<12} {path}"])

@@ -47,6 +47,11 @@ class MovingAverage:
             else:
                 average.copy_(self.current[name])
 
+    def restart(self) -> None:
+        """Begin again at the current tensors."""
+        self.steps = 0
+        copy_(self.tensors, self.current)
+
     def state_dict(self) -> dict[str, Any]:
         """Return copies of what a resumed run needs."""
         tensors = {n: t.detach().cpu().clone() for n, t in self.tensors.items()}

@@ -1,105 +1,24 @@
 """The training loop: stages, epochs and steps, as one generator of events."""
 
-import math
+import copy
 import time
-from collections.abc import Callable, Generator, Iterator
-from dataclasses import asdict, dataclass, field
+from collections.abc import Generator, Iterator
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from transferkit.backbones.head import Classifier
 from transferkit.data.loader import epoch_order, epoch_views
-from transferkit.errors import UserError
-from transferkit.run_folder import CheckpointKind, RunFolder
 from transferkit.training.averaging import MovingAverage, averaged, moving_average
+from transferkit.training.checkpoints import restore, save_best, save_last, save_start
+from transferkit.training.divergence import Diverged, checked, halved, rewind
 from transferkit.training.events import EpochEnded, Event, Progress, StageEnded, StageStarted
 from transferkit.training.optimizers import OPTIMIZERS, parameter_groups, set_learning_rate
+from transferkit.training.run import Run
 from transferkit.training.schedules import SCHEDULES, with_warmup
-from transferkit.training.sources import Material, Source, Sources
-from transferkit.training.stages import PlannedStage, StagePlan, apply_stage
-from transferkit.training.supervised import Objective
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What the loop needs of the configuration. metric: "accuracy", "balanced_accuracy", "loss"."""
-
-    batch_size: int
-    weight_decay: float
-    warmup: float
-    patience: int
-    min_delta: float
-    metric: str
-    balance: str
-    seed: int
-    ema: float = 0.0
-
-
-@dataclass
-class RunState:
-    """Where a run stands: saved with every checkpoint, enough to continue bit for bit.
-
-    stage, epoch: the next epoch to run, both from 0. best: (metric to maximise, minus the loss) of
-    the best epoch of the run; stage_best: of the current stage; start_best: before this stage.
-    """
-
-    stage: int = 0
-    epoch: int = 0
-    best: tuple[float, float] = (-math.inf, -math.inf)
-    start_best: float = -math.inf
-    stage_best: float = -math.inf
-    epochs_without_gain: int = 0
-    rows: list[dict[str, Any]] = field(default_factory=list)
-    skipped: list[str] = field(default_factory=list)
-
-    @staticmethod
-    def from_dict(values: dict[str, Any]) -> "RunState":
-        """Read what `asdict` made."""
-        return RunState(**{**values, "best": tuple(values["best"])})
-
-    def record(self, row: dict[str, Any], metric: str, min_delta: float) -> bool:
-        """Take in an epoch's row; True when it is the best of the run."""
-        value = -row["val_loss"] if metric == "loss" else row[f"val_{metric}"]
-        gained = value > self.stage_best + min_delta
-        self.epochs_without_gain = 0 if gained else self.epochs_without_gain + 1
-        self.stage_best = max(self.stage_best, value)
-        is_best = (value, -row["val_loss"]) > self.best
-        if is_best:
-            self.best = (value, -row["val_loss"])
-        self.rows.append(row | {"best": int(is_best)})
-        self.epoch += 1
-        return is_best
-
-    def next_stage(self) -> None:
-        """Turn to the next stage; what it starts from becomes the value to beat."""
-        self.stage += 1
-        self.epoch = 0
-        self.stage_best = -math.inf
-        self.epochs_without_gain = 0
-
-
-@dataclass
-class Run:
-    """Everything a run of stages needs. state, resumed: see `continue_run`."""
-
-    classifier: Classifier
-    plan: StagePlan
-    sources: Sources
-    objective: Objective
-    settings: Settings
-    fabric: Any
-    folder: RunFolder
-    group_of: Callable[[str], int]
-    state: RunState = field(default_factory=RunState)
-    resumed: dict[str, Any] | None = None
-
-    @property
-    def material(self) -> Material:
-        """What the run trains on."""
-        return self.sources.material
+from transferkit.training.sources import Source
+from transferkit.training.stages import PlannedStage, apply_stage
 
 
 def fit(run: Run) -> Iterator[Event]:
@@ -110,14 +29,14 @@ def fit(run: Run) -> Iterator[Event]:
     state = run.state
     while state.stage < len(run.plan.stages):
         stage = run.plan.stages[state.stage]
-        if state.epoch == 0:
+        if state.epoch == 0 and state.halvings == 0:
             if stage.if_improving and state.best[0] <= state.start_best + run.settings.min_delta:
                 reason = "skipped: the stage before did not improve validation"
                 state.skipped.append(stage.name)
                 yield StageEnded(state.stage, stage.name, 0, state.best[0], 0.0, reason)
                 state.next_stage()
                 continue
-            if state.rows:
+            if state.rows or run.settings.on_divergence == "rewind":
                 save_start(run)
             state.start_best = state.best[0]
         yield from train_stage(run, stage)
@@ -137,6 +56,7 @@ def train_stage(run: Run, stage: PlannedStage) -> Iterator[Event]:
     trains = sum(p.numel() for _, p in named if p.requires_grad)
     total = sum(p.numel() for _, p in named)
     network, optimizer = run.fabric.setup(source.network, optimizer)
+    fresh = copy.deepcopy(optimizer.state_dict())
     average = moving_average(run.classifier, run.group_of, stage, settings.ema)
     if run.resumed is not None:
         optimizer.load_state_dict(run.resumed["optimizer"])
@@ -147,13 +67,17 @@ def train_stage(run: Run, stage: PlannedStage) -> Iterator[Event]:
         state.stage, stage.name, stage.epochs, stage.lr, trains, total, source.cached
     )
     while state.epoch < stage.epochs and state.epochs_without_gain < settings.patience:
-        row = yield from train_epoch(run, stage, source, network, (optimizer, average))
-        with averaged(average):  # what is evaluated is what is kept
-            row |= validate(run, source, network)
-            is_best = state.record(row, settings.metric, settings.min_delta)
-            run.folder.write_metrics(state.rows)
-            if is_best:
-                save_best(run)
+        try:
+            row = yield from train_epoch(run, stage, source, network, (optimizer, average))
+            with averaged(average):  # what is evaluated is what is kept
+                row |= validate(run, source, network)
+                is_best = state.record(row, settings.metric, settings.min_delta)
+                run.folder.write_metrics(state.rows)
+                if is_best:
+                    save_best(run)
+        except Diverged as problem:
+            yield rewind(run, stage, (optimizer, average, fresh), problem)
+            continue
         save_last(run, optimizer, average)
         yield EpochEnded(state.stage, stage.name, state.epoch, row, is_best)
     reason = "finished" if state.epoch >= stage.epochs else "stopped early"
@@ -171,6 +95,7 @@ def train_epoch(
     """Visit the training set once; return the epoch's row of metrics.csv, not yet validated.
 
     updated: by every step, the optimiser and the moving average of the weights.
+    Raises Diverged.
     """
     optimizer, average = updated
     epoch, settings, material = run.state.epoch, run.settings, run.material
@@ -184,12 +109,13 @@ def train_epoch(
     torch.manual_seed(seed * 100_003 + epoch)  # dropout and drop-path have no other generator
     apply_stage(run.classifier, run.group_of, stage)
     started = time.perf_counter()
+    lr = halved(stage.lr, run.state.halvings)
     loss_sum, num_right, steps = 0.0, 0, len(picks)
     inputs = source.train_inputs((pick, views[pick]) for pick in picks)
     for step, (pick, batch) in enumerate(zip(picks, inputs, strict=True)):
         progress = (epoch * steps + step + 0.5) / (stage.epochs * steps)  # the middle of the step
         factor = with_warmup(SCHEDULES["cosine"], progress, settings.warmup)
-        set_learning_rate(optimizer, stage.lr * factor)
+        set_learning_rate(optimizer, lr * factor)
         target = torch.from_numpy(labels[pick]).to(run.fabric.device)
         batch = to_device(batch, run.fabric.device)
         loss, logits = run.objective.loss(network, batch, target, generator)
@@ -198,7 +124,7 @@ def train_epoch(
         optimizer.step()
         if average is not None:
             average.update()
-        loss_sum += checked(loss.item(), stage, epoch, step) * len(pick)
+        loss_sum += checked(loss.item(), epoch * steps + step) * len(pick)
         num_right += int((logits.argmax(dim=1) == target).sum())
         if not source.cached:
             yield Progress(f"epoch {epoch + 1}", step + 1, steps)
@@ -229,17 +155,6 @@ def batches(order: np.ndarray, size: int) -> list[np.ndarray]:
     return picks
 
 
-def checked(loss: float, stage: PlannedStage, epoch: int, step: int) -> float:
-    """Return the loss if it is a number, else say where the run diverged."""
-    if math.isfinite(loss):
-        return loss
-    raise UserError(
-        f"the loss became {loss} in stage {stage.name}, epoch {epoch + 1}, step {step + 1}",
-        f"the head's peak learning rate there is {stage.lr:g}",
-        "lower --lr or --unfrozen-lr; the best weights before are kept in the run folder",
-    )
-
-
 def to_device(batch: Tensor, device: torch.device) -> Tensor:
     """Move a batch; pictures and activation maps (N, C, H, W) become channels last."""
     if batch.ndim == 4:
@@ -249,7 +164,10 @@ def to_device(batch: Tensor, device: torch.device) -> Tensor:
 
 @torch.no_grad()
 def validate(run: Run, source: Source, network: nn.Module) -> dict[str, float]:
-    """Return loss, accuracy and balanced accuracy on the validation set, in evaluation mode."""
+    """Return loss, accuracy and balanced accuracy on the validation set, in evaluation mode.
+
+    Raises Diverged, as of the last step.
+    """
     started = time.perf_counter()
     run.classifier.eval()
     outputs = [network(to_device(b, run.fabric.device)).float().cpu() for b in source.val_inputs()]
@@ -257,67 +175,11 @@ def validate(run: Run, source: Source, network: nn.Module) -> dict[str, float]:
     labels = torch.from_numpy(run.material.index.labels[run.material.val])
     right = (logits.argmax(dim=1) == labels).double()
     recalls = [right[labels == k].mean() for k in labels.unique()]
+    loss = float(nn.functional.cross_entropy(logits, labels))
+    steps = len(batches(run.material.train, run.settings.batch_size))
     return {
-        "val_loss": float(nn.functional.cross_entropy(logits, labels)),
+        "val_loss": checked(loss, (run.state.epoch + 1) * steps - 1),
         "val_accuracy": float(right.mean()),
         "val_balanced_accuracy": float(torch.stack(recalls).mean()),
         "seconds_validation": time.perf_counter() - started,
     }
-
-
-def trained_tensors(run: Run) -> dict[str, Tensor]:
-    """Return the tensors that any stage up to the current one may have changed."""
-    lowest = min(stage.boundary for stage in run.plan.stages[: run.state.stage + 1])
-    return {
-        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
-        for name, tensor in run.classifier.state_dict().items()
-        if run.group_of(name) >= lowest
-    }
-
-
-def save_best(run: Run) -> None:
-    """Write the weights as they are as the best so far."""
-    run.folder.save_checkpoint("best", {"model": trained_tensors(run)})
-
-
-def save_last(run: Run, optimizer: Any = None, average: MovingAverage | None = None) -> None:
-    """Write where the run stands, after all else, so that it is never ahead of it."""
-    values = {
-        "model": trained_tensors(run),
-        "optimizer": optimizer and optimizer.state_dict(),
-        "average": average and average.state_dict(),
-        "state": asdict(run.state),
-    }
-    run.folder.save_checkpoint("last", values)
-
-
-def save_start(run: Run) -> None:
-    """Save where a later stage starts: it may change more than the checkpoints hold so far.
-
-    From here on the run continues from these weights, not from the best checkpoint, which may
-    already be of this stage's first epoch when the run is killed before that one's `last`.
-    """
-    save_best(run)
-    save_last(run)
-
-
-def restore(run: Run, kind: CheckpointKind) -> dict[str, Any]:
-    """Put a checkpoint's tensors into the classifier and return the checkpoint."""
-    checkpoint = run.folder.load_checkpoint(kind)
-    if checkpoint is None:
-        raise UserError(f"{run.folder.path} has no {kind} checkpoint", "", "start the run again")
-    run.classifier.load_state_dict(checkpoint["model"], strict=False)
-    return checkpoint
-
-
-def continue_run(run: Run) -> bool:
-    """Put a run where its last checkpoint stands; False when there is none yet.
-
-    Weights come back before any cache is opened, because caches depend on them.
-    """
-    if run.folder.load_checkpoint("last") is None:
-        return False
-    checkpoint = restore(run, "last")
-    run.state = RunState.from_dict(checkpoint["state"])
-    run.resumed = checkpoint if checkpoint["optimizer"] else None
-    return True

@@ -47,6 +47,7 @@ class RunSummary:
 
     head_only_accuracy: what the head-only stage reached, None when there was none.
     parts: seconds by part of the work ("scan", "extract", ...). files: what lies where.
+    diagnosis: what went wrong inside the network, and what to try; empty when nothing was seen.
     """
 
     run: Path
@@ -61,6 +62,7 @@ class RunSummary:
     parts: dict[str, float] = field(default_factory=dict)
     weak_classes: tuple[WeakClass, ...] = ()
     files: dict[str, Path] = field(default_factory=dict)
+    diagnosis: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON has them: paths as text, NaN as None."""

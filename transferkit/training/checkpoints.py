@@ -1,0 +1,70 @@
+"""Checkpoints of a run: what is saved after every epoch, and how a run gets back to it."""
+
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from transferkit.errors import UserError
+from transferkit.run_folder import CheckpointKind
+from transferkit.training.averaging import MovingAverage
+from transferkit.training.run import Run, RunState
+
+
+def trained_tensors(run: Run) -> dict[str, Tensor]:
+    """Return the tensors that any stage up to the current one may have changed."""
+    lowest = min(stage.boundary for stage in run.plan.stages[: run.state.stage + 1])
+    return {
+        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, tensor in run.classifier.state_dict().items()
+        if run.group_of(name) >= lowest
+    }
+
+
+def save_best(run: Run) -> None:
+    """Write the weights as they are as the best so far."""
+    run.folder.save_checkpoint("best", {"model": trained_tensors(run)})
+
+
+def save_last(run: Run, optimizer: Any = None, average: MovingAverage | None = None) -> None:
+    """Write where the run stands, after all else, so that it is never ahead of it."""
+    values = {
+        "model": trained_tensors(run),
+        "optimizer": optimizer and optimizer.state_dict(),
+        "average": average and average.state_dict(),
+        "state": asdict(run.state),
+    }
+    run.folder.save_checkpoint("last", values)
+
+
+def save_start(run: Run) -> None:
+    """Save where a stage starts: a later one may change more than the checkpoints hold so far.
+
+    From here on the run continues from these weights, not from the best checkpoint, which may
+    already be of this stage's first epoch when the run is killed before that one's `last`.
+    """
+    save_best(run)
+    save_last(run)
+
+
+def restore(run: Run, kind: CheckpointKind) -> dict[str, Any]:
+    """Put a checkpoint's tensors into the classifier and return the checkpoint."""
+    checkpoint = run.folder.load_checkpoint(kind)
+    if checkpoint is None:
+        raise UserError(f"{run.folder.path} has no {kind} checkpoint", "", "start the run again")
+    run.classifier.load_state_dict(checkpoint["model"], strict=False)
+    return checkpoint
+
+
+def continue_run(run: Run) -> bool:
+    """Put a run where its last checkpoint stands; False when there is none yet.
+
+    Weights come back before any cache is opened, because caches depend on them.
+    """
+    if run.folder.load_checkpoint("last") is None:
+        return False
+    checkpoint = restore(run, "last")
+    run.state = RunState.from_dict(checkpoint["state"])
+    run.resumed = checkpoint if checkpoint["optimizer"] else None
+    return True

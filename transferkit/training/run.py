@@ -1,0 +1,102 @@
+"""What a run of stages needs, and where it stands."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from transferkit.backbones.head import Classifier
+from transferkit.run_folder import RunFolder
+from transferkit.training.sources import Material, Sources
+from transferkit.training.stages import StagePlan
+from transferkit.training.supervised import Objective
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the loop needs of the configuration.
+
+    metric: "accuracy", "balanced_accuracy" or "loss". on_divergence: "stop" or "rewind".
+    """
+
+    batch_size: int
+    weight_decay: float
+    warmup: float
+    patience: int
+    min_delta: float
+    metric: str
+    balance: str
+    seed: int
+    ema: float = 0.0
+    on_divergence: str = "stop"
+
+
+@dataclass
+class RunState:
+    """Where a run stands: saved with every checkpoint, enough to continue bit for bit.
+
+    stage, epoch: the next epoch to run, both from 0. best: (metric to maximise, minus the loss) of
+    the best epoch of the run; stage_best: of the current stage; start_best: before this stage.
+    halvings: how often the current stage's learning rate was halved because it diverged, the last
+    time at epoch `rewound_at`; divergences: what happened each time, in words.
+    """
+
+    stage: int = 0
+    epoch: int = 0
+    best: tuple[float, float] = (-math.inf, -math.inf)
+    start_best: float = -math.inf
+    stage_best: float = -math.inf
+    epochs_without_gain: int = 0
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
+    halvings: int = 0
+    rewound_at: int = -1
+    divergences: list[str] = field(default_factory=list)
+
+    @staticmethod
+    def from_dict(values: dict[str, Any]) -> "RunState":
+        """Read what `asdict` made."""
+        return RunState(**{**values, "best": tuple(values["best"])})
+
+    def record(self, row: dict[str, Any], metric: str, min_delta: float) -> bool:
+        """Take in an epoch's row; True when it is the best of the run."""
+        value = -row["val_loss"] if metric == "loss" else row[f"val_{metric}"]
+        gained = value > self.stage_best + min_delta
+        self.epochs_without_gain = 0 if gained else self.epochs_without_gain + 1
+        self.stage_best = max(self.stage_best, value)
+        is_best = (value, -row["val_loss"]) > self.best
+        if is_best:
+            self.best = (value, -row["val_loss"])
+        self.rows.append(row | {"best": int(is_best)})
+        self.epoch += 1
+        return is_best
+
+    def next_stage(self) -> None:
+        """Turn to the next stage; what it starts from becomes the value to beat."""
+        self.stage += 1
+        self.epoch = 0
+        self.stage_best = -math.inf
+        self.epochs_without_gain = 0
+        self.halvings = 0
+        self.rewound_at = -1
+
+
+@dataclass
+class Run:
+    """Everything a run of stages needs. state, resumed: see `continue_run`."""
+
+    classifier: Classifier
+    plan: StagePlan
+    sources: Sources
+    objective: Objective
+    settings: Settings
+    fabric: Any
+    folder: RunFolder
+    group_of: Callable[[str], int]
+    state: RunState = field(default_factory=RunState)
+    resumed: dict[str, Any] | None = None
+
+    @property
+    def material(self) -> Material:
+        """What the run trains on."""
+        return self.sources.material
