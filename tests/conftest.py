@@ -78,10 +78,10 @@ def tiny_config(pictures: Path) -> Config:
     return Config(
         data=Data(path=pictures),
         backbone=BackboneOptions(name="test_efficientnet", pretrained=False, image_size=32),
-        head=HeadOptions(dropout=0.0),
+        head=HeadOptions(dropout=(0.0,)),
         augment=Augmentation(level="light", views=1),
         cache=Cache(dtype="float32"),
-        training=Training(batch_size=6, lr=1e-2, unfrozen_lr=5e-3),
+        training=Training(batch_size=6, lr=1e-2, unfrozen_lr=5e-3, block_decay=0.5),
         device=Device(accelerator="cpu", engine="torch"),
         stages=(Stage(1, 2), Stage(3, 2), Stage("all", 2)),
     )

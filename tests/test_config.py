@@ -8,6 +8,7 @@ from annotated_types import Ge, Gt, Le, Lt
 
 from transferkit.cli import app
 from transferkit.config import Config, OptionField, Section, option_fields
+from transferkit.config.network_checks import ONLY_FROM_SCRATCH
 from transferkit.errors import UserError
 from transferkit.recipes import load_config
 
@@ -20,13 +21,17 @@ def other_value(item: OptionField) -> Any:
     kind, default = item.annotation, item.default
     kinds = get_args(kind) if type(None) in get_args(kind) else (kind,)
     kind = next(k for k in kinds if k is not type(None))
+    special = {"cache.budget": "3GB", "data.background": "black", "backbone.image_size": 64}
+    special |= {"backbone.initializer": "he_uniform", "head.initializer": "he_uniform"}
+    special |= {"head.classifier_initializer": "normal:0.1", "head.dropout": [0.5]}
+    if item.key in special:
+        return special[item.key]
     if get_origin(kind) is tuple:
+        if get_origin(get_args(kind)[0]) is Literal:
+            return [get_args(get_args(kind)[0])[0]]
         return ["a", "b"] if get_args(kind)[0] is str else [8, 4]
     if get_origin(kind) is Literal:
         return next(word for word in get_args(kind) if word != default)
-    special = {"cache.budget": "3GB", "data.background": "black", "backbone.image_size": 64}
-    if item.key in special:
-        return special[item.key]
     if kind is bool:
         return not default
     if kind is float:
@@ -38,7 +43,17 @@ def other_value(item: OptionField) -> Any:
 
 def needs(key: str) -> dict[str, Any]:
     """Return what else must be set so that an option has an effect."""
-    return {"head.activation": {"head.layers": [8]}}.get(key, {})
+    section, name = key.split(".")
+    alpha = {f"{section}.activation": "selu", f"{section}.dropout": 0.1}
+    found: dict[str, Any] = {
+        "slope": {f"{section}.activation": "leaky_relu"},
+        "dropout_kind": alpha if section == "backbone" else {**alpha, "head.layers": [8]},
+    }.get(name, {})
+    if key in ("head.activation", "head.initializer", "head.slope"):
+        found = {**found, "head.layers": [8]}
+    if section == "backbone" and name in ONLY_FROM_SCRATCH:
+        found = {**found, "backbone.name": "mlp"}
+    return found
 
 
 def value_at(config: Config, key: str) -> Any:
@@ -119,7 +134,8 @@ def test_bounds_hold(item: OptionField, bound: Any) -> None:
         load_config(None, (), {item.key: outside})
     assert refused.value.exit_code == 2
     if isinstance(bound, Ge | Le):
-        assert value_at(load_config(None, (), {item.key: edge}), item.key) == edge
+        config = load_config(None, (), {item.key: edge} | needs(item.key))
+        assert value_at(config, item.key) == edge
 
 
 @pytest.mark.parametrize("item", FIELDS, ids=lambda item: item.key)
@@ -146,3 +162,81 @@ def test_every_section_refuses_unknown_keys() -> None:
         if isinstance(kind, type) and issubclass(kind, Section):
             with pytest.raises(UserError, match=f"unknown key {name}.zzz"):
                 load_config({name: {"zzz": 1}})
+
+
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+    "alpha without SELU": (
+        {"head.layers": [8], "head.dropout_kind": "alpha"},
+        r"head\.dropout_kind alpha needs .*selu",
+    ),
+    "alpha without hidden layers": ({"head.dropout_kind": "alpha"}, r"head\.dropout_kind"),
+    "alpha at rate 0": (
+        {"head.layers": 8, "head.activation": "selu", "head.dropout_kind": "alpha"}
+        | {"head.dropout": 0.0},
+        r"head\.dropout_kind has no effect",
+    ),
+    "alpha without SELU, from scratch": (
+        {"backbone.name": "cnn", "backbone.dropout_kind": "alpha", "backbone.dropout": 0.1},
+        r"backbone\.dropout_kind alpha needs",
+    ),
+    "dropout of one": ({"head.dropout": 1.0}, r"head\.dropout\.0 must be less than 1"),
+    "negative dropout": ({"head.dropout": [-0.1]}, r"head\.dropout\.0 .*greater than or equal"),
+    "dropout by text": ({"head.dropout": "much"}, r"head\.dropout must be a valid array"),
+    "too many rates": ({"head.dropout": [0.1, 0.2]}, r"head\.dropout has 2 rates for 1 new layers"),
+    "too few rates": ({"head.layers": [8, 4], "head.dropout": [0.1, 0.2]}, "2 rates for 3"),
+    "spatial in an mlp": (
+        {"backbone.name": "mlp", "backbone.dropout_kind": "spatial", "backbone.dropout": 0.1},
+        r"backbone\.dropout_kind spatial needs feature maps",
+    ),
+    "a kind of dropout without dropout": (
+        {"backbone.name": "cnn", "backbone.dropout_kind": "spatial"},
+        r"backbone\.dropout_kind has no effect",
+    ),
+    "a slope for ReLU": ({"head.layers": [8], "head.slope": 0.1}, r"head\.slope"),
+    "a slope for ReLU, from scratch": (
+        {"backbone.name": "mlp", "backbone.slope": 0.1},
+        r"backbone\.slope",
+    ),
+    "an unknown activation": (
+        {"backbone.name": "mlp", "backbone.activation": "relo"},
+        r"backbone\.activation .*did you mean relu",
+    ),
+    "an unknown initialiser": (
+        {"head.layers": [8], "head.initializer": "xavier"},
+        r"head\.initializer 'xavier' is not known; there are glorot_normal",
+    ),
+    "an initialiser of no layers": ({"head.initializer": "he_normal"}, r"head\.initializer"),
+    "no deviation": (
+        {"backbone.name": "mlp", "backbone.initializer": "normal:0"},
+        r"backbone\.initializer 'normal:0'",
+    ),
+    "batch norm before and after": (
+        {"head.layers": [8], "head.batchnorm": ["before", "after"]},
+        r"head\.batchnorm: before and after",
+    ),
+    "batch norm of no layers": ({"head.batchnorm": ["after"]}, r"head\.batchnorm"),
+    "batch norm of one picture": (
+        {"head.batchnorm": ["first"], "training.batch_size": 1},
+        r"head\.batchnorm needs training\.batch_size",
+    ),
+    "depth of a timm model": ({"backbone.depth": 3}, r"backbone\.depth belongs to .*scratch"),
+    "drop path from scratch": (
+        {"backbone.name": "cnn", "backbone.drop_path": 0.1},
+        r"backbone\.drop_path",
+    ),
+    "a random head alone": ({"backbone.name": "mlp", "stages": "head:1"}, "from scratch"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_network_options_without_sense_are_refused_with_their_key(name: str) -> None:
+    options, pattern = REFUSED[name]
+    with pytest.raises(UserError, match=pattern) as refused:
+        load_config(None, (), options)
+    assert refused.value.exit_code == 2
+
+
+def test_one_rate_stands_for_a_list() -> None:
+    assert load_config({"head": {"dropout": 0.3}}).head.dropout == (0.3,)
+    assert load_config(None, ["head.dropout=0.3"]).head.dropout == (0.3,)
+    assert load_config({"head": {"layers": 64}}).head.layers == (64,)

@@ -14,6 +14,7 @@ from transferkit.config import Config
 from transferkit.errors import UserError, usage_error
 from transferkit.evaluation.plots import confusion, curves, learning_rates
 from transferkit.evaluation.reliability_plot import reliability
+from transferkit.network import head_design, make_structure
 from transferkit.recipes import config_of, to_toml
 from transferkit.run_folder import RunFolder, create_run, default_run_path, open_run
 from transferkit.session import Session, prepare
@@ -181,15 +182,11 @@ def finish(session: Session, run: Run, folder: RunFolder, show: Show) -> RunSumm
 def model_description(session: Session, validation: Validation) -> dict[str, Any]:
     """Describe the model so that it can be rebuilt, understood and trusted: model.json."""
     config, backbone = session.config, session.backbone
-    head = {
-        "hidden": list(config.head.layers),
-        "activation": config.head.activation,
-        "dropout": config.head.dropout,
-    }
     return {
         "backbone": config.backbone.name,
         "image_size": config.backbone.image_size,
-        "head": head,
+        "structure": make_structure(config.backbone).to_dict(),
+        "head": head_design(config).to_dict(),
         "classes": list(session.index.classes),
         "preprocessing": backbone.preprocessing.to_dict(),
         "background": config.data.background,

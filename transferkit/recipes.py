@@ -7,9 +7,10 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
-from transferkit.config import Config, Stage
+from transferkit.config import Config, Stage, option_fields
+from transferkit.config.network_checks import network_problems
 from transferkit.errors import UserError, usage_error
 from transferkit.run_folder import RECIPE, RunFolder
 from transferkit.units import parse_bytes, parse_colour
@@ -149,7 +150,20 @@ def load_config(
         table[last] = value
     if isinstance(raw.get("stages"), str):
         raw["stages"] = parse_stages(raw["stages"])
+    wrap_single_numbers(raw)
     return validate(raw)
+
+
+def wrap_single_numbers(raw: dict[str, Any]) -> None:
+    """Make a list, in place, of a number that stands for a list of numbers: `dropout = 0.2`."""
+    for item in option_fields():
+        section, _, name = item.key.partition(".")
+        table = raw.get(section)
+        if get_origin(item.annotation) is not tuple or not isinstance(table, dict):
+            continue
+        value = table.get(name)
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            table[name] = [value]
 
 
 def validate(raw: Mapping[str, Any]) -> Config:
@@ -246,17 +260,16 @@ def combination_problems(config: Config) -> list[str]:
     found = []
     if config.backbone.weights is not None and not config.backbone.pretrained:
         found.append("--weights and --no-pretrained contradict each other: leave one out")
-    if not config.backbone.pretrained and config.stages and config.stages[0].unfreeze == "head":
+    if config.backbone.starts_random and config.stages and config.stages[0].unfreeze == "head":
         found.append(
-            "stages: the first one trains only the head on random frozen blocks (--no-pretrained); "
-            'start with unfreeze = "all"'
+            "stages: the first one trains only the head on random frozen blocks (--no-pretrained "
+            'or from scratch); start with unfreeze = "all"'
         )
     if config.augment.level == "none" and config.augment.views:
         found.append("augment.views has no effect with augment.level = none: leave one out")
     if config.stages and config.stages[0].if_improving:
         found.append("stages: the first stage cannot depend on the one before (if_improving)")
-    if not config.head.layers and config.head.activation != "relu":
-        found.append("head.activation has no effect without head.layers: add --head-layers")
+    found += network_problems(config.backbone, config.head, config.training.batch_size)
     for key, check in (
         ("cache.budget", lambda: parse_bytes(config.cache.budget)),
         ("data.background", lambda: parse_colour(config.data.background)),

@@ -9,11 +9,12 @@ import torch
 
 from transferkit.backbones.chain import Chain, find_chain
 from transferkit.backbones.create import Backbone, create_backbone
-from transferkit.backbones.head import Classifier, make_head
+from transferkit.backbones.head import Classifier
 from transferkit.config import Config
 from transferkit.data.index import DatasetIndex, ScanOptions, scan
 from transferkit.data.loader import ViewMaker
 from transferkit.errors import usage_error
+from transferkit.network import make_classifier, make_structure, start_notices
 from transferkit.training.boundary_cache import default_cache_dir
 from transferkit.training.events import Event, Notice, Progress
 from transferkit.training.sources import CacheSettings, Material, Sources
@@ -60,6 +61,7 @@ def prepare(config: Config, show: Callable[[Event], None]) -> Session:
         image_size=config.backbone.image_size,
         drop_path=config.backbone.drop_path,
         seed=config.training.seed,
+        structure=make_structure(config.backbone),
     )
     classifier = make_classifier(config, backbone, len(index.classes))
     classifier.to(fabric.device)
@@ -70,28 +72,16 @@ def prepare(config: Config, show: Callable[[Event], None]) -> Session:
     chain = find_chain(backbone.model, images.to(fabric.device))
     if not chain.verified:
         backbone.notices.append(f"no cut inside {backbone.name} ({chain.reason}): trains live")
-    for notice in backbone.notices:
-        show(Notice(notice))
+    for notice in (*map(Notice, backbone.notices), *start_notices(config, backbone)):
+        show(notice)
     plan = make_plan(config, [group.name for group in chain.groups])
     seconds["backbone"] = time.perf_counter() - started
     material = make_material(config, index, backbone)
+    architecture = f"{backbone.name} {make_structure(config.backbone)}"
     sources = Sources(
-        classifier, chain, material, cache_settings(config), fabric.device, backbone.name
+        classifier, chain, material, cache_settings(config), fabric.device, architecture
     )
     return Session(config, index, backbone, classifier, chain, plan, sources, fabric, seconds)
-
-
-def make_classifier(config: Config, backbone: Backbone, num_classes: int) -> Classifier:
-    """Put the configured head on a backbone."""
-    head = make_head(
-        backbone.num_features,
-        num_classes,
-        config.head.layers,
-        config.head.activation,
-        config.head.dropout,
-        config.training.seed,
-    )
-    return Classifier(backbone.model, head, backbone.preprocessing.mean, backbone.preprocessing.std)
 
 
 def scan_pictures(config: Config, show: Callable[[Event], None]) -> DatasetIndex:

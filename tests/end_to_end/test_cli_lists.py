@@ -99,7 +99,7 @@ def test_inspect_writes_what_it_prints(pictures: Path, cli: Cli) -> None:
 
 
 def test_plan_tells_what_finetune_then_does(pictures: Path, cli: Cli) -> None:
-    options = (*TINY, "--stages", "1:2@4e-3~0.5, 3:1", "--views", 1, "--unfrozen-lr", "1e-3")
+    options = (*TINY, "--stages", "1:2@4e-3~0.5, 3:1~0.5", "--views", 1, "--unfrozen-lr", "1e-3")
     stages = cli("plan", pictures, *options, "--json").json["stages"]
     assert [stage["name"] for stage in stages] == ["top 1", "top 3"]
     assert [stage["epochs"] for stage in stages] == [2, 1]

@@ -148,7 +148,7 @@ def test_cached_training_equals_live_training(
 def test_same_seed_same_bytes(tiny_config: Config, tmp_path: Path) -> None:
     config = replace(
         tiny_config,
-        head=replace(tiny_config.head, dropout=0.3, layers=(8,)),
+        head=replace(tiny_config.head, dropout=(0.3,), layers=(8,)),
         augment=replace(tiny_config.augment, mixup=0.3, cutmix=0.3),
     )
     models = []
@@ -243,7 +243,7 @@ def lively(tiny_config: Config) -> Config:
     """Dropout and mixing, whose random numbers must come back, and an average of the weights."""
     return replace(
         tiny_config,
-        head=replace(tiny_config.head, dropout=0.3),
+        head=replace(tiny_config.head, dropout=(0.3,)),
         augment=replace(tiny_config.augment, mixup=0.3),
         averaging=Averaging(ema=0.9),
         stages=(Stage(1, 2), Stage(3, 2), Stage("all", 2), Stage(1, 1)),

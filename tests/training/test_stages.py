@@ -4,7 +4,7 @@ from torch import Tensor, nn
 
 from transferkit.backbones.chain import find_chain
 from transferkit.backbones.create import create_backbone
-from transferkit.backbones.head import Classifier, make_head
+from transferkit.backbones.head import Classifier, HeadDesign, make_head
 from transferkit.config import BackboneOptions, Config, Stage, Training
 from transferkit.errors import UserError
 from transferkit.training.optimizers import OPTIMIZERS, parameter_groups
@@ -22,7 +22,7 @@ MODELS = {  # input px, groups of the chain, whether it can be cut
 
 def built(name: str, size: int) -> tuple[Classifier, list[tuple[str, ...]], bool]:
     backbone = create_backbone(name, pretrained=False, image_size=size)
-    head = make_head(backbone.num_features, 3, (8,), dropout=0.0)
+    head = make_head(backbone.num_features, 3, HeadDesign((8,)))
     chain = find_chain(backbone.model, torch.randn(2, 3, size, size))
     classifier = Classifier(backbone.model, head, (0.5,) * 3, (0.5,) * 3)
     return classifier, [group.modules for group in chain.groups], chain.verified

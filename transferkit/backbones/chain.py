@@ -22,13 +22,14 @@ from transferkit.backbones.block_groups import (
     in_any,
     matcher_groups,
     num_parameters,
+    tensors,
     units,
     walk_back,
 )
 
 MIN_GROUPS = 3  # with fewer, the largest module of the tail is looked into
 MAX_OPENINGS = 3
-MAX_STEM_SHARE = 0.5  # of the parameters
+MAX_STEM_SHARE = 0.5  # of the parameters and of the layers
 
 
 class NoChain(Exception):
@@ -252,9 +253,16 @@ def _giant(model: nn.Module, tail: Sequence[Call]) -> str:
 
 
 def _refuse_low_cuts_missing(model: nn.Module, stem: Sequence[str]) -> None:
-    """Raise NoChain when the stem holds most of the model: its blocks could not be cut apart."""
+    """Raise NoChain when the stem holds most of the model: its blocks could not be cut apart.
+
+    Most is meant of the parameters and of the layers that have them: the first layer of a
+    perceptron is large, but one layer.
+    """
     total = sum(parameter.numel() for parameter in model.parameters())
-    if sum(num_parameters(model, path) for path in stem) > total * MAX_STEM_SHARE:
+    parameters = sum(num_parameters(model, path) for path in stem)
+    owners = [path for path, m in model.named_modules() if any(True for _ in tensors(m, False))]
+    layers = sum(in_any(path, stem) for path in owners)
+    if parameters > total * MAX_STEM_SHARE and layers > len(owners) * MAX_STEM_SHARE:
         raise NoChain("most of its blocks are not a chain of modules with one input and one output")
 
 

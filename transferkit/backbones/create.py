@@ -19,11 +19,20 @@ from timm.data import resolve_model_data_config
 from torch import nn
 
 from transferkit.backbones.hub import cached_weights, hub_address, why_unreachable
+from transferkit.backbones.scratch import (
+    DEFAULTS,
+    NETWORKS,
+    SIZES_PX,
+    make_scratch,
+    scratch_preprocessing,
+)
+from transferkit.backbones.structure import Structure
 from transferkit.backbones.weights import load_weights_file, map_by_order, read_tensors
 from transferkit.data.preprocessing import Preprocessing
 from transferkit.errors import UserError, usage_error
 
 DEFAULT_BACKBONE = "tf_efficientnet_lite0"
+AS_IT_IS = Structure()
 SIZE_STEPS = (14, 16, 32)  # what input sizes are usually multiples of
 NONCOMMERCIAL = ("-nc", "noncommercial")
 
@@ -92,15 +101,19 @@ def create_backbone(
     image_size: int | None = None,
     drop_path: float = 0.0,
     seed: int = 0,
+    structure: Structure = AS_IT_IS,
 ) -> Backbone:
-    """Build a timm model with its weights, ready to give features.
+    """Build a timm model with its weights, or one of our own networks, ready to give features.
 
-    name: as `timm.list_models` gives it, also with a pretrained tag, also after "timm/".
+    name: as `timm.list_models` gives it, also with a pretrained tag, also after "timm/"; or one of
+    `NETWORKS`, which has no pretrained weights.
     weights: a file instead of the model's own weights; goes before `pretrained`.
     image_size: input side in pixels; position embeddings are resampled to it. seed: of random
     weights, also of those a file lacks; the global generator is left alone.
     Raises UserError: unknown name or impossible size (exit code 2); weights missing or unfit (1).
     """
+    if name in NETWORKS:
+        return create_scratch(name, structure, image_size, weights, seed)
     name = resolve_name(name)
     config = pretrained_config(name)
     if image_size == config["input_size"][-1]:
@@ -134,6 +147,25 @@ def create_backbone(
     )
 
 
+def create_scratch(
+    name: str, structure: Structure, image_size: int | None, weights: Path | None, seed: int
+) -> Backbone:
+    """Build a network of our own; see `create_backbone`."""
+    design = structure.scratch or DEFAULTS[name]
+    side_px = image_size or SIZES_PX[name]
+    model = make_scratch(name, design, side_px, seed)
+    notices = [] if weights is None else load_weights_file(model, weights)
+    return Backbone(
+        name=name,
+        model=model.eval(),
+        num_features=model.num_features,
+        preprocessing=scratch_preprocessing(side_px),
+        weights_source=f"file {weights}" if weights else f"random (seed {seed})",
+        license="unknown" if weights else "none: from scratch",
+        notices=notices,
+    )
+
+
 def resolve_name(name: str) -> str:
     """Return the name of a timm model; a usage error names the nearest ones for an unknown one."""
     short = name.removeprefix("timm/")
@@ -143,7 +175,8 @@ def resolve_name(name: str) -> str:
         raise usage_error(
             f"unknown backbone {name!r}",
             f"did you mean {' or '.join(nearest)}?" if nearest else "",
-            "see `transferkit models` for all, `transferkit models vit` for some",
+            "see `transferkit models` for all, `transferkit models vit` for some; "
+            "mlp and cnn are networks from scratch",
         )
     if timm.get_pretrained_cfg(architecture) is None:
         return _renamed(architecture)

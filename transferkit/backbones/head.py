@@ -1,47 +1,108 @@
 """New layers on top of a backbone: hidden layers and a classifier."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
-    "relu": nn.ReLU,
-    "gelu": nn.GELU,
-    "silu": nn.SiLU,
-    "selu": nn.SELU,
-    "elu": nn.ELU,
-    "tanh": nn.Tanh,
-}
+from transferkit.backbones.layers import initialize_, make_activation
+from transferkit.config.initializers import misfit, paired_initializer
+
+
+@dataclass(frozen=True)
+class HeadDesign:
+    """How the new layers are built; a run folder keeps it to build them again.
+
+    hidden: widths. activation, slope: of the hidden layers. initializer: of the hidden layers,
+    None takes what suits the activation; classifier_initializer: of the last layer. batchnorm: any
+    of "first" (of the features) and "before" or "after" every activation. dropout: before each new
+    layer, the classifier included, one rate for all or one for each. dropout_kind: "plain", or
+    "alpha" after SELU. selu_features: the features come out of SELU too, so that alpha dropout is
+    right for them.
+    """
+
+    hidden: tuple[int, ...] = ()
+    activation: str = "relu"
+    slope: float | None = None
+    initializer: str | None = None
+    classifier_initializer: str = "zeros"
+    batchnorm: tuple[str, ...] = ()
+    dropout: tuple[float, ...] = (0.0,)
+    dropout_kind: str = "plain"
+    selu_features: bool = False
+
+    @property
+    def start(self) -> str:
+        """The initialiser of the hidden layers."""
+        return self.initializer or paired_initializer(self.activation)
+
+    @property
+    def rates(self) -> tuple[float, ...]:
+        """The dropout before each of the new layers."""
+        count = len(self.hidden) + 1
+        return self.dropout * count if len(self.dropout) == 1 else self.dropout
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for model.json."""
+        return asdict(self)
+
+    @staticmethod
+    def from_dict(values: Mapping[str, Any]) -> "HeadDesign":
+        """Read what `to_dict` wrote. Raises KeyError or TypeError for other names."""
+        lists = {name: tuple(values[name]) for name in ("hidden", "batchnorm", "dropout")}
+        return HeadDesign(**{**values, **lists})
 
 
 def make_head(
-    num_features: int,
-    num_classes: int,
-    hidden: Sequence[int] = (),
-    activation: str = "relu",
-    dropout: float = 0.0,
-    seed: int = 0,
+    num_features: int, num_classes: int, design: HeadDesign | None = None, seed: int = 0
 ) -> nn.Sequential:
-    """Build (N, D) -> (N, K): [dropout, linear, activation] per hidden width, dropout, linear.
+    """Build (N, D) -> (N, K): [batch norm], then for each width [dropout, linear, activation with
+    batch norm before or after it], then dropout and the classifier.
 
-    The hidden layers start with He initialisation. The classifier starts at zero, so that the
-    first loss is exactly ln K and the first steps do not shake the blocks below.
+    Biases start at 0. A classifier at zero makes the first loss exactly ln K, and the first steps
+    do not shake the blocks below.
     """
+    design = design or HeadDesign()
+    generator = torch.Generator().manual_seed(seed)
     layers: list[nn.Module] = []
-    width = num_features
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        for next_width in hidden:
-            linear = nn.Linear(width, next_width)
-            nn.init.kaiming_normal_(linear.weight, nonlinearity="relu")
-            nn.init.zeros_(linear.bias)
-            layers += [nn.Dropout(dropout), linear, ACTIVATIONS[activation]()]
-            width = next_width
-        classifier = nn.Linear(width, num_classes)
-    nn.init.zeros_(classifier.weight)
-    nn.init.zeros_(classifier.bias)
-    return nn.Sequential(*layers, nn.Dropout(dropout), classifier)
+    if "first" in design.batchnorm:
+        layers.append(nn.BatchNorm1d(num_features))
+    widths = (num_features, *design.hidden)
+    for i, (width, next_width) in enumerate(pairwise(widths)):
+        normed = "before" in design.batchnorm  # takes away what a bias would add
+        layers += [_dropout(design, i), _linear(width, next_width, design.start, generator, normed)]
+        layers += [nn.BatchNorm1d(next_width)] if normed else []
+        layers.append(make_activation(design.activation, design.slope))
+        layers += [nn.BatchNorm1d(next_width)] if "after" in design.batchnorm else []
+    layers.append(_dropout(design, len(design.hidden)))
+    layers.append(_linear(widths[-1], num_classes, design.classifier_initializer, generator))
+    return nn.Sequential(*layers)
+
+
+def _dropout(design: HeadDesign, number: int) -> nn.Module:
+    """Make the dropout before a new layer; alpha only where SELU was before it."""
+    alpha = design.dropout_kind == "alpha" and (number > 0 or design.selu_features)
+    return (nn.AlphaDropout if alpha else nn.Dropout)(design.rates[number])
+
+
+def _linear(
+    width: int, next_width: int, initializer: str, generator: torch.Generator, normed: bool = False
+) -> nn.Linear:
+    linear = nn.utils.skip_init(nn.Linear, width, next_width, bias=not normed)
+    initialize_(linear.weight, initializer, generator)
+    if not normed:
+        nn.init.zeros_(linear.bias)
+    return linear
+
+
+def head_misfit(num_features: int, design: HeadDesign) -> str:
+    """Return why the hidden layers' initialiser does not go with their activation, or ""."""
+    widths = (num_features, *design.hidden)
+    found = (misfit(design.start, design.activation, a, b) for a, b in pairwise(widths))
+    return next((reason for reason in found if reason), "")
 
 
 class Classifier(nn.Module):

@@ -1,6 +1,7 @@
 """Command-line options made from the table of options, and what was typed as a configuration."""
 
 import inspect as signatures
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
@@ -84,10 +85,17 @@ def build_config(
     return load_config(raw, sets or (), given)
 
 
-def split_list(texts: list[str], numbers: bool) -> list[int | str]:
-    """Read `256,64` or `cat,dog`, given once or repeated. numbers: whole numbers become int."""
+NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
+
+
+def split_list(texts: list[str], numbers: bool) -> list[int | float | str]:
+    """Read `256,64`, `0.2,0.5` or `cat,dog`, given once or repeated; what is no number is kept."""
     parts = [part.strip() for text in texts for part in text.split(",") if part.strip()]
-    return [int(part) if numbers and part.isascii() and part.isdigit() else part for part in parts]
+    found: list[int | float | str] = []
+    for part in parts:
+        number = numbers and NUMBER.fullmatch(part)
+        found.append((int(part) if part.isdigit() else float(part)) if number else part)
+    return found
 
 
 Recipe = Annotated[

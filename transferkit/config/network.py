@@ -1,4 +1,4 @@
-"""Options of the network: the backbone and the new layers on it."""
+"""Options of the network: the backbone, networks from scratch, and the new layers on top."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,14 +8,32 @@ from annotated_types import Ge, Le, Lt
 
 from transferkit.config.option import Option, Section
 
+Activation = Literal[
+    "identity",
+    "logistic",
+    "tanh",
+    "relu",
+    "leaky_relu",
+    "prelu",
+    "elu",
+    "selu",
+    "gelu",
+    "silu",
+    "softplus",
+    "hard_swish",
+]
+FROM_SCRATCH = ("mlp", "cnn")
+"""Backbones of our own that start from random weights."""
+
 
 @dataclass(frozen=True)
 class BackboneOptions(Section):
-    """The pretrained network under the new head."""
+    """The network under the new head: pretrained, or one of `FROM_SCRATCH`."""
 
-    name: Annotated[str, Option("--backbone", "Any timm model; see `transferkit models`.")] = (
-        "tf_efficientnet_lite0"
-    )
+    name: Annotated[
+        str,
+        Option("--backbone", "Any timm model (`transferkit models`), or from scratch mlp, cnn."),
+    ] = "tf_efficientnet_lite0"
     pretrained: Annotated[
         bool, Option("--pretrained/--no-pretrained", "Start from pretrained or random weights.")
     ] = True
@@ -31,6 +49,55 @@ class BackboneOptions(Section):
     drop_path: Annotated[
         float, Ge(0), Lt(1), Option("--drop-path", "Stochastic depth rate in unfrozen blocks.")
     ] = 0.0
+    depth: Annotated[
+        int | None,
+        Ge(1),
+        Le(200),
+        Option("--backbone-depth", "Of mlp, cnn: hidden layers [mlp 3; cnn 6]."),
+    ] = None
+    width: Annotated[
+        int | None,
+        Ge(1),
+        Le(8192),
+        Option("--backbone-width", "Of mlp: units per layer; of cnn: first channels [128; 32]."),
+    ] = None
+    activation: Annotated[
+        Activation | None, Option("--activation", "Of mlp, cnn: the layers' activation [relu].")
+    ] = None
+    slope: Annotated[
+        float | None,
+        Ge(0),
+        Lt(1),
+        Option("--slope", "Of mlp, cnn: slope of leaky_relu, first one of prelu [0.01; 0.25]."),
+    ] = None
+    initializer: Annotated[
+        str | None,
+        Option("--initializer", "Of mlp, cnn: he_normal, normal:0.1 ... [by --activation]."),
+    ] = None
+    batchnorm: Annotated[
+        tuple[Literal["first", "before", "after"], ...],
+        Option("--backbone-batchnorm", "Of mlp, cnn: first layer; before or after activations."),
+    ] = ()
+    dropout: Annotated[
+        float | None,
+        Ge(0),
+        Lt(1),
+        Option("--backbone-dropout", "Of mlp, cnn: dropout after every hidden layer [0]."),
+    ] = None
+    dropout_kind: Annotated[
+        Literal["plain", "alpha", "spatial"],
+        Option("--backbone-dropout-kind", "Of mlp, cnn: alpha is for SELU, spatial for cnn."),
+    ] = "plain"
+
+    @property
+    def from_scratch(self) -> bool:
+        """Whether this is a network of our own, not one of timm's."""
+        return self.name in FROM_SCRATCH
+
+    @property
+    def starts_random(self) -> bool:
+        """Whether the network starts from random weights."""
+        return not self.pretrained or (self.from_scratch and self.weights is None)
 
 
 @dataclass(frozen=True)
@@ -42,9 +109,36 @@ class HeadOptions(Section):
         Option("--head-layers", "Widths of new hidden layers before the classifier, e.g. 256,64."),
     ] = ()
     activation: Annotated[
-        Literal["relu", "gelu", "silu", "selu", "elu", "tanh"],
-        Option("--head-activation", "Activation of the hidden layers."),
+        Activation, Option("--head-activation", "Activation of the new hidden layers.")
     ] = "relu"
+    slope: Annotated[
+        float | None,
+        Ge(0),
+        Lt(1),
+        Option("--head-slope", "Slope of leaky_relu, first slope of prelu [0.01; 0.25]."),
+    ] = None
+    initializer: Annotated[
+        str | None,
+        Option(
+            "--head-initializer", "Start of hidden layers: he_normal, normal:0.1 [by activation]."
+        ),
+    ] = None
+    classifier_initializer: Annotated[
+        str | None,
+        Option(
+            "--classifier-initializer",
+            "Start of the last layer [zeros; mlp, cnn: glorot_normal].",
+        ),
+    ] = None
+    batchnorm: Annotated[
+        tuple[Literal["first", "before", "after"], ...],
+        Option("--head-batchnorm", "As the first new layer; before or after every activation."),
+    ] = ()
     dropout: Annotated[
-        float, Ge(0), Lt(1), Option("--dropout", "Dropout before each new layer.")
-    ] = 0.2
+        tuple[Annotated[float, Ge(0), Lt(1)], ...],
+        Option("--dropout", "Dropout before each new layer: one rate, or one for each."),
+    ] = (0.2,)
+    dropout_kind: Annotated[
+        Literal["plain", "alpha"],
+        Option("--dropout-kind", "Alpha keeps mean and variance after SELU."),
+    ] = "plain"

@@ -37,13 +37,14 @@ class Training(Section):
         float, Gt(0), Le(10), Option("--unfrozen-lr", "Peak head rate once blocks are unfrozen.")
     ] = 1e-3
     block_decay: Annotated[
-        float,
+        float | None,
         Gt(0),
         Le(1),
         Option(
-            "--block-decay", "Each deeper block group learns at this fraction of the one above."
+            "--block-decay",
+            "Each deeper block group learns at this fraction of the one above [0.5; random: 1].",
         ),
-    ] = 0.5
+    ] = None
     weight_decay: Annotated[
         float, Ge(0), Option("--weight-decay", "Decoupled weight decay; not on biases and norms.")
     ] = 0.05

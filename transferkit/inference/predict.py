@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from transferkit.backbones.create import create_backbone
-from transferkit.backbones.head import Classifier, make_head
+from transferkit.backbones.head import Classifier, HeadDesign, make_head
+from transferkit.backbones.structure import Structure
 from transferkit.data.decode import DecodeError
 from transferkit.data.loader import CLEAN, ViewMaker, ahead
 from transferkit.data.preprocessing import Preprocessing
@@ -41,10 +42,14 @@ def load_run(folder: RunFolder) -> LoadedRun:
     description, tensors = folder.load_model()
     try:
         backbone = create_backbone(
-            description["backbone"], pretrained=False, image_size=description["image_size"]
+            description["backbone"],
+            pretrained=False,
+            image_size=description["image_size"],
+            structure=Structure.from_dict(description["structure"]),
         )
         classes = tuple(description["classes"])
-        head = make_head(backbone.num_features, len(classes), **description["head"])
+        design = HeadDesign.from_dict(description["head"])
+        head = make_head(backbone.num_features, len(classes), design)
         preprocessing = Preprocessing.from_dict(description["preprocessing"])
         classifier = Classifier(backbone.model, head, preprocessing.mean, preprocessing.std)
         classifier.load_state_dict(tensors)

@@ -12,6 +12,9 @@ from torch import nn
 from transferkit.config import Config, Stage
 from transferkit.errors import usage_error
 
+BLOCK_DECAY = 0.5
+"""Rate of a pretrained block group over that of the one above; random ones have all to learn."""
+
 
 @dataclass(frozen=True)
 class PlannedStage:
@@ -60,7 +63,7 @@ def default_stages(config: Config, num_groups: int) -> tuple[Stage, ...]:
     probe first, Kumar et al., "Fine-Tuning can Distort Pretrained Features", ICLR 2022.
     """
     training = config.training
-    if not config.backbone.pretrained:
+    if config.backbone.starts_random:
         epochs = training.head_epochs + training.block_epochs * training.depth
         return (Stage("all", epochs + training.full_epochs, training.unfrozen_lr, 1.0),)
     step = unfreezing_step(num_groups)
@@ -93,7 +96,9 @@ def plan_stage(stage: Stage, config: Config, groups: Sequence[str]) -> PlannedSt
             f"use a number up to {count}, or all",
         )
     training = config.training
-    decay = training.block_decay if stage.decay is None else stage.decay
+    usual = 1.0 if config.backbone.starts_random else BLOCK_DECAY
+    given = [value for value in (stage.decay, training.block_decay) if value is not None]
+    decay = given[0] if given else usual
     lr = stage.lr or (training.lr if depth == 0 else training.unfrozen_lr)
     multipliers = [0.0] * (count - depth) + [decay ** (depth - i) for i in range(depth)] + [1.0]
     name = {0: "head", count: "all"}.get(depth, f"top {depth}")

@@ -1,0 +1,80 @@
+"""The network's options as objects: structure of the backbone, new layers, what is said of them."""
+
+from transferkit.backbones.create import Backbone
+from transferkit.backbones.head import Classifier, HeadDesign, head_misfit, make_head
+from transferkit.backbones.scratch import DEFAULTS, Scratch, ScratchDesign, scratch_misfit
+from transferkit.backbones.structure import Structure
+from transferkit.config import BackboneOptions, Config
+from transferkit.config.initializers import paired_initializer
+from transferkit.training.events import Notice
+
+
+def make_structure(options: BackboneOptions) -> Structure:
+    """Return how the backbone's structure is changed, or how one from scratch is built."""
+    return Structure(scratch=scratch_design(options) if options.from_scratch else None)
+
+
+def scratch_design(options: BackboneOptions) -> ScratchDesign:
+    """Return the design of a network from scratch, its defaults filled in."""
+    usual = DEFAULTS[options.name]
+    return ScratchDesign(
+        depth=options.depth or usual.depth,
+        width=options.width or usual.width,
+        activation=options.activation or usual.activation,
+        slope=options.slope,
+        initializer=options.initializer,
+        batchnorm=options.batchnorm,
+        dropout=options.dropout or 0.0,
+        dropout_kind=options.dropout_kind,
+    )
+
+
+def head_design(config: Config) -> HeadDesign:
+    """Return the design of the new layers.
+
+    Left unset, the classifier starts at zero, so that it does not shake pretrained features; on a
+    network from scratch it starts as what goes with softmax, so that the first gradient gets down.
+    """
+    head, backbone = config.head, config.backbone
+    usual = paired_initializer("softmax") if backbone.from_scratch else "zeros"
+    return HeadDesign(
+        hidden=head.layers,
+        activation=head.activation,
+        slope=head.slope,
+        initializer=head.initializer,
+        classifier_initializer=head.classifier_initializer or usual,
+        batchnorm=head.batchnorm,
+        dropout=head.dropout,
+        dropout_kind=head.dropout_kind,
+        selu_features=backbone.name == "mlp" and backbone.activation == "selu",
+    )
+
+
+def make_classifier(config: Config, backbone: Backbone, num_classes: int) -> Classifier:
+    """Put the configured head on a backbone."""
+    design = head_design(config)
+    head = make_head(backbone.num_features, num_classes, design, config.training.seed)
+    return Classifier(backbone.model, head, backbone.preprocessing.mean, backbone.preprocessing.std)
+
+
+def start_notices(config: Config, backbone: Backbone) -> list[Notice]:
+    """Say how new layers start and whether that goes with their activation."""
+    found = []
+    if isinstance(backbone.model, Scratch):
+        design = scratch_design(config.backbone)
+        why = scratch_misfit(backbone.model, design)
+        found.append(pairing_notice(backbone.name, design.start, design.activation, why))
+    if config.head.layers:
+        new = head_design(config)
+        why = head_misfit(backbone.num_features, new)
+        found.append(pairing_notice("new layers", new.start, new.activation, why))
+    return found
+
+
+def pairing_notice(where: str, initializer: str, activation: str, why: str) -> Notice:
+    """Say which initialiser meets which activation; a warning, with why, when they do not fit."""
+    if not why:
+        return Notice(f"{where}: {activation} layers start with {initializer}")
+    advice = f"{paired_initializer(activation)} goes with {activation}"
+    text = f"{where}: {activation} layers start with {initializer}, but {why}; {advice}"
+    return Notice(text, warning=True)
