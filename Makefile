@@ -36,7 +36,7 @@ demo: $(VENV)/.for-demo
 	$(BIN)/transferkit predict "$$run" data_samples/val/animal/bear.webp \
 	  data_samples/val/food/banana.webp data_samples/val/plant/rose.webp \
 	  data_samples/val/sport/tennis.webp data_samples/val/vehicle/helicopter.webp; \
-	echo; echo "results:  $$run"; echo "plots:    $$run/plots"; \
+	echo; echo "results:  $$run"; echo "report:   $$run/report.html"; \
 	echo "your own: $(BIN)/transferkit finetune FOLDER_OF_PICTURES"
 
 test: $(VENV)/.for-dev

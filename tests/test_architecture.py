@@ -28,7 +28,7 @@ LAYERS = (
     ("backbones", "inference.engine"),  # the engine runs the frozen trunk, too
     ("training",),
     ("inference", "evaluation", "pretraining"),
-    ("console", "explain", "tables"),
+    ("console", "explain", "reporting", "tables"),
     (VERBS,),
     ("cli",),
     ("__main__",),

@@ -16,6 +16,7 @@ from transferkit.evaluation.plots import confusion, curves, learning_rates
 from transferkit.evaluation.reliability_plot import reliability
 from transferkit.network import head_design, make_structure
 from transferkit.recipes import config_of, to_toml
+from transferkit.report import write_report
 from transferkit.run_folder import RunFolder, create_run, default_run_path, open_run
 from transferkit.session import Session, prepare
 from transferkit.training.checkpoints import continue_run
@@ -153,7 +154,7 @@ def loop_settings(config: Config) -> Settings:
 
 
 def finish(session: Session, run: Run, folder: RunFolder, show: Show) -> RunSummary:
-    """Validate the best model as `predict` will run it; write model, predictions and plots."""
+    """Validate the best model as `predict` will run it; write model, predictions, plots, report."""
     started = time.perf_counter()
     session.sources.close()
     validation = validate(session, folder)
@@ -175,6 +176,9 @@ def finish(session: Session, run: Run, folder: RunFolder, show: Show) -> RunSumm
     folder.save_plot("reliability", reliability(calibration.before, calibration.after))
     session.seconds["plots"] = time.perf_counter() - started
     summary = summarize(session, run, folder, evaluation)
+    folder.write_json("summary", summary.to_dict())
+    write_report(folder, show)
+    summary = replace(summary, files=folder.files)  # the report is one of them
     folder.write_json("summary", summary.to_dict())
     return summary
 
@@ -209,6 +213,8 @@ def data_description(session: Session) -> dict[str, Any]:
         "pictures": len(index.paths),
         "splits": counts,
         "classes": list(index.classes),
+        "counts": index.counts,
+        "warnings": list(index.warnings),
         "left_out": [asdict(u) for u in index.unreadable],
     }
 

@@ -35,6 +35,7 @@ PREDICTIONS = "predictions.csv"
 CALIBRATION = "calibration.json"  # see transferkit.inference.calibration.Calibration
 VALIDATION = "validation.safetensors"  # logits (N, K), labels (N,), features (N, D)
 LOG = "log.txt"
+REPORT = "report.html"
 CHECKPOINTS = "checkpoints"
 PLOTS = "plots"
 
@@ -64,6 +65,7 @@ class RunFolder:
     def files(self) -> dict[str, Path]:
         """What there is to look at: name for a person -> path of an existing file or folder."""
         names = {
+            "report": REPORT,
             "model": MODEL,
             "description": DESCRIPTION,
             "recipe": RECIPE,
@@ -157,6 +159,17 @@ class RunFolder:
     def write_predictions(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Write one row per picture of the validation set."""
         self._write_text(PREDICTIONS, to_csv(rows))
+
+    def read_predictions(self) -> list[dict[str, str]]:
+        """Return the rows of `write_predictions` as text; [] when there are none."""
+        if not (self.path / PREDICTIONS).exists():
+            return []
+        return from_csv(self._read_text(PREDICTIONS))
+
+    def write_report(self, page: str) -> Path:
+        """Write the page that shows the run; return its path."""
+        self._write_text(REPORT, page)
+        return self.path / REPORT
 
     def plot_path(self, name: str) -> Path:
         """Return where the plot called `name` lies: plots/<name>.png."""

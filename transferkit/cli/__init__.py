@@ -12,7 +12,7 @@ from typing import Any
 import typer
 
 from transferkit import console
-from transferkit.cli import look, train, use  # noqa: F401  # their commands join the application
+from transferkit.cli import look, share, train, use  # noqa: F401  # their commands join the application
 from transferkit.cli.app import app
 from transferkit.errors import UserError, usage_error
 

@@ -93,6 +93,14 @@ class DatasetIndex:
         """Return the positions of a split's pictures, ascending, int64."""
         return np.flatnonzero(self.splits == split).astype(np.int64)
 
+    @property
+    def counts(self) -> dict[str, dict[str, int]]:
+        """Return the number of pictures of every class in every split: class -> split -> number."""
+        found = {name: dict.fromkeys(SPLITS, 0) for name in self.classes}
+        for label, split in zip(self.labels.tolist(), self.splits.tolist(), strict=True):
+            found[self.classes[label]][split] += 1
+        return found
+
     def file(self, position: int) -> Path:
         """Return the absolute path of the picture at a position."""
         return self.root / self.paths[position]

@@ -1,0 +1,40 @@
+"""The verb `report`: a page that shows what came out of a run."""
+
+import contextlib
+from collections.abc import Callable
+from pathlib import Path
+
+from transferkit.errors import UserError
+from transferkit.recipes import config_of
+from transferkit.reporting.gather import RunData, gather
+from transferkit.reporting.run_page import run_page
+from transferkit.run_folder import RunFolder, open_run
+from transferkit.training.events import Event, Notice
+
+
+def report(path: Path, show: Callable[[Event], None]) -> Path:
+    """Write the page of a finished run into its folder and return where it lies.
+
+    Raises UserError when the run is not finished.
+    """
+    folder = open_run(path)
+    return write_report(folder, show)
+
+
+def write_report(folder: RunFolder, show: Callable[[Event], None]) -> Path:
+    """Write report.html; tells when the pictures are no longer where they were."""
+    run = run_data(folder)
+    files = [run.file(p) for p in run.surest_mistakes(3) + run.least_sure(3)]
+    if files and not any(file and file.is_file() for file in files):
+        show(Notice("the pictures are no longer where they were: the report goes without them"))
+    return folder.write_report(run_page(run))
+
+
+def run_data(folder: RunFolder) -> RunData:
+    """Read a run with its configuration, if that is there and sound."""
+    recipe, config = "", None
+    if "recipe" in folder.files:
+        recipe = folder.read_recipe()
+        with contextlib.suppress(UserError):  # damaged: the rest of the run is worth showing
+            config = config_of(folder)
+    return gather(folder, config, recipe)

@@ -1,0 +1,194 @@
+"""The charts of a report, drawn from what `gather` read; "" where there is nothing to draw."""
+
+import itertools
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from markupsafe import Markup
+
+from transferkit.reporting.charts import (
+    Axis,
+    Band,
+    Line,
+    Mark,
+    axis_over,
+    line_chart,
+    matrix,
+    timeline,
+)
+from transferkit.reporting.gather import Row, RunData, accuracy_by_coverage, reliability
+from transferkit.units import rate_text
+
+VALIDATION, TRAINING, QUIET = 0, 1, 9  # tones of the style sheet
+STAGE_TONES = (0, 6, 7, 4, 3)
+FIRST_BLOCK_TONE = 2
+BLOCK_TONES = 8
+
+
+def percent(value: float) -> str:
+    """Write a share on an axis."""
+    return f"{100 * value:.3g}%"
+
+
+def column(rows: Sequence[Row], name: str) -> list[float]:
+    """Return a column over the epochs; NaN where a row has none."""
+    return [float(row.get(name, math.nan)) for row in rows]
+
+
+def epoch_axis(rows: Sequence[Row]) -> Axis:
+    """Return the axis over all epochs of all stages, from 1."""
+    return Axis("epoch", 0.5, len(rows) + 0.5, "{:.0f}".format, whole=True)
+
+
+def stage_bands(rows: Sequence[Row]) -> list[Band]:
+    """Return the stretch of epochs that every stage took."""
+    bands, start = [], 0
+    for _, group in itertools.groupby(rows, key=lambda row: row["stage"]):
+        stage = list(group)
+        bands.append(Band(str(stage[0]["stage_name"]), start + 0.5, start + len(stage) + 0.5))
+        start += len(stage)
+    return bands
+
+
+def curve(rows: Sequence[Row], quantity: str) -> Markup:
+    """Draw a quantity on training and validation: "loss" or "accuracy"."""
+    epochs = list(range(1, len(rows) + 1))
+    train, val = column(rows, f"train_{quantity}"), column(rows, f"val_{quantity}")
+    is_share = quantity == "accuracy"
+    limits = (0.0, 1.0) if is_share else (0.0, math.inf)
+    form = percent if is_share else "{:g}".format
+    axis = axis_over(quantity, train + val, form, 0.1, limits)
+    best = [i for i, row in enumerate(rows) if row.get("best")]
+    mark = None
+    if best and is_share:
+        mark = Mark(best[-1] + 1, val[best[-1]], f"kept: {100 * val[best[-1]]:.1f}%")
+    finite = [v for v in val if math.isfinite(v)] or [math.nan]
+    told = f"validation {quantity} over {len(rows)} epochs, from {axis.form(round(finite[0], 3))}"
+    return line_chart(
+        f"{told} to {axis.form(round(finite[-1], 3))}",
+        [Line("training", epochs, train, TRAINING), Line("validation", epochs, val, VALIDATION)],
+        epoch_axis(rows),
+        axis,
+        stage_bands(rows),
+        mark,
+    )
+
+
+def blocks(rows: Sequence[Row], prefix: str) -> list[str]:
+    """Return the block groups that have columns `prefix`/NAME, the head first."""
+    names = dict.fromkeys(n for row in rows for n in row if n.startswith(f"{prefix}/"))
+    trained = {n: sum(math.isfinite(v) for v in column(rows, n)) for n in names}
+    return [n.partition("/")[2] for n in sorted(names, key=lambda n: -trained[n])]
+
+
+def block_tone(position: int, count: int) -> int:
+    """Return the tone of a block group: dark at the head, light at the stem."""
+    return FIRST_BLOCK_TONE + (position * (BLOCK_TONES - 1)) // max(1, count - 1)
+
+
+def by_block(rows: Sequence[Row], prefix: str, name: str) -> Markup | str:
+    """Draw a column per block group on a logarithmic axis; a gap is a frozen group."""
+    drawn = drawn_blocks(rows, prefix)
+    if not drawn:
+        return ""
+    values = {n: column(rows, f"{prefix}/{n}") for n, _ in drawn}
+    peaks = {n: max(v for v in values[n] if v > 0) for n, _ in drawn}
+    # rates below a tenth of the lowest peak, where a cosine ends, lie below the axis
+    axis = Axis(name, min(peaks.values()) / 10, max(peaks.values()) * 1.5, rate_text, log=True)
+    epochs = list(range(1, len(rows) + 1))
+    above = {n: [v if v >= axis.low else math.nan for v in values[n]] for n in peaks}
+    highest = [f"{n} {rate_text(peak)}" for n, peak in peaks.items()]
+    return line_chart(
+        f"{name} by block group, highest: " + ", ".join(highest),
+        [Line(n, epochs, above[n], tone) for n, tone in drawn],
+        epoch_axis(rows),
+        axis,
+        stage_bands(rows),
+    )
+
+
+def stage_timeline(summary: dict[str, Any]) -> list[tuple[str, float, int]]:
+    """Return (what, seconds, tone) of everything the run spent time on, in the order it was done.
+
+    Parts that took less than 1 % are left out, as nobody could see them.
+    """
+    parts = dict(summary.get("parts", {}))
+    after = ("final validation", "plots")
+    before = [(n, s, 9 - i % 2) for i, (n, s) in enumerate(parts.items()) if n not in after]
+    stages = [
+        (s["name"], s["seconds"], STAGE_TONES[i % len(STAGE_TONES)])
+        for i, s in enumerate(summary["stages"])
+    ]
+    end = [(n, parts[n], 8 + i) for i, n in enumerate(after) if n in parts]
+    every = [(n, float(s), t) for n, s, t in (*before, *stages, *end)]
+    total = sum(seconds for _, seconds, _ in every)
+    return [part for part in every if part[1] >= 0.01 * total]
+
+
+def time_bar(summary: dict[str, Any]) -> Markup:
+    """Draw where the time went."""
+    return timeline(stage_timeline(summary))
+
+
+def confusion_shades(run: RunData) -> list[tuple[int, int, float, str]]:
+    """Return (row, column, share of the row 0..1, text) of the cells that are not empty."""
+    counts = run.confusion
+    support = counts.sum(axis=1)
+    names = run.classes
+    return [
+        (
+            int(i),
+            int(j),
+            float(counts[i, j] / support[i]),
+            f"{names[i]} taken for {names[j]}: {counts[i, j]} of {support[i]}",
+        )
+        for i, j in zip(*np.nonzero(counts), strict=True)
+    ]
+
+
+def large_confusion(run: RunData) -> Markup:
+    """Draw the confusion matrix of many classes."""
+    told = f"confusion matrix of {len(run.classes)} classes; the table of pairs names its errors"
+    return matrix(told, confusion_shades(run), len(run.classes))
+
+
+def reliability_chart(before: Sequence[float], right: Sequence[bool]) -> Markup:
+    """Draw accuracy against confidence in ten bins; on the diagonal both agree."""
+    bins = reliability(before, right)
+    share = Axis("confidence", 0.0, 1.0, percent)
+    told = "; ".join(f"at {percent(p)} sure {percent(a)} right" for p, a, _ in bins)
+    return line_chart(
+        f"reliability: {told}",
+        [
+            Line("perfect", [0.0, 1.0], [0.0, 1.0], QUIET, dashed=True, marked=False),
+            Line("as trained", [p for p, _, _ in bins], [a for _, a, _ in bins], VALIDATION),
+        ],
+        share,
+        Axis("accuracy", 0.0, 1.0, percent),
+    )
+
+
+def coverage_chart(sureness: Sequence[float], right: Sequence[bool]) -> Markup:
+    """Draw the accuracy among the surest pictures against the share of pictures kept."""
+    kept, accuracy = accuracy_by_coverage(sureness, right)
+    shown = [(k, a) for k, a in zip(kept, accuracy, strict=True) if k >= 0.05] or [
+        (kept[-1], accuracy[-1])
+    ]
+    at = {share: accuracy[max(0, math.ceil(share * len(kept)) - 1)] for share in (0.5, 0.8, 1.0)}
+    told = ", ".join(f"{percent(a)} among the surest {percent(s)}" for s, a in at.items())
+    values = [a for _, a in shown]
+    return line_chart(
+        f"accuracy {told}",
+        [Line("accuracy", [k for k, _ in shown], values, VALIDATION, marked=False)],
+        Axis("share kept, surest first", 0.0, 1.0, percent),
+        axis_over("accuracy", values, percent, 0.1, (0.0, 1.0)),
+        mark=Mark(0.8, at[0.8], f"{100 * at[0.8]:.1f}% of the surest 80%"),
+    )
+
+
+def drawn_blocks(rows: Sequence[Row], prefix: str) -> list[tuple[str, int]]:
+    """Return (name, tone) of the block groups that `by_block` draws, for the legend."""
+    names = [n for n in blocks(rows, prefix) if any(v > 0 for v in column(rows, f"{prefix}/{n}"))]
+    return [(name, block_tone(i, len(names))) for i, name in enumerate(names)]

@@ -1,0 +1,192 @@
+"""What a report tells, read from a run folder: figures, curves, pictures with their answers."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from transferkit.config import Config, option_fields
+from transferkit.errors import UserError
+from transferkit.evaluation.metrics import (
+    ClassScores,
+    ConfusedPair,
+    class_scores,
+    confusion_matrix,
+    most_confused_pairs,
+)
+from transferkit.run_folder import RunFolder
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A validation picture. answers: (class, probability), the highest first, at least one."""
+
+    path: str
+    truth: str
+    answers: tuple[tuple[str, float], ...]
+
+    @property
+    def is_right(self) -> bool:
+        """Whether the first answer is the truth."""
+        return self.answers[0][0] == self.truth
+
+    @property
+    def probability(self) -> float:
+        """Return how sure the model is of its first answer, 0..1."""
+        return self.answers[0][1]
+
+    @property
+    def lead(self) -> float:
+        """Return by how much the first answer leads the second; small is unsure."""
+        return self.probability - (self.answers[1][1] if len(self.answers) > 1 else 0.0)
+
+
+@dataclass(frozen=True)
+class RunData:
+    """A finished run as its folder tells it.
+
+    summary, description, data: of summary.json, model.json and data.json; rows: of metrics.csv.
+    config: None where the recipe is missing or damaged; recipe: its text.
+    """
+
+    folder: Path
+    summary: dict[str, Any]
+    description: dict[str, Any]
+    data: dict[str, Any]
+    rows: tuple[Row, ...]
+    pictures: tuple[Picture, ...]
+    config: Config | None
+    recipe: str
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Return the names of the K classes."""
+        return tuple(self.description["classes"])
+
+    @cached_property
+    def confusion(self) -> np.ndarray:
+        """Return the (K, K) counts on validation, row = label, column = prediction."""
+        number = {name: k for k, name in enumerate(self.classes)}
+        labels = np.array([number[p.truth] for p in self.pictures], dtype=np.int64)
+        predicted = np.array([number[p.answers[0][0]] for p in self.pictures], dtype=np.int64)
+        return confusion_matrix(labels, predicted, len(number))
+
+    @cached_property
+    def scores(self) -> tuple[ClassScores, ...]:
+        """Return precision, recall and F1 of every class."""
+        return class_scores(self.confusion, self.classes)
+
+    @property
+    def confused(self) -> tuple[ConfusedPair, ...]:
+        """Return the most frequent errors."""
+        return most_confused_pairs(self.confusion, self.classes, 8)
+
+    def surest_mistakes(self, number: int) -> list[Picture]:
+        """Return the wrong answers with the highest probability."""
+        wrong = [p for p in self.pictures if not p.is_right]
+        return sorted(wrong, key=lambda p: -p.probability)[:number]
+
+    def least_sure(self, number: int) -> list[Picture]:
+        """Return the pictures whose first two answers are closest to each other."""
+        return sorted(self.pictures, key=lambda p: p.lead)[:number]
+
+    def file(self, picture: Picture) -> Path | None:
+        """Return where a picture lay when the run was made; None where that is not known."""
+        if self.config is None:
+            return None
+        source = self.config.data
+        root = source.path or (source.manifest.parent if source.manifest else None)
+        return root / picture.path if root else None
+
+
+def gather(folder: RunFolder, config: Config | None, recipe: str) -> RunData:
+    """Read a run folder. Raises UserError when the run is not finished, or damaged."""
+    summary = folder.read_json("summary")
+    if summary is None or not folder.has_model:
+        raise UserError(
+            f"{folder.path} is not finished: there is nothing to report yet",
+            remedy=f"finish it first: transferkit finetune --resume {folder.path}",
+        )
+    data = RunData(
+        folder.path,
+        summary,
+        folder.read_json("model"),
+        folder.read_json("data") or {},
+        tuple(folder.read_metrics()),
+        tuple(picture_of(row) for row in folder.read_predictions()),
+        config,
+        recipe,
+    )
+    strange = {name for p in data.pictures for name in (p.truth, p.answers[0][0])}
+    if strange - set(data.classes):
+        raise UserError(
+            f"the predictions in {folder.path} do not fit the model",
+            "classes that it does not have: " + ", ".join(sorted(strange - set(data.classes))[:5]),
+        )
+    return data
+
+
+def picture_of(row: Row) -> Picture:
+    """Read a row of predictions.csv."""
+    answers = [(row["label"], float(row["probability"]))]
+    rank = 2
+    while f"label_{rank}" in row:
+        answers.append((row[f"label_{rank}"], float(row[f"probability_{rank}"])))
+        rank += 1
+    return Picture(row["path"], row["truth"], tuple(answers))
+
+
+def changed_options(config: Config) -> list[tuple[str, Any, Any]]:
+    """List (key, value, default) of all options that differ from what they are by default."""
+    found = []
+    for item in option_fields():
+        section, _, name = item.key.partition(".")
+        value = getattr(getattr(config, section), name)
+        if value != item.default:
+            found.append((item.key, value, item.default))
+    return found
+
+
+def wilson_interval(share: float, count: int, z: float = 1.96) -> tuple[float, float]:
+    """Return the interval that holds a share's true value with 95 % probability, for `count` draws.
+
+    Source: E. B. Wilson, "Probable Inference", JASA 22 (1927).
+    """
+    centre = (share + z * z / (2 * count)) / (1 + z * z / count)
+    half = z / (1 + z * z / count) * math.sqrt(share * (1 - share) / count + (z / count / 2) ** 2)
+    return centre - half, centre + half
+
+
+def reliability(
+    probabilities: Sequence[float], right: Sequence[bool], bins: int = 10
+) -> list[tuple[float, float, int]]:
+    """Return (mean probability, accuracy, number) of every bin of equal width that has pictures.
+
+    Source: Guo et al., "On Calibration of Modern Neural Networks", ICML 2017.
+    """
+    values, hits = np.asarray(probabilities), np.asarray(right)
+    place = np.minimum((values * bins).astype(np.int64), bins - 1)
+    return [
+        (float(values[place == b].mean()), float(hits[place == b].mean()), int((place == b).sum()))
+        for b in range(bins)
+        if (place == b).any()
+    ]
+
+
+def accuracy_by_coverage(
+    sureness: Sequence[float], right: Sequence[bool]
+) -> tuple[list[float], list[float]]:
+    """Return the shares 1/N, 2/N ... of pictures kept, surest first, and the accuracy among them.
+
+    Source: Geifman and El-Yaniv, "Selective Classification for Deep Neural Networks", NIPS 2017.
+    """
+    order = np.argsort(-np.asarray(sureness), kind="stable")
+    kept = np.arange(1, len(order) + 1)
+    accuracy = np.asarray(right, dtype=np.float64)[order].cumsum() / kept
+    return (kept / len(order)).tolist(), accuracy.tolist()

@@ -1,0 +1,76 @@
+"""From templates to one self-contained page with a policy that lets nothing else run."""
+
+import base64
+import hashlib
+import shlex
+from functools import cache
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from transferkit.units import count_text, duration_text, rate_text
+
+
+def share_text(value: float | None, digits: int = 1) -> str:
+    """Write a share as percent; a dash where there is none."""
+    return "–" if value is None or value != value else f"{100 * value:.{digits}f}%"
+
+
+@cache
+def environment() -> Environment:
+    """Return the templates; everything that is put into them is escaped."""
+    made = Environment(
+        loader=PackageLoader("transferkit.reporting", "templates"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
+    )
+    made.filters |= {
+        "share": share_text,
+        "duration": duration_text,
+        "count": count_text,
+        "rate": rate_text,
+        "shell": lambda value: shlex.quote(str(value)),
+    }
+    return made
+
+
+def render(template: str, scripts: tuple[str, ...], connect: str = "'none'", **values: Any) -> str:
+    """Fill a template. scripts: files beside it whose code the page runs, and no other code.
+
+    connect: what the page may ask for over the network, as a source list of its policy.
+    """
+    style = asset("report.css")
+    codes = [asset(name) for name in scripts]
+    policy = "; ".join(
+        [
+            "default-src 'none'",
+            "img-src data:",
+            f"style-src {digest(style)}",
+            f"script-src {' '.join(map(digest, codes))}",
+            f"connect-src {connect}",
+            "base-uri 'none'",
+            "form-action 'none'",
+        ]
+    )
+    return (
+        environment()
+        .get_template(template)
+        .render(
+            policy=policy, style=Markup(style), scripts=[Markup(code) for code in codes], **values
+        )
+    )
+
+
+def asset(name: str) -> str:
+    """Return a style sheet or a script as it stands beside the templates."""
+    loader = environment().loader
+    assert loader is not None
+    return loader.get_source(environment(), name)[0].strip() + "\n"
+
+
+def digest(text: str) -> str:
+    """Return the source expression that allows exactly this inline text (W3C, CSP level 3)."""
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode('ascii')}'"

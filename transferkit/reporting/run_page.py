@@ -1,0 +1,132 @@
+"""The page of one run: every figure, chart and thumbnail that its template shows."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from transferkit.reporting import figures
+from transferkit.reporting.gather import Picture, RunData, changed_options, wilson_interval
+from transferkit.reporting.page import render
+from transferkit.reporting.thumbnails import thumbnail
+from transferkit.units import duration_text, parse_colour
+
+MOST_PICTURES = 12  # of each kind; a page of a hundred thumbnails is not looked at
+MOST_CELLS = 26  # classes of a confusion matrix that is a table; a larger one is a drawing
+SECONDARY = (
+    ("balanced", "balanced_accuracy", True),
+    ("macro F1", "macro_f1", False),
+    ("top 3", "top_3_accuracy", True),
+    ("top 5", "top_5_accuracy", True),
+    ("log loss", "log_loss", False),
+)
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A picture as the page shows it. image: a data URI, "" where the file is gone."""
+
+    picture: Picture
+    image: str
+
+
+def run_page(run: RunData, live: bool = False) -> str:
+    """Return the whole page. live: with a drop zone, for the server that answers pictures."""
+    scripts = ("sort.js", "drop.js") if live else ("sort.js",)
+    return render(
+        "run.html",
+        scripts,
+        "'self'" if live else "'none'",
+        run=run,
+        live=live,
+        name=run.folder.resolve().name,
+        **headline(run),
+        **training(run),
+        **mistakes(run),
+        **certainty(run),
+        **repetition(run),
+    )
+
+
+def headline(run: RunData) -> dict[str, Any]:
+    """Return the figures at the top, and what the data were."""
+    metrics = run.summary["metrics"]
+    accuracy, count = metrics["accuracy"], run.summary["val_pictures"]
+    counts = run.data.get("counts", {})
+    splits = [s for s in ("train", "val", "test") if any(c.get(s) for c in counts.values())]
+    return {
+        "accuracy": accuracy,
+        "interval": wilson_interval(accuracy, count) if count else None,
+        "metrics": [
+            (label, figures.percent(metrics[key]) if is_share else f"{metrics[key]:.3f}")
+            for label, key, is_share in SECONDARY
+            if metrics.get(key) is not None
+        ],
+        "counts": counts,
+        "splits": splits,
+        "largest": max((sum(c.values()) for c in counts.values()), default=1),
+        "warnings": run.data.get("warnings", []),
+        "left_out": run.data.get("left_out", []),
+    }
+
+
+def training(run: RunData) -> dict[str, Any]:
+    """Return the stages and the curves."""
+    rows = run.rows
+    return {
+        "stages": run.summary["stages"],
+        "part_legend": [
+            (f"{name} {duration_text(seconds)}", tone)
+            for name, seconds, tone in figures.stage_timeline(run.summary)
+        ],
+        "time_bar": figures.time_bar(run.summary),
+        "loss": figures.curve(rows, "loss") if rows else "",
+        "accuracy_curve": figures.curve(rows, "accuracy") if rows else "",
+        "bands": [band.name for band in figures.stage_bands(rows)],
+        "rates": figures.by_block(rows, "lr", "learning rate"),
+        "rate_blocks": figures.drawn_blocks(rows, "lr"),
+        "gradients": figures.by_block(rows, "grad_norm", "gradient norm"),
+        "gradient_blocks": figures.drawn_blocks(rows, "grad_norm"),
+    }
+
+
+def mistakes(run: RunData) -> dict[str, Any]:
+    """Return what was taken for what, and the pictures worth a look."""
+    background, max_pixels = (255, 255, 255), 100_000_000
+    if run.config is not None:
+        background = parse_colour(run.config.data.background)
+        max_pixels = run.config.data.max_pixels
+
+    def shown(pictures: list[Picture]) -> list[Shown]:
+        return [Shown(p, thumbnail(run.file(p), background, max_pixels)) for p in pictures]
+
+    small = len(run.classes) <= MOST_CELLS
+    return {
+        "cells": {(i, j): (shade, text) for i, j, shade, text in figures.confusion_shades(run)},
+        "large_confusion": "" if small else figures.large_confusion(run),
+        "confused": run.confused,
+        "surest_mistakes": shown(run.surest_mistakes(MOST_PICTURES)),
+        "least_sure": shown(run.least_sure(MOST_PICTURES)),
+    }
+
+
+def certainty(run: RunData) -> dict[str, Any]:
+    """Return how far the probabilities can be trusted."""
+    sureness = [p.probability for p in run.pictures]
+    right = [p.is_right for p in run.pictures]
+    return {
+        "reliability_legend": [("as trained", figures.VALIDATION), ("perfect", figures.QUIET)],
+        "reliability_note": "On the dashed line a probability means what it says; "
+        "below it the model is too sure of itself.",
+        "reliability": figures.reliability_chart(sureness, right) if right else "",
+        "coverage": figures.coverage_chart(sureness, right) if right else "",
+    }
+
+
+def repetition(run: RunData) -> dict[str, Any]:
+    """Return what it takes to do the same again."""
+    data = run.config.data if run.config else None
+    source = data and (data.path or data.manifest)
+    return {
+        "changed": changed_options(run.config) if run.config else [],
+        "source": str(source) if source else "DATA",
+        "versions": run.description.get("versions", {}),
+    }

@@ -1,0 +1,33 @@
+"""Small pictures as data URIs, so that a page carries them itself."""
+
+import base64
+import io
+from pathlib import Path
+
+from PIL import Image
+
+from transferkit.data.decode import DecodeError, decode
+
+SIDE_PX = 176
+QUALITY = 78
+
+
+def thumbnail(
+    file: Path | None, background: tuple[int, int, int], max_pixels: int, side_px: int = SIDE_PX
+) -> str:
+    """Return a picture as a JPEG data URI at most `side_px` wide and high; "" if it is gone."""
+    if file is None:
+        return ""
+    try:
+        image = decode(file, background=background, max_pixels=max_pixels, at_least_px=side_px)
+    except (DecodeError, OSError):
+        return ""
+    image.thumbnail((side_px, side_px), Image.Resampling.LANCZOS)
+    return data_uri(image)
+
+
+def data_uri(image: Image.Image) -> str:
+    """Return an RGB picture as a JPEG data URI."""
+    buffer = io.BytesIO()
+    image.save(buffer, format="JPEG", quality=QUALITY, optimize=True)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
