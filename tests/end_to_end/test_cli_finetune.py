@@ -30,7 +30,7 @@ def test_a_run_folder_is_complete_and_agrees_with_itself(run: Path) -> None:
     there = {str(path.relative_to(run)) for path in run.rglob("*") if path.is_file()}
     assert there == {
         *("recipe.toml", "data.json", "summary.json", "model.json", "model.safetensors"),
-        *("metrics.csv", "predictions.csv", "log.txt"),
+        *("metrics.csv", "predictions.csv", "log.txt", "report.html"),
         *("calibration.json", "validation.safetensors", "plots/reliability.png"),
         *("checkpoints/last.pt", "checkpoints/best.pt"),
         *("plots/curves.png", "plots/learning_rates.png", "plots/confusion.png"),
