@@ -140,6 +140,7 @@ def test_the_wheel_holds_every_package_the_pages_and_the_recipes() -> None:
     assert settings["package-dir"] == {"transferkit.shipped_recipes": "recipes"}
     assert settings["package-data"] == {
         "transferkit.explain": ["*.toml"],
+        "transferkit.reporting": ["templates/*"],
         "transferkit.shipped_recipes": ["*.toml"],
     }
 
