@@ -1,13 +1,16 @@
 import base64
 import hashlib
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from transferkit.config import Config, Data
+from transferkit.inference.calibration import calibrate
 from transferkit.reporting.gather import Picture, RunData
 from transferkit.reporting.page import share_text
 from transferkit.reporting.run_page import run_page
@@ -71,7 +74,11 @@ def finished(root: Path, classes: tuple[str, ...] = ("cat", EVIL)) -> RunData:
     }
     description = {"classes": list(classes), "backbone": "x", "started_from": "y", "license": "z"}
     config = Config(data=Data(path=root))
-    return RunData(root / "run", summary, description, data, rows, pictures, config, EVIL)
+    scores = np.array([[2.0, 0.0], [0.0, 2.0], [0.0, 1.0], [0.0, 2.0]])
+    calibration = calibrate(scores, np.array([0, 1, 1, 0])).to_dict()
+    return RunData(
+        *(root / "run", summary, description, data, calibration, rows, pictures, config, EVIL)
+    )
 
 
 @pytest.fixture
@@ -122,6 +129,12 @@ def test_the_page_says_what_came_out(page: str) -> None:
     assert any("+25.0 points" in line for line in text)
     assert page.count('class="card"') == 1 + 4  # one mistake; all four among the least sure
     assert "no picture" in text  # the files are not there
+
+
+def test_an_older_run_has_no_section_on_certainty(tmp_path: Path) -> None:
+    run = finished(tmp_path)
+    assert 'id="certainty"' in run_page(run)
+    assert 'id="certainty"' not in run_page(replace(run, calibration=None))
 
 
 def test_many_classes_become_a_drawing(tmp_path: Path) -> None:

@@ -18,13 +18,14 @@ from transferkit.reporting.charts import (
     matrix,
     timeline,
 )
-from transferkit.reporting.gather import Row, RunData, accuracy_by_coverage, reliability
+from transferkit.reporting.gather import Row, RunData
 from transferkit.units import rate_text
 
 VALIDATION, TRAINING, QUIET = 0, 1, 9  # tones of the style sheet
 STAGE_TONES = (0, 6, 7, 4, 3)
 FIRST_BLOCK_TONE = 2
 BLOCK_TONES = 8
+FEWEST_KEPT = 0.05  # the accuracy of a handful of pictures says nothing
 
 
 def percent(value: float) -> str:
@@ -154,37 +155,37 @@ def large_confusion(run: RunData) -> Markup:
     return matrix(told, confusion_shades(run), len(run.classes))
 
 
-def reliability_chart(before: Sequence[float], right: Sequence[bool]) -> Markup:
-    """Draw accuracy against confidence in ten bins; on the diagonal both agree."""
-    bins = reliability(before, right)
-    share = Axis("confidence", 0.0, 1.0, percent)
-    told = "; ".join(f"at {percent(p)} sure {percent(a)} right" for p, a, _ in bins)
-    return line_chart(
-        f"reliability: {told}",
-        [
-            Line("perfect", [0.0, 1.0], [0.0, 1.0], QUIET, dashed=True, marked=False),
-            Line("as trained", [p for p, _, _ in bins], [a for _, a, _ in bins], VALIDATION),
-        ],
-        share,
-        Axis("accuracy", 0.0, 1.0, percent),
+def reliability_chart(calibration: dict[str, Any]) -> Markup:
+    """Draw accuracy against confidence, without and with the temperature, and the diagonal."""
+    lines = [Line("perfect", [0.0, 1.0], [0.0, 1.0], QUIET, dashed=True, marked=False)]
+    for name, when, tone in (
+        ("as trained", "before", TRAINING),
+        ("calibrated", "after", VALIDATION),
+    ):
+        bins = [b for b in calibration[when]["reliability"] if b["count"]]
+        places = [b["confidence"] for b in bins]
+        lines.append(Line(name, places, [b["accuracy"] for b in bins], tone))
+    told = "; ".join(
+        f"at {percent(p)} sure {percent(a)} right"
+        for p, a in zip(lines[-1].x, lines[-1].y, strict=True)
     )
+    share = Axis("confidence", 0.0, 1.0, percent)
+    return line_chart(f"reliability: {told}", lines, share, Axis("accuracy", 0.0, 1.0, percent))
 
 
-def coverage_chart(sureness: Sequence[float], right: Sequence[bool]) -> Markup:
+def coverage_chart(calibration: dict[str, Any]) -> Markup:
     """Draw the accuracy among the surest pictures against the share of pictures kept."""
-    kept, accuracy = accuracy_by_coverage(sureness, right)
-    shown = [(k, a) for k, a in zip(kept, accuracy, strict=True) if k >= 0.05] or [
-        (kept[-1], accuracy[-1])
-    ]
-    at = {share: accuracy[max(0, math.ceil(share * len(kept)) - 1)] for share in (0.5, 0.8, 1.0)}
-    told = ", ".join(f"{percent(a)} among the surest {percent(s)}" for s, a in at.items())
-    values = [a for _, a in shown]
+    points = calibration["risk_coverage"]
+    shown = [p for p in points if p["coverage"] >= FEWEST_KEPT] or points[-1:]
+    kept, values = [p["coverage"] for p in shown], [p["accuracy"] for p in shown]
+    at = min(shown, key=lambda p: abs(p["coverage"] - 0.8))
+    told = f"{percent(at['accuracy'])} of the surest {percent(at['coverage'])}"
     return line_chart(
-        f"accuracy {told}",
-        [Line("accuracy", [k for k, _ in shown], values, VALIDATION, marked=False)],
+        f"accuracy: {told}; {percent(values[-1])} of all",
+        [Line("accuracy", kept, values, VALIDATION, marked=False)],
         Axis("share kept, surest first", 0.0, 1.0, percent),
         axis_over("accuracy", values, percent, 0.1, (0.0, 1.0)),
-        mark=Mark(0.8, at[0.8], f"{100 * at[0.8]:.1f}% of the surest 80%"),
+        mark=Mark(at["coverage"], at["accuracy"], told),
     )
 
 

@@ -1,7 +1,7 @@
 """What a report tells, read from a run folder: figures, curves, pictures with their answers."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -51,7 +51,8 @@ class Picture:
 class RunData:
     """A finished run as its folder tells it.
 
-    summary, description, data: of summary.json, model.json and data.json; rows: of metrics.csv.
+    summary, description, data, calibration: of summary.json, model.json, data.json and
+    calibration.json (None in runs of older releases); rows: of metrics.csv.
     config: None where the recipe is missing or damaged; recipe: its text.
     """
 
@@ -59,6 +60,7 @@ class RunData:
     summary: dict[str, Any]
     description: dict[str, Any]
     data: dict[str, Any]
+    calibration: dict[str, Any] | None
     rows: tuple[Row, ...]
     pictures: tuple[Picture, ...]
     config: Config | None
@@ -118,6 +120,7 @@ def gather(folder: RunFolder, config: Config | None, recipe: str) -> RunData:
         summary,
         folder.read_json("model"),
         folder.read_json("data") or {},
+        folder.read_json("calibration"),
         tuple(folder.read_metrics()),
         tuple(picture_of(row) for row in folder.read_predictions()),
         config,
@@ -161,32 +164,3 @@ def wilson_interval(share: float, count: int, z: float = 1.96) -> tuple[float, f
     centre = (share + z * z / (2 * count)) / (1 + z * z / count)
     half = z / (1 + z * z / count) * math.sqrt(share * (1 - share) / count + (z / count / 2) ** 2)
     return centre - half, centre + half
-
-
-def reliability(
-    probabilities: Sequence[float], right: Sequence[bool], bins: int = 10
-) -> list[tuple[float, float, int]]:
-    """Return (mean probability, accuracy, number) of every bin of equal width that has pictures.
-
-    Source: Guo et al., "On Calibration of Modern Neural Networks", ICML 2017.
-    """
-    values, hits = np.asarray(probabilities), np.asarray(right)
-    place = np.minimum((values * bins).astype(np.int64), bins - 1)
-    return [
-        (float(values[place == b].mean()), float(hits[place == b].mean()), int((place == b).sum()))
-        for b in range(bins)
-        if (place == b).any()
-    ]
-
-
-def accuracy_by_coverage(
-    sureness: Sequence[float], right: Sequence[bool]
-) -> tuple[list[float], list[float]]:
-    """Return the shares 1/N, 2/N ... of pictures kept, surest first, and the accuracy among them.
-
-    Source: Geifman and El-Yaniv, "Selective Classification for Deep Neural Networks", NIPS 2017.
-    """
-    order = np.argsort(-np.asarray(sureness), kind="stable")
-    kept = np.arange(1, len(order) + 1)
-    accuracy = np.asarray(right, dtype=np.float64)[order].cumsum() / kept
-    return (kept / len(order)).tolist(), accuracy.tolist()

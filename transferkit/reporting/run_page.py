@@ -109,15 +109,22 @@ def mistakes(run: RunData) -> dict[str, Any]:
 
 
 def certainty(run: RunData) -> dict[str, Any]:
-    """Return how far the probabilities can be trusted."""
-    sureness = [p.probability for p in run.pictures]
-    right = [p.is_right for p in run.pictures]
+    """Return how far the probabilities can be trusted, where the run has measured it."""
+    calibration = run.calibration
+    if calibration is None:
+        return {"reliability": ""}
+    before, after = calibration["before"]["ece"], calibration["after"]["ece"]
     return {
-        "reliability_legend": [("as trained", figures.VALIDATION), ("perfect", figures.QUIET)],
-        "reliability_note": "On the dashed line a probability means what it says; "
-        "below it the model is too sure of itself.",
-        "reliability": figures.reliability_chart(sureness, right) if right else "",
-        "coverage": figures.coverage_chart(sureness, right) if right else "",
+        "reliability": figures.reliability_chart(calibration),
+        "reliability_legend": [
+            ("calibrated", figures.VALIDATION),
+            ("as trained", figures.TRAINING),
+            ("perfect", figures.QUIET),
+        ],
+        "reliability_note": "On the dashed line a probability means what it says; below it the "
+        f"model is too sure. Mean distance (ECE) {before:.3f} as trained, {after:.3f} with "
+        f"temperature {calibration['temperature']:.2f}.",
+        "coverage": figures.coverage_chart(calibration),
     }
 
 
