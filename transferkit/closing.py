@@ -5,6 +5,7 @@ from typing import Any
 from transferkit.evaluation.metrics import Evaluation
 from transferkit.run_folder import RunFolder
 from transferkit.session import Session
+from transferkit.training.diagnosis import diagnose
 from transferkit.training.run import Run
 from transferkit.training.summary import RunSummary, StageSummary
 
@@ -33,7 +34,10 @@ def summarize(session: Session, run: Run, folder: RunFolder, evaluation: Evaluat
         parts=session.seconds,
         weak_classes=evaluation.weakest(),
         files=folder.files,
-        diagnosis=tuple(run.state.divergences),
+        diagnosis=(
+            *run.state.divergences,
+            *diagnose(run.state.monitored, run.state.rows, len(session.index.classes)),
+        ),
     )
 
 

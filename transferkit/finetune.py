@@ -12,6 +12,7 @@ from typing import Any
 from transferkit.closing import summarize
 from transferkit.config import Config
 from transferkit.errors import UserError, usage_error
+from transferkit.evaluation.layer_plots import inside
 from transferkit.evaluation.plots import confusion, curves, learning_rates
 from transferkit.evaluation.reliability_plot import reliability
 from transferkit.network import head_design, make_structure
@@ -171,6 +172,7 @@ def finish(session: Session, run: Run, folder: RunFolder, show: Show) -> RunSumm
     rows = run.state.rows
     folder.save_plot("curves", curves(rows))
     folder.save_plot("learning_rates", learning_rates(rows))
+    folder.save_plot("inside", inside(run.state.monitored, [*run.plan.groups, "head"]))
     folder.save_plot("confusion", confusion(evaluation.confusion, session.index.classes))
     calibration = validation.calibration
     folder.save_plot("reliability", reliability(calibration.before, calibration.after))

@@ -31,6 +31,7 @@ RECIPE = "recipe.toml"
 MODEL = "model.safetensors"
 DESCRIPTION = "model.json"
 METRICS = "metrics.csv"
+MONITORING = "monitoring.csv"
 PREDICTIONS = "predictions.csv"
 CALIBRATION = "calibration.json"  # see transferkit.inference.calibration.Calibration
 VALIDATION = "validation.safetensors"  # logits (N, K), labels (N,), features (N, D)
@@ -40,7 +41,7 @@ CHECKPOINTS = "checkpoints"
 PLOTS = "plots"
 
 RECIPE_HEADER = re.compile(r"# transferkit run folder, format (\d+)\n")
-TEXT_COLUMNS = ("stage_name",)  # of metrics.csv: never read as numbers
+TEXT_COLUMNS = ("stage_name", "group")  # never read as numbers
 PLOT_DPI = 144
 
 CheckpointKind = Literal["last", "best"]
@@ -70,6 +71,7 @@ class RunFolder:
             "description": DESCRIPTION,
             "recipe": RECIPE,
             "metrics": METRICS,
+            "monitoring": MONITORING,
             "predictions": PREDICTIONS,
             "calibration": CALIBRATION,
             "plots": PLOTS,
@@ -125,11 +127,22 @@ class RunFolder:
         """Write one row per epoch; columns are the union over the rows."""
         self._write_text(METRICS, to_csv(rows))
 
+    def write_monitoring(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Write one row per epoch and block group; columns are the union over the rows."""
+        self._write_text(MONITORING, to_csv(rows))
+
     def read_metrics(self) -> list[dict[str, Any]]:
         """Return the rows of `write_metrics`, numbers as int and float; [] when there are none."""
-        if not (self.path / METRICS).exists():
+        return self._read_rows(METRICS)
+
+    def read_monitoring(self) -> list[dict[str, Any]]:
+        """Return the rows of `write_monitoring` likewise."""
+        return self._read_rows(MONITORING)
+
+    def _read_rows(self, name: str) -> list[dict[str, Any]]:
+        if not (self.path / name).exists():
             return []
-        rows = from_csv(self._read_text(METRICS))
+        rows = from_csv(self._read_text(name))
         return [
             {name: cell if name in TEXT_COLUMNS else _number(cell) for name, cell in row.items()}
             for row in rows

@@ -33,6 +33,8 @@ def test_a_run_folder_is_complete_and_agrees_with_itself(run: Path) -> None:
         *("metrics.csv", "predictions.csv", "log.txt", "report.html"),
         *("calibration.json", "validation.safetensors", "plots/reliability.png"),
         *("checkpoints/last.pt", "checkpoints/best.pt"),
+        "monitoring.csv",
+        "plots/inside.png",
         *("plots/curves.png", "plots/learning_rates.png", "plots/confusion.png"),
     }
     summary = json.loads((run / "summary.json").read_text())

@@ -25,7 +25,7 @@ LR = 0.02
 
 @pytest.fixture(autouse=True)
 def _without_plots(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("curves", "learning_rates", "confusion"):
+    for name in ("curves", "learning_rates", "confusion", "inside"):
         monkeypatch.setattr(f"transferkit.finetune.{name}", lambda *_: None)
     monkeypatch.setattr(RunFolder, "save_plot", lambda *_: None)
 

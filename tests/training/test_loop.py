@@ -36,7 +36,7 @@ MODEL = "model.safetensors"
 
 @pytest.fixture(autouse=True)
 def _without_plots(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("curves", "learning_rates", "confusion"):
+    for name in ("curves", "learning_rates", "confusion", "inside"):
         monkeypatch.setattr(f"transferkit.finetune.{name}", lambda *_: None)
     monkeypatch.setattr(RunFolder, "save_plot", lambda *_: None)
 
@@ -236,6 +236,7 @@ def resumed_equals(config: Config, out: Path, expected: RunFolder) -> None:
     assert (out / MODEL).read_bytes() == (expected.path / MODEL).read_bytes()
     rows = open_run(out).read_metrics()
     assert without_clock(rows) == without_clock(expected.read_metrics())
+    assert open_run(out).read_monitoring() == expected.read_monitoring()
 
 
 @pytest.fixture

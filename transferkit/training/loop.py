@@ -14,6 +14,7 @@ from transferkit.training.averaging import MovingAverage, averaged, moving_avera
 from transferkit.training.checkpoints import restore, save_best, save_last, save_start
 from transferkit.training.divergence import Diverged, checked, halved, rewind
 from transferkit.training.events import EpochEnded, Event, Progress, StageEnded, StageStarted
+from transferkit.training.monitor import Monitor, loss_scale, watch
 from transferkit.training.optimizers import OPTIMIZERS, parameter_groups, set_learning_rate
 from transferkit.training.run import Run
 from transferkit.training.schedules import SCHEDULES, with_warmup
@@ -63,16 +64,21 @@ def train_stage(run: Run, stage: PlannedStage) -> Iterator[Event]:
         if average is not None:
             average.load_state_dict(run.resumed["average"])
         run.resumed = None
+    names = (*run.plan.groups, "head")
+    monitor = watch(run.classifier, names, run.group_of, loss_scale(run.fabric))
     yield StageStarted(
         state.stage, stage.name, stage.epochs, stage.lr, trains, total, source.cached
     )
     while state.epoch < stage.epochs and state.epochs_without_gain < settings.patience:
         try:
-            row = yield from train_epoch(run, stage, source, network, (optimizer, average))
+            updated = (optimizer, average)
+            row = yield from train_epoch(run, stage, source, network, updated, monitor)
             with averaged(average):  # what is evaluated is what is kept
                 row |= validate(run, source, network)
                 is_best = state.record(row, settings.metric, settings.min_delta)
                 run.folder.write_metrics(state.rows)
+                state.monitored += [stage_and_epoch(row) | read for read in monitor.rows()]
+                run.folder.write_monitoring(state.monitored)
                 if is_best:
                     save_best(run)
         except Diverged as problem:
@@ -91,6 +97,7 @@ def train_epoch(
     source: Source,
     network: nn.Module,
     updated: tuple[Any, MovingAverage | None],
+    monitor: Monitor,
 ) -> Generator[Event, None, dict[str, Any]]:
     """Visit the training set once; return the epoch's row of metrics.csv, not yet validated.
 
@@ -111,6 +118,7 @@ def train_epoch(
     started = time.perf_counter()
     lr = halved(stage.lr, run.state.halvings)
     loss_sum, num_right, steps = 0.0, 0, len(picks)
+    monitor.begin(steps)
     inputs = source.train_inputs((pick, views[pick]) for pick in picks)
     for step, (pick, batch) in enumerate(zip(picks, inputs, strict=True)):
         progress = (epoch * steps + step + 0.5) / (stage.epochs * steps)  # the middle of the step
@@ -118,10 +126,13 @@ def train_epoch(
         set_learning_rate(optimizer, lr * factor)
         target = torch.from_numpy(labels[pick]).to(run.fabric.device)
         batch = to_device(batch, run.fabric.device)
-        loss, logits = run.objective.loss(network, batch, target, generator)
+        with monitor.forward(step):
+            loss, logits = run.objective.loss(network, batch, target, generator)
         optimizer.zero_grad(set_to_none=True)
         run.fabric.backward(loss)
+        monitor.backward()
         optimizer.step()
+        monitor.update()
         if average is not None:
             average.update()
         loss_sum += checked(loss.item(), epoch * steps + step) * len(pick)
@@ -142,6 +153,11 @@ def train_epoch(
         "cached": int(source.cached),
         **rates,
     }
+
+
+def stage_and_epoch(row: dict[str, Any]) -> dict[str, Any]:
+    """Return what tells an epoch from all others."""
+    return {name: row[name] for name in ("stage", "stage_name", "epoch")}
 
 
 def batches(order: np.ndarray, size: int) -> list[np.ndarray]:

@@ -38,7 +38,8 @@ class RunState:
     stage, epoch: the next epoch to run, both from 0. best: (metric to maximise, minus the loss) of
     the best epoch of the run; stage_best: of the current stage; start_best: before this stage.
     halvings: how often the current stage's learning rate was halved because it diverged, the last
-    time at epoch `rewound_at`; divergences: what happened each time, in words.
+    time at epoch `rewound_at`; divergences: what happened each time, in words. monitored: rows of
+    monitoring.csv.
     """
 
     stage: int = 0
@@ -52,6 +53,7 @@ class RunState:
     halvings: int = 0
     rewound_at: int = -1
     divergences: list[str] = field(default_factory=list)
+    monitored: list[dict[str, Any]] = field(default_factory=list)
 
     @staticmethod
     def from_dict(values: dict[str, Any]) -> "RunState":
