@@ -140,9 +140,6 @@ def train_epoch(
         if not source.cached:
             yield Progress(f"epoch {epoch + 1}", step + 1, steps)
     seconds = time.perf_counter() - started
-    rates = {
-        f"lr/{(*run.plan.groups, 'head')[g['column']]}": g["lr"] for g in optimizer.param_groups
-    }
     return {
         "stage": run.state.stage,
         "stage_name": stage.name,
@@ -151,8 +148,14 @@ def train_epoch(
         "train_accuracy": num_right / len(order),
         "seconds": seconds,
         "cached": int(source.cached),
-        **rates,
+        **learning_rates(run, optimizer),
     }
+
+
+def learning_rates(run: Run, optimizer: Any) -> dict[str, float]:
+    """Return the rate of every group that trains, as columns of metrics.csv."""
+    names = (*run.plan.groups, "head")
+    return {f"lr/{names[group['column']]}": group["lr"] for group in optimizer.param_groups}
 
 
 def stage_and_epoch(row: dict[str, Any]) -> dict[str, Any]:
