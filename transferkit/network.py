@@ -1,6 +1,6 @@
 """The network's options as objects: structure of the backbone, new layers, what is said of them."""
 
-from transferkit.backbones.create import Backbone
+from transferkit.backbones.create import Backbone, create_backbone
 from transferkit.backbones.head import Classifier, HeadDesign, head_misfit, make_head
 from transferkit.backbones.scratch import DEFAULTS, Scratch, ScratchDesign, scratch_misfit
 from transferkit.backbones.structure import Structure
@@ -11,7 +11,25 @@ from transferkit.training.events import Notice
 
 def make_structure(options: BackboneOptions) -> Structure:
     """Return how the backbone's structure is changed, or how one from scratch is built."""
-    return Structure(scratch=scratch_design(options) if options.from_scratch else None)
+    return Structure(
+        scratch=scratch_design(options) if options.from_scratch else None,
+        pooling=options.pooling,
+        drop_top_blocks=options.drop_top_blocks,
+        replace_activations=options.replace_activations,
+    )
+
+
+def check_network(config: Config) -> None:
+    """Refuse, before any picture is read, what the backbone cannot do; tried on random weights."""
+    options = config.backbone
+    if options.pooling or options.drop_top_blocks or options.replace_activations:
+        create_backbone(
+            options.name,
+            pretrained=False,
+            image_size=options.image_size,
+            drop_path=options.drop_path,
+            structure=make_structure(options),
+        )
 
 
 def scratch_design(options: BackboneOptions) -> ScratchDesign:

@@ -14,7 +14,7 @@ from transferkit.config import Config
 from transferkit.data.index import DatasetIndex, ScanOptions, scan
 from transferkit.data.loader import ViewMaker
 from transferkit.errors import usage_error
-from transferkit.network import make_classifier, make_structure, start_notices
+from transferkit.network import check_network, make_classifier, make_structure, start_notices
 from transferkit.training.boundary_cache import default_cache_dir
 from transferkit.training.events import Event, Notice, Progress
 from transferkit.training.sources import CacheSettings, Material, Sources
@@ -49,6 +49,7 @@ class Session:
 
 def prepare(config: Config, show: Callable[[Event], None]) -> Session:
     """Read the pictures, build the model and its plan; progress and notices go to `show`."""
+    check_network(config)
     started = time.perf_counter()
     index = scan_pictures(config, show)
     seconds = {"scan": time.perf_counter() - started}

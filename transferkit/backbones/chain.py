@@ -20,6 +20,7 @@ from transferkit.backbones.block_groups import (
     cover,
     group_calls,
     in_any,
+    lies_in,
     matcher_groups,
     num_parameters,
     tensors,
@@ -124,6 +125,15 @@ class Chain:
         self._check(start, lowest=1)
         self._check(stop, lowest=start)
         return self._section(self._model, start, stop)
+
+    def calls_from(self, boundary: int) -> tuple[list[str], list[str]]:
+        """Return the paths of the modules called from `boundary` on: (blocks, what follows them).
+
+        What follows is what comes after the top group's own modules: a last norm, a convolution.
+        """
+        paths = [path for paths in self._calls[boundary:] for path in paths]
+        last = max((i for i, p in enumerate(paths) if lies_in(p, self.groups[-1].name)), default=-1)
+        return paths[: last + 1], paths[last + 1 :]
 
     def _section(self, model: nn.Module, start: int, stop: int) -> nn.Module:
         paths = [path for group in self._calls[start:stop] for path in group]

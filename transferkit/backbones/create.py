@@ -27,6 +27,7 @@ from transferkit.backbones.scratch import (
     scratch_preprocessing,
 )
 from transferkit.backbones.structure import Structure
+from transferkit.backbones.surgery import operate
 from transferkit.backbones.weights import load_weights_file, map_by_order, read_tensors
 from transferkit.data.preprocessing import Preprocessing
 from transferkit.errors import UserError, usage_error
@@ -135,6 +136,7 @@ def create_backbone(
     if any(part in license_name for part in NONCOMMERCIAL):
         notices.append(f"the weights' licence, {license_name}, forbids commercial use")
     preprocessing = _preprocessing(model, image_size)
+    notices += operate(name, model.eval(), structure, preprocessing)
     num_features = count_features(name, model.eval(), preprocessing)
     return Backbone(
         name=name,
@@ -153,13 +155,15 @@ def create_scratch(
     """Build a network of our own; see `create_backbone`."""
     design = structure.scratch or DEFAULTS[name]
     side_px = image_size or SIZES_PX[name]
-    model = make_scratch(name, design, side_px, seed)
+    model = make_scratch(name, design, side_px, seed).eval()
     notices = [] if weights is None else load_weights_file(model, weights)
+    preprocessing = scratch_preprocessing(side_px)
+    operate(name, model, Structure(pooling=structure.pooling), preprocessing)
     return Backbone(
         name=name,
-        model=model.eval(),
-        num_features=model.num_features,
-        preprocessing=scratch_preprocessing(side_px),
+        model=model,
+        num_features=count_features(name, model, preprocessing),
+        preprocessing=preprocessing,
         weights_source=f"file {weights}" if weights else f"random (seed {seed})",
         license="unknown" if weights else "none: from scratch",
         notices=notices,

@@ -11,10 +11,15 @@ from transferkit.backbones.scratch import ScratchDesign
 class Structure:
     """How a backbone differs from timm's model of that name.
 
-    scratch: the design of a network of our own, None for a timm model.
+    scratch: the design of a network of our own, None for a timm model. pooling: see `set_pooling`;
+    drop_top_blocks: block groups taken off; replace_activations: another activation in all blocks.
+    What is None or 0 stays as it is.
     """
 
     scratch: ScratchDesign | None = None
+    pooling: str | None = None
+    drop_top_blocks: int = 0
+    replace_activations: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for model.json."""

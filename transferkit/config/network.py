@@ -89,6 +89,18 @@ class BackboneOptions(Section):
         Option("--backbone-dropout-kind", "Of mlp, cnn: alpha is for SELU, spatial for cnn."),
     ] = "plain"
 
+    pooling: Annotated[
+        Literal["avg", "max", "avgmax", "catavgmax", "token"] | None,
+        Option("--pooling", "How the last maps or tokens become features [the model's own way]."),
+    ] = None
+    drop_top_blocks: Annotated[
+        int, Ge(0), Option("--drop-top-blocks", "Block groups to take off before the new head.")
+    ] = 0
+    replace_activations: Annotated[
+        Activation | None,
+        Option("--replace-activations", "Another activation in all blocks of a timm model."),
+    ] = None
+
     @property
     def from_scratch(self) -> bool:
         """Whether this is a network of our own, not one of timm's."""

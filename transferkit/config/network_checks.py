@@ -73,6 +73,12 @@ def scratch_problems(backbone: BackboneOptions) -> Iterator[str]:
         yield "backbone.dropout_kind has no effect without backbone.dropout"
     if backbone.drop_path:
         yield f"backbone.drop_path has no effect: {backbone.name} has no residual branches"
+    if backbone.pooling is not None and backbone.name == "mlp":
+        yield "backbone.pooling has no effect: an mlp has no feature maps to pool"
+    if backbone.drop_top_blocks:
+        yield "backbone.drop_top_blocks is for timm models; here choose backbone.depth"
+    if backbone.replace_activations is not None:
+        yield "backbone.replace_activations is for timm models; here choose backbone.activation"
 
 
 def timm_problems(backbone: BackboneOptions) -> Iterator[str]:
