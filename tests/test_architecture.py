@@ -27,7 +27,7 @@ LAYERS = (
     ("data",),
     ("backbones", "inference.engine"),  # the engine runs the frozen trunk, too
     ("training",),
-    ("inference", "evaluation", "pretraining"),
+    ("inference", "evaluation", "exporting", "pretraining"),
     ("console", "explain", "reporting", "tables"),
     (VERBS,),
     ("cli",),

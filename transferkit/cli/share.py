@@ -1,7 +1,13 @@
-"""The commands that show a finished run to others."""
+"""The commands that show a finished run to others, or take its model elsewhere."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
 
 from transferkit import console
 from transferkit.cli.app import Debug, Json, RunArgument, app, live_view
+from transferkit.tables.export import export_table
 
 
 @app.command()
@@ -15,3 +21,54 @@ def report(run: RunArgument, json: Json = False, debug: Debug = False) -> None:
         console.print_json({"report": path})
     else:
         console.print_lines([f"report: {path}"])
+
+
+@app.command()
+def export(
+    run: RunArgument,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="File to write [RUN/exports/...].")
+    ] = None,
+    format: Annotated[
+        Literal["onnx", "torchscript", "torch-export", "openvino"],
+        typer.Option("--format", help="What kind of file."),
+    ] = "onnx",
+    precision: Annotated[
+        Literal["fp32", "fp16", "bf16", "int8"],
+        typer.Option("--precision", help="Of weights; int8 also of activations, calibrated."),
+    ] = "fp32",
+    fold: Annotated[
+        bool,
+        typer.Option(
+            "--fold-batchnorm/--no-fold-batchnorm", help="Fold batch norms into their layers."
+        ),
+    ] = True,
+    max_drop: Annotated[
+        float,
+        typer.Option(
+            "--max-accuracy-drop", min=0, max=1, help="Refuse a model that loses more accuracy."
+        ),
+    ] = 0.015,
+    data: Annotated[
+        Path | None, typer.Option("--data", help="Pictures to compare on [those of the run].")
+    ] = None,
+    pictures: Annotated[
+        int, typer.Option("--pictures", min=2, help="Compare on at most so many.")
+    ] = 300,
+    calibration: Annotated[
+        int,
+        typer.Option("--calibration-pictures", min=16, help="Training pictures that set int8."),
+    ] = 96,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Write a run's model as a file for other programs; compare it with the original."""
+    with live_view(json) as view:
+        from transferkit import export as verb
+
+        options = verb.ExportOptions(format, precision, fold, max_drop, data, pictures, calibration)
+        path, result = verb.export(run, output, options, view.show)
+    if json:
+        console.print_json(verb.to_dict(path, result))
+    else:
+        export_table(path, result)

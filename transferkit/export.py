@@ -1,0 +1,190 @@
+"""The verb `export`: a run's model as a file for other programs, compared with the original."""
+
+import copy
+import os
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from transferkit.atomic_write import disk_error, write_atomically
+from transferkit.data.index import DatasetIndex
+from transferkit.data.loader import CLEAN, ViewMaker, ahead
+from transferkit.errors import UserError, usage_error
+from transferkit.exporting.batchnorm import fold_batchnorm
+from transferkit.exporting.compare import Comparison, compare
+from transferkit.exporting.formats import (
+    DTYPES,
+    FORMATS,
+    Deployed,
+    Files,
+    onnx_bytes,
+    openvino_files,
+    require_openvino,
+    with_metadata,
+)
+from transferkit.exporting.int8 import BATCH, quantized
+from transferkit.inference.engine import TOLERANCE, torch_runner
+from transferkit.inference.exported import open_exported
+from transferkit.inference.predict import LoadedRun, load_run
+from transferkit.recipes import config_of
+from transferkit.run_folder import MODEL, open_run
+from transferkit.session import scan_pictures
+from transferkit.training.events import Event, Notice
+
+Show = Callable[[Event], None]
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """What to export. data: labelled pictures to compare on; None: those of the run.
+
+    pictures: at most so many validation pictures are compared, and training pictures calibrate.
+    max_accuracy_drop: 0..1; a model that loses more is not kept.
+    """
+
+    format: str = "onnx"
+    precision: str = "fp32"
+    fold_batchnorm: bool = True
+    max_accuracy_drop: float = 0.015
+    data: Path | None = None
+    pictures: int = 300
+    calibration_pictures: int = 96
+
+
+def export(
+    run: Path, output: Path | None, options: ExportOptions, show: Show
+) -> tuple[Path, Comparison]:
+    """Write a run's model, load it back, compare, and keep it only if it is good enough.
+
+    output: the file to write; None: RUN/exports/model[-PRECISION].SUFFIX.
+    Raises UserError for what the format cannot do, and when too much accuracy is lost.
+    """
+    refuse_combinations(options)
+    folder = open_run(run)
+    loaded = load_run(folder)
+    config = config_of(folder)
+    if options.data is not None:
+        config = replace(config, data=replace(config.data, path=options.data, manifest=None))
+    index = scan_pictures(config, show)
+    if index.classes != loaded.classes:
+        raise usage_error(
+            "the pictures have other classes than the model",
+            f"{', '.join(index.classes[:10])} against {', '.join(loaded.classes[:10])}",
+            "name the right folder with --data",
+        )
+    images, labels = views(index, loaded.maker, "val", options.pictures)
+    files = made_files(loaded, index, options, images[:2], show)
+    suffix = next(iter(files))
+    name = "model" + ("" if options.precision == "fp32" else f"-{options.precision}")
+    target = output or run / "exports" / f"{name}{suffix}"
+    if target.suffix != suffix:
+        raise usage_error(f"--output {target}: the name must end in {suffix}")
+    original = torch_runner(loaded.classifier, torch.device("cpu"))
+    before = (run / MODEL).stat().st_size
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target.parent) as waiting:
+            for end, data in files.items():
+                path = (Path(waiting) / target.name).with_suffix(end)
+                write_atomically(path, lambda file, data=data: file.write(data))  # type: ignore[misc]
+            back = open_exported(Path(waiting) / target.name)
+            sizes = (before, sum(map(len, files.values())))
+            result = compare(original, back.engine.run, images, labels, sizes)
+            refuse_losses(result, options)
+            for end in files:
+                os.replace((Path(waiting) / target.name).with_suffix(end), target.with_suffix(end))
+    except OSError as error:
+        raise disk_error(target.parent, error) from error
+    return target, result
+
+
+def refuse_combinations(options: ExportOptions) -> None:
+    """Raise a usage error for what a format cannot do, before anything is read."""
+    known = FORMATS[options.format].precisions
+    if options.precision not in known:
+        raise usage_error(
+            f"--format {options.format} has no --precision {options.precision}",
+            f"it has: {', '.join(known)}",
+        )
+    if options.format == "openvino":
+        require_openvino()
+
+
+def refuse_losses(result: Comparison, options: ExportOptions) -> None:
+    """Raise UserError when the exported model is worse than was allowed."""
+    if result.accuracy_drop > options.max_accuracy_drop:
+        raise UserError(
+            f"not exported: accuracy falls from {result.accuracy_before:.1%} to "
+            f"{result.accuracy_after:.1%} on {result.pictures} pictures",
+            f"that is {100 * result.accuracy_drop:.1f} points; "
+            f"--max-accuracy-drop allows {100 * options.max_accuracy_drop:.1f}",
+            "choose a higher --precision, or allow more",
+        )
+    if options.precision == "fp32" and not result.relative_difference <= TOLERANCE:
+        raise UserError(
+            "not exported: the exported model computes something else",
+            f"its outputs differ by {result.relative_difference:.1e} of the largest",
+            "try another --format, or --no-fold-batchnorm",
+        )
+
+
+def made_files(
+    loaded: LoadedRun, index: DatasetIndex, options: ExportOptions, example: Tensor, show: Show
+) -> Files:
+    """Return the exported model: suffix -> bytes."""
+    network = Deployed(copy.deepcopy(loaded.classifier), torch.float32).eval()
+    folded = 0
+    if options.fold_batchnorm:
+        made, folded = fold_batchnorm(network, example)
+        network = made  # type: ignore[assignment]
+        if not folded:
+            show(Notice("no batch norm could be folded"))
+    about = description(loaded, options, folded)
+    if options.precision != "int8":
+        dtype = DTYPES[options.precision]
+        network = Deployed(network.classifier, dtype).eval()
+        return FORMATS[options.format].write(network, example, about)
+    calibration, _ = views(index, loaded.maker, "train", options.calibration_pictures)
+    if len(calibration) < BATCH:
+        raise usage_error(f"int8 needs {BATCH} training pictures, there are {len(calibration)}")
+    model = quantized(onnx_bytes(network, example, about), calibration.numpy())
+    data = with_metadata(model, about)
+    return {".onnx": data} if options.format == "onnx" else openvino_files(data, about, False)
+
+
+def description(loaded: LoadedRun, options: ExportOptions, folded: int) -> dict[str, Any]:
+    """Return what an exported model says of itself: all that is needed to use it."""
+    names = ("classes", "preprocessing", "background", "max_pixels", "backbone", "license")
+    return {
+        **{name: loaded.description[name] for name in names},
+        "temperature": loaded.temperature,
+        "precision": options.precision,
+        "folded_batchnorms": folded,
+        "input": "images: uint8 (N, 3, H, W), RGB 0..255, resized as preprocessing says",
+        "output": "logits: float32 (N, K); probabilities are softmax(logits / temperature)",
+        "transferkit": version("transferkit"),
+    }
+
+
+def views(index: DatasetIndex, maker: ViewMaker, split: str, most: int) -> tuple[Tensor, Tensor]:
+    """Return the clean views (N, 3, H, W) uint8 and labels (N,) of a split, evenly thinned out."""
+    every = index.of_split(split)
+    if not len(every):
+        raise usage_error(f"there are no {split} pictures", "", "name others with --data")
+    count = min(most, len(every))
+    chosen = every[np.linspace(0, len(every) - 1, count).round().astype(int)]
+    files = [index.file(int(position)) for position in chosen]
+    made = list(ahead(lambda file: maker.views(file, 0, (CLEAN,)), files))
+    return torch.from_numpy(np.concatenate(made)), torch.from_numpy(index.labels[chosen])
+
+
+def to_dict(path: Path, result: Comparison) -> dict[str, Any]:
+    """Return the outcome for --json."""
+    return {"output": path, **asdict(result), "accuracy_drop": result.accuracy_drop}

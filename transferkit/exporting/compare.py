@@ -1,0 +1,76 @@
+"""An exported model against the one it was made from, on the same pictures."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+BATCH = 32
+ROUNDS = 3
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What export changed, on N pictures.
+
+    agreement: share with the same first class. largest_difference: of any logit.
+    relative_difference: the same over the largest logit. accuracy_*: 0..1. speed_*: pictures per
+    second of the network alone, in batches of 32, the better of `ROUNDS` alternating rounds.
+    """
+
+    pictures: int
+    agreement: float
+    largest_difference: float
+    relative_difference: float
+    accuracy_before: float
+    accuracy_after: float
+    bytes_before: int
+    bytes_after: int
+    speed_before: float
+    speed_after: float
+
+    @property
+    def accuracy_drop(self) -> float:
+        """Return by how much accuracy fell; negative where it rose."""
+        return self.accuracy_before - self.accuracy_after
+
+
+def compare(
+    before: Callable[[Tensor], Tensor],
+    after: Callable[[Tensor], Tensor],
+    images: Tensor,
+    labels: Tensor,
+    sizes: tuple[int, int],
+) -> Comparison:
+    """Run both on images (N, 3, H, W) with labels (N,) and compare.
+
+    sizes: bytes of both, before and after.
+    """
+    expected, found = run_all(before, images), run_all(after, images)
+    difference = (expected - found).abs().max()
+    times: tuple[list[float], list[float]] = ([], [])
+    batch = images[:BATCH]
+    for _ in range(ROUNDS):
+        for run, taken in zip((before, after), times, strict=True):
+            started = time.perf_counter()
+            run(batch)
+            taken.append(time.perf_counter() - started)
+    return Comparison(
+        pictures=len(images),
+        agreement=(expected.argmax(1) == found.argmax(1)).double().mean().item(),
+        largest_difference=difference.item(),
+        relative_difference=(difference / expected.abs().max().clamp_min(1e-12)).item(),
+        accuracy_before=(expected.argmax(1) == labels).double().mean().item(),
+        accuracy_after=(found.argmax(1) == labels).double().mean().item(),
+        bytes_before=sizes[0],
+        bytes_after=sizes[1],
+        speed_before=len(batch) / min(times[0]),
+        speed_after=len(batch) / min(times[1]),
+    )
+
+
+def run_all(run: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+    """Return the float32 logits (N, K) of images (N, 3, H, W), batch by batch."""
+    return torch.cat([run(part).float() for part in images.split(BATCH)])

@@ -1,0 +1,139 @@
+"""The formats of an exported model: how each is written, in which precisions."""
+
+import io
+import json
+import logging
+import tempfile
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from transferkit.errors import usage_error
+from transferkit.inference.exported import METADATA, OPSET
+
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+Files = dict[str, bytes]
+
+
+class Deployed(nn.Module):
+    """A classifier for other programs: bytes (N, 3, H, W) in, float32 logits (N, K) out."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, classifier: Any, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.classifier = classifier.to(dtype)
+        self.register_buffer("mean", classifier.mean.float())
+        self.register_buffer("std", classifier.std.float())
+        self.dtype = dtype
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Normalise in float32, since 16 bits would round 255 shades; run the rest in `dtype`."""
+        inputs = ((images.float() / 255 - self.mean) / self.std).to(self.dtype)
+        return self.classifier.head(self.classifier.backbone(inputs)).float()
+
+
+def onnx_bytes(network: nn.Module, example: Tensor, about: dict[str, Any]) -> bytes:
+    """Return an ONNX model with a free batch size and what it is in its metadata."""
+    import onnx
+
+    buffer = io.BytesIO()
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    with warnings.catch_warnings(), torch.inference_mode():
+        warnings.simplefilter("ignore")  # the exporter warns of its own deprecations and traces
+        torch.onnx.export(
+            network,
+            (example,),
+            buffer,  # type: ignore[arg-type]
+            dynamo=False,
+            opset_version=OPSET,
+            input_names=["images"],
+            output_names=["logits"],
+            dynamic_axes={"images": {0: "N"}, "logits": {0: "N"}},
+        )
+    model = onnx.load_from_string(buffer.getvalue())
+    return with_metadata(model, about)
+
+
+def with_metadata(model: Any, about: dict[str, Any]) -> bytes:
+    """Write what an ONNX model is into it: as one JSON text, and its classes on their own."""
+    import onnx
+
+    entries = {METADATA: json.dumps(about), "classes": json.dumps(about["classes"])}
+    onnx.helper.set_model_props(model, entries)
+    data: bytes = model.SerializeToString()
+    return data
+
+
+def write_onnx(network: nn.Module, example: Tensor, about: dict[str, Any]) -> Files:
+    """Return the files of an ONNX model."""
+    return {".onnx": onnx_bytes(network, example, about)}
+
+
+def write_torchscript(network: nn.Module, example: Tensor, about: dict[str, Any]) -> Files:
+    """Return a traced and frozen TorchScript archive."""
+    buffer = io.BytesIO()
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")  # of what it cannot generalise; the comparison tells
+        frozen = torch.jit.freeze(torch.jit.trace(network, (example,), check_trace=False))
+        torch.jit.save(frozen, buffer, _extra_files={METADATA: json.dumps(about)})
+    return {".ts": buffer.getvalue()}
+
+
+def write_torch_export(network: nn.Module, example: Tensor, about: dict[str, Any]) -> Files:
+    """Return an archive of torch.export with a free batch size."""
+    buffer = io.BytesIO()
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        shapes = {"images": {0: torch.export.Dim("N", min=1, max=4096)}}
+        program = torch.export.export(network, (example,), dynamic_shapes=shapes)
+        torch.export.save(program, buffer, extra_files={METADATA: json.dumps(about)})
+    return {".pt2": buffer.getvalue()}
+
+
+def write_openvino(network: nn.Module, example: Tensor, about: dict[str, Any]) -> Files:
+    """Return the two files of an OpenVINO model, made from the ONNX model."""
+    return openvino_files(onnx_bytes(network, example, about), about, about["precision"] == "fp16")
+
+
+def openvino_files(onnx_model: bytes, about: dict[str, Any], half: bool) -> Files:
+    """Convert an ONNX model; half: keep the weights in 16 bits."""
+    openvino = require_openvino()
+    with tempfile.TemporaryDirectory() as folder:
+        model = openvino.Core().read_model(onnx_model)
+        model.set_rt_info(json.dumps(about), [METADATA])
+        path = Path(folder) / "model.xml"
+        openvino.save_model(model, path, compress_to_fp16=half)
+        return {s: path.with_suffix(s).read_bytes() for s in (".xml", ".bin")}
+
+
+def require_openvino() -> Any:
+    """Import openvino, or raise a usage error that says how to get it."""
+    try:
+        import openvino
+    except ImportError:
+        remedy = "install it: pip install 'transferkit[openvino]'"
+        raise usage_error("the format openvino needs the package openvino", "", remedy) from None
+    return openvino
+
+
+@dataclass(frozen=True)
+class Format:
+    """A file format. write: (network, example, about) -> suffix -> bytes."""
+
+    write: Callable[[nn.Module, Tensor, dict[str, Any]], Files]
+    precisions: tuple[str, ...]
+
+
+FORMATS = {
+    "onnx": Format(write_onnx, ("fp32", "fp16", "int8")),
+    "torchscript": Format(write_torchscript, ("fp32", "fp16", "bf16")),
+    "torch-export": Format(write_torch_export, ("fp32", "fp16", "bf16")),
+    "openvino": Format(write_openvino, ("fp32", "fp16", "int8")),
+}

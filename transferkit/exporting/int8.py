@@ -1,0 +1,68 @@
+"""Static quantisation to 8 bits, calibrated on pictures."""
+
+import logging
+import tempfile
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+BATCH = 16
+QUANTIZED = ["Conv", "Gemm", "MatMul", "Add", "GlobalAveragePool", "Clip", "Relu"]
+"""Normalisation at the input stays in float32: quantised, it cost half a point on five flowers."""
+
+
+def quantized(model: bytes, pictures: np.ndarray) -> Any:
+    """Return an ONNX model whose weights and activations have 8 bits.
+
+    pictures: (N, 3, H, W) uint8, N >= 16, as they go into the model. Ranges are moving averages of
+    the batches' extremes; weights have 7 bits per channel, as products of 8 saturate on processors
+    without VNNI; the first convolution stays in float32.
+    Source: Nagel et al., "A White Paper on Neural Network Quantization", 2021; ONNX Runtime,
+    "Quantize ONNX Models", on reduce_range.
+    """
+    import onnx
+    from onnxruntime.quantization import (
+        CalibrationDataReader,
+        QuantFormat,
+        QuantType,
+        quantize_static,
+    )
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    class Batches(CalibrationDataReader):
+        def __init__(self) -> None:
+            whole = max(BATCH, len(pictures) - len(pictures) % BATCH)
+            self._left = iter(pictures[i : i + BATCH] for i in range(0, whole, BATCH))
+
+        def get_next(self) -> Any:
+            batch = next(self._left, None)
+            return None if batch is None else {"images": batch}
+
+    root = logging.getLogger()
+    before = root.level
+    root.setLevel(logging.ERROR)  # it advises to pre-process, also after that was done
+    try:
+        with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            prepared, out = Path(folder) / "prepared.onnx", Path(folder) / "int8.onnx"
+            quant_pre_process(onnx.load_from_string(model), prepared)
+            nodes = onnx.load(prepared).graph.node
+            first = [n.name for n in nodes if n.op_type == "Conv"][:1]
+            quantize_static(
+                prepared,
+                out,
+                Batches(),
+                quant_format=QuantFormat.QDQ,
+                op_types_to_quantize=QUANTIZED,
+                nodes_to_exclude=first,
+                per_channel=True,
+                reduce_range=True,
+                activation_type=QuantType.QUInt8,
+                weight_type=QuantType.QInt8,
+                extra_options={"CalibMovingAverage": True, "CalibMovingAverageConstant": 0.1},
+            )
+            return onnx.load(out)
+    finally:
+        root.setLevel(before)
