@@ -1,0 +1,89 @@
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+
+Cli = Callable[..., Any]
+
+
+@pytest.mark.parametrize(
+    ("name", "suffix"), [("onnx", "onnx"), ("torchscript", "ts"), ("torch-export", "pt2")]
+)
+def test_an_exported_model_predicts_like_its_run(
+    run: Path, pictures: Path, cli: Cli, name: str, suffix: str
+) -> None:
+    out = Path(f"m.{suffix}").absolute()
+    result = cli("export", run, "--format", name, "-o", out, "--json")
+    assert result.code == 0, result.err
+    assert result.json["largest_difference"] < 1e-4
+    assert result.json["agreement"] == 1
+    assert result.json["bytes_after"] == out.stat().st_size
+    val = pictures / "val"
+    known = cli("predict", run, val, "--json").json["predictions"]
+    found = cli("predict", out, val, "--json").json["predictions"]
+    assert [r["path"] for r in found] == [r["path"] for r in known]
+    for a, b in zip(found, known, strict=True):
+        assert a["label"] == b["label"]
+        assert a["probability"] == pytest.approx(b["probability"], abs=1e-4)
+
+
+def test_an_onnx_model_says_what_it_is(run: Path, cli: Cli) -> None:
+    assert cli("export", run).code == 0
+    path = run / "exports" / "model.onnx"
+    about = {p.key: json.loads(p.value) for p in onnx.load(path).metadata_props}
+    assert about["classes"] == ["disc", "square", "stripes"]
+    assert about["transferkit"]["preprocessing"]["height_px"] == 32
+    assert about["transferkit"]["folded_batchnorms"] > 0
+    assert cli("export", run, "--no-fold-batchnorm", "-o", "u.onnx").code == 0
+    unfolded = {p.key: json.loads(p.value) for p in onnx.load("u.onnx").metadata_props}
+    assert unfolded["transferkit"]["folded_batchnorms"] == 0
+    shutil.rmtree(run / "exports")
+
+
+def test_half_precision_is_half_the_size(run: Path, cli: Cli) -> None:
+    sizes = [
+        cli("export", run, "--precision", p, "-o", f"{p}.onnx", "--json").json["bytes_after"]
+        for p in ("fp32", "fp16")
+    ]
+    assert sizes[1] < 0.75 * sizes[0]
+
+
+def test_int8_is_calibrated_and_a_great_loss_is_refused(run: Path, cli: Cli) -> None:
+    few = ("--precision", "int8", "--calibration-pictures", "16")
+    allowed = cli("export", run, *few, "--max-accuracy-drop", "1", "-o", "q.onnx", "--json")
+    assert allowed.code == 0, allowed.err
+    kinds = {node.op_type for node in onnx.load("q.onnx").graph.node}
+    assert "QuantizeLinear" in kinds
+    assert allowed.json["largest_difference"] > 0
+
+
+def test_too_much_loss_keeps_no_file(run: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    from transferkit import export as verb
+
+    def worse(*arguments: Any) -> Any:
+        result = compare(*arguments)
+        return type(result)(**{**vars(result), "accuracy_after": result.accuracy_before - 0.02})
+
+    compare = verb.compare
+    monkeypatch.setattr(verb, "compare", worse)
+    result = cli("export", run, "-o", "m.onnx")
+    assert result.code == 1
+    assert result.message[0].startswith("error: not exported: accuracy falls from")
+    assert not Path("m.onnx").exists()
+    assert cli("export", run, "-o", "m.onnx", "--max-accuracy-drop", "0.03").code == 0
+    assert Path("m.onnx").exists()
+
+
+def test_what_cannot_be_is_refused(run: Path, cli: Cli) -> None:
+    result = cli("export", run, "--format", "torchscript", "--precision", "int8")
+    assert result.code == 2
+    assert result.message[0] == "error: --format torchscript has no --precision int8"
+    assert cli("export", run, "-o", "m.txt").code == 2
+    Path("m.onnx").write_bytes(b"no model")
+    damaged = cli("predict", "m.onnx", "x.png")
+    assert damaged.code == 1
+    assert "not a model that transferkit exported" in damaged.message[0]
