@@ -9,8 +9,9 @@ from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
-from transferkit.config import Config, Stage, option_fields
+from transferkit.config import Config, Predict, Stage, option_fields
 from transferkit.config.network_checks import network_problems
+from transferkit.config.predict import predict_problems
 from transferkit.errors import UserError, usage_error
 from transferkit.run_folder import RECIPE, RunFolder
 from transferkit.units import parse_bytes, parse_colour
@@ -278,7 +279,7 @@ def combination_problems(config: Config) -> list[str]:
             check()
         except ValueError as error:
             found.append(f"{key} {error}")
-    return found
+    return found + predict_problems(config.predict)
 
 
 def to_toml(config: Config, header: str = "") -> str:

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 import typer
 
 from transferkit.config import Config, OptionField, option_fields
+from transferkit.config.predict import SECTION
 
 PANELS = {
     "data": "Pictures",
@@ -19,6 +20,7 @@ PANELS = {
     "training": "Training",
     "averaging": "Weight averaging",
     "device": "Device",
+    "predict": "How sure is it",
 }
 
 
@@ -54,7 +56,33 @@ def with_config_options(command: Callable[..., None]) -> Callable[..., None]:
         for parameter in signatures.signature(command).parameters.values()
         if parameter.kind is not signatures.Parameter.VAR_KEYWORD
     ]
-    every = own + [option_parameter(item) for item in option_fields()]
+    every = own + [option_parameter(item) for item in option_fields() if not _predicts(item)]
+    return _signed(command, every)
+
+
+def with_predict_options(*without: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command the options of a finished run, but those `without`, in place of **flags."""
+
+    def add(command: Callable[..., None]) -> Callable[..., None]:
+        own = [
+            parameter.replace(kind=signatures.Parameter.KEYWORD_ONLY)
+            for parameter in signatures.signature(command).parameters.values()
+            if parameter.kind is not signatures.Parameter.VAR_KEYWORD
+        ]
+        unwanted = {f"{SECTION}.{name}" for name in without}
+        wanted = (i for i in option_fields() if _predicts(i) and i.key not in unwanted)
+        return _signed(command, own + [option_parameter(item) for item in wanted])
+
+    return add
+
+
+def _predicts(item: OptionField) -> bool:
+    return item.key.startswith(f"{SECTION}.")
+
+
+def _signed(
+    command: Callable[..., None], every: list[signatures.Parameter]
+) -> Callable[..., None]:
     command.__signature__ = signatures.Signature(every)  # type: ignore[attr-defined]
     command.__annotations__ = {p.name: p.annotation for p in every}
     return command

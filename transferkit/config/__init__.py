@@ -11,6 +11,7 @@ from typing import Annotated, Any, ClassVar, get_args, get_origin, get_type_hint
 from transferkit.config.data import Augmentation, Cache, Data
 from transferkit.config.network import BackboneOptions, HeadOptions
 from transferkit.config.option import Option, Section
+from transferkit.config.predict import Predict
 from transferkit.config.regularization import Averaging
 from transferkit.config.training import Device, Stage, Training
 
@@ -25,6 +26,7 @@ __all__ = [
     "HeadOptions",
     "Option",
     "OptionField",
+    "Predict",
     "Section",
     "Stage",
     "Training",
@@ -44,6 +46,7 @@ class Config:
     training: Training = field(default_factory=Training)
     averaging: Averaging = field(default_factory=Averaging)
     device: Device = field(default_factory=Device)
+    predict: Predict = field(default_factory=Predict)
     stages: tuple[Stage, ...] = ()
 
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}

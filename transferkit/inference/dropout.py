@@ -1,0 +1,157 @@
+"""Dropout kept on while predicting, with masks that depend on nothing but picture and seed.
+
+Every mask of a picture is a function of (seed, key of the picture, number of the sample, number of
+the draw within the forward pass). So the numbers are the same for any batch size and order, and one
+pass over all samples together equals one pass for each.
+"""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.dropout import _DropoutNd
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from transferkit.errors import usage_error
+
+RATE_NAMES = ("p", "drop_prob")  # of torch's dropout layers, of timm's stochastic depth
+LEVELS = 2**16  # masks compare 16 random bits with the rate: it is met to 1.5e-5
+
+
+def is_dropout(module: nn.Module) -> bool:
+    """Tell torch's dropout of every kind (alpha, per channel ...) and timm's DropPath and DropBlock."""
+    return isinstance(module, _DropoutNd) or type(module).__name__ in ("DropPath", "DropBlock2d")
+
+
+def dropout_rate(module: nn.Module) -> float:
+    """Return the rate of a layer that `is_dropout`."""
+    return float(next((getattr(module, n) for n in RATE_NAMES if hasattr(module, n)), 0.0) or 0.0)
+
+
+def active_dropout(module: nn.Module) -> list[nn.Module]:
+    """Return the layers inside a module that drop something when they are on."""
+    return [m for m in module.modules() if is_dropout(m) and dropout_rate(m) > 0]
+
+
+def set_dropout_(module: nn.Module, rate: float) -> int:
+    """Set the rate of every dropout layer in a module, in place; return how many there are."""
+    found = [m for m in module.modules() if is_dropout(m)]
+    for layer in found:
+        name = next(n for n in RATE_NAMES if hasattr(layer, n))
+        setattr(layer, name, rate)
+    return len(found)
+
+
+def picture_key(pixels: np.ndarray) -> int:
+    """Return a key of 64 bits that follows from a picture's pixels alone."""
+    return int.from_bytes(hashlib.blake2b(np.ascontiguousarray(pixels), digest_size=8).digest())
+
+
+class SeededMasks(TorchDispatchMode):
+    """Inside, every `bernoulli_` draws the masks of its pictures and samples.
+
+    The first axis of what is drawn is made of blocks of equal size, picture by picture, sample by
+    sample: row (n * S + s) of N * S, or several rows for each (windows of attention).
+    All of torch's dropout layers and timm's come down to `bernoulli_` when gradients are off.
+    """
+
+    def __init__(self, seed: int, keys: Sequence[int], samples: Sequence[int]) -> None:
+        super().__init__()
+        self.seed, self.keys, self.samples = seed, keys, samples
+        self.draws = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        """Replace a draw; everything else runs as it is."""
+        if func is not torch.ops.aten.bernoulli_.float:
+            return func(*args, **(kwargs or {}))
+        tensor, keep = args[0], float(args[1] if len(args) > 1 else kwargs["p"])
+        rows = len(self.keys) * len(self.samples)
+        if not rows or tensor.numel() % rows or tensor.shape[0] % rows:
+            raise RuntimeError(f"a mask {tuple(tensor.shape)} does not fit {rows} samples")
+        size = tensor.numel() // rows
+        masks = [draw_masks(self._seeds(key), self.samples, size, keep) for key in self.keys]
+        self.draws += 1
+        drawn = torch.from_numpy(np.concatenate(masks)).view(tensor.shape)
+        return tensor.copy_(drawn)
+
+    def _seeds(self, key: int) -> list[int]:
+        return [self.seed, key, self.draws]
+
+
+def draw_masks(
+    seeds: Sequence[int], samples: Sequence[int], size: int, keep: float
+) -> np.ndarray:
+    """Return masks (S, size) of the consecutive samples; each sample has its own stretch of bits.
+
+    keep: probability of True.
+    """
+    words = -(-size // 4)  # of 64 bits, four draws in each
+    generator = np.random.PCG64DXSM(list(seeds))
+    generator.advance(samples[0] * words)
+    raw = generator.random_raw(len(samples) * words).view(np.uint16)
+    kept: np.ndarray = raw.reshape(len(samples), 4 * words)[:, :size] < round(keep * LEVELS)
+    return kept
+
+
+@contextmanager
+def kept_on(layers: Sequence[nn.Module]) -> Iterator[None]:
+    """Let dropout layers drop; everything else, batch norm above all, stays as it is."""
+    try:
+        for layer in layers:
+            layer.training = True
+        yield
+    finally:
+        for layer in layers:
+            layer.training = False
+
+
+def head_samples(
+    head: nn.Sequential, features: Tensor, keys: Sequence[int], count: int, seed: int
+) -> Tensor:
+    """Return logits (N, S, K) of S samples of a head in evaluation mode, all in one pass.
+
+    features: (N, D). What comes before the first active dropout runs once.
+    """
+    layers = active_dropout(head)
+    first = next(i for i, part in enumerate(head) if active_dropout(part))
+    with torch.no_grad():
+        shared = head[:first](features)  # (N, ...)
+        repeated = shared.repeat_interleave(count, dim=0)  # (N * S, ...)
+        with kept_on(layers), SeededMasks(seed, keys, range(count)):
+            logits = head[first:](repeated)
+    return logits.view(len(features), count, -1).float()
+
+
+def network_samples(
+    network: nn.Module, images: Tensor, keys: Sequence[int], count: int, seed: int
+) -> Tensor:
+    """Return logits (N, S, K) of S full passes of a network in evaluation mode; images: (N, ...)."""
+    layers = active_dropout(network)
+    with torch.no_grad(), kept_on(layers):
+        passes = []
+        for sample in range(count):
+            with SeededMasks(seed, keys, (sample,)):
+                passes.append(network(images))
+    return torch.stack(passes, dim=1).float()
+
+
+def require_dropout(network: nn.Module, backbone: nn.Module, scope: str) -> None:
+    """Raise a usage error when nothing that `scope` asks for would vary."""
+    inside, everywhere = len(active_dropout(backbone)), len(active_dropout(network))
+    if scope == "all" and not inside:
+        raise usage_error(
+            "--mc-scope all: the backbone has no dropout and no drop path to sample",
+            "it was trained with --drop-path 0",
+            "use --mc-scope head, or sample it all the same with --enable-dropout 0.1",
+        )
+    if scope == "head" and everywhere == inside:
+        raise usage_error(
+            "--mc-dropout: the model was trained without dropout, so every sample would be the same",
+            remedy="add --enable-dropout 0.2, or train with --dropout 0.2",
+        )
