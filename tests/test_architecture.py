@@ -22,7 +22,7 @@ VERBS = "the verbs"
 LAYERS = (
     (
         *("", "errors", "config", "run_folder", "training.events", "torchvision_ops"),
-        *("atomic_write", "csv_rows", "strict_json", "units"),
+        *("atomic_write", "csv_rows", "row_files", "strict_json", "units"),
     ),
     ("data",),
     ("backbones", "inference.engine"),  # the engine runs the frozen trunk, too
@@ -36,7 +36,7 @@ LAYERS = (
 HEAVY = {"torch", "timm", "torchvision", "numpy", "PIL", "matplotlib", "pydantic", "onnxruntime"}
 ONLY_IMPORTED_BY = {"typer": "cli", "rich": "console"}
 VAGUE_NAMES = {"utils", "util", "helpers", "helper", "common", "misc", "base", "manager", "handler"}
-WRITERS = {"run_folder", "atomic_write", "training.boundary_cache"}
+WRITERS = {"run_folder", "atomic_write", "row_files", "training.boundary_cache"}
 WRITING_CALLS = {"write_text", "write_bytes", "savefig", "save_file", "imsave", "savetxt", "savez"}
 IN_A_RUN = {
     value

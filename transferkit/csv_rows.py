@@ -3,7 +3,7 @@
 import csv
 import io
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 # Spreadsheets run a cell that begins with one of these. Source: OWASP, "CSV Injection".
@@ -38,7 +38,7 @@ def to_csv(rows: Iterable[Mapping[str, Any]]) -> str:
     columns = list(dict.fromkeys(column for row in rows for column in row))
     lines: list[list[Any]] = [columns] if columns else []
     lines += [[row.get(column) for column in columns] for row in rows]
-    return "".join(f"{_line(cells)}\n" for cells in lines)
+    return "".join(f"{csv_line(cells)}\n" for cells in lines)
 
 
 def from_csv(text: str) -> list[dict[str, str]]:
@@ -51,7 +51,8 @@ def from_csv(text: str) -> list[dict[str, str]]:
     ]
 
 
-def _line(cells: list[Any]) -> str:
+def csv_line(cells: Sequence[Any]) -> str:
+    """Return one line of CSV, without its end; it may hold line ends inside quotes."""
     out = io.StringIO()
     # with this line end csv also quotes a lone carriage return; the file itself gets plain \n
     csv.writer(out, lineterminator="\r\n").writerow([escape_cell(cell) for cell in cells])

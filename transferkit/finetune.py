@@ -158,7 +158,7 @@ def finish(session: Session, run: Run, folder: RunFolder, show: Show) -> RunSumm
     """Validate the best model as `predict` will run it; write model, predictions, plots, report."""
     started = time.perf_counter()
     session.sources.close()
-    validation = validate(session, folder)
+    validation = validate(session, folder, show)
     evaluation = validation.evaluation
     description = model_description(session, validation)
     tensors = {
@@ -193,6 +193,7 @@ def model_description(session: Session, validation: Validation) -> dict[str, Any
         "image_size": config.backbone.image_size,
         "structure": make_structure(config.backbone).to_dict(),
         "head": head_design(config).to_dict(),
+        "drop_path": config.backbone.drop_path,
         "classes": list(session.index.classes),
         "preprocessing": backbone.preprocessing.to_dict(),
         "background": config.data.background,

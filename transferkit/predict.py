@@ -1,81 +1,259 @@
-"""The verb `predict`: pictures in, rows out."""
+"""The verb `predict`: pictures in, rows out, batch by batch in flat memory."""
 
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import torch
+import numpy as np
 
-from transferkit.atomic_write import disk_error, write_atomically
-from transferkit.csv_rows import to_csv
+from transferkit.atomic_write import disk_error
+from transferkit.config import Predict
 from transferkit.data.index import list_images
 from transferkit.errors import usage_error
-from transferkit.inference.calibration import softmax
-from transferkit.inference.exported import is_exported, open_exported
-from transferkit.inference.predict import (
-    features_of,
-    head_logits,
-    load_run,
-    picture_engine,
-    prediction_row,
+from transferkit.inference.decide import Rules, make_rules
+from transferkit.inference.members import (
+    Batch,
+    Member,
+    Read,
+    open_members,
+    read_files,
+    sample_batch,
 )
-from transferkit.run_folder import open_run
-from transferkit.strict_json import strict_json
-from transferkit.training.events import Event, Progress
+from transferkit.inference.rows import batch_rows, columns, error_row
+from transferkit.inference.select import Pool, score_by
+from transferkit.inference.uncertainty import Uncertainty, measure
+from transferkit.recipes import config_of
+from transferkit.row_files import SUFFIXES, ArrayFile, RowFile, open_rows
+from transferkit.run_folder import RunFolder, open_run
+from transferkit.training.events import Event, Notice, Progress
+
+Show = Callable[[Event], None]
 
 
-def predict(
-    run: Path,
-    sources: Sequence[Path | str],
-    top_k: int,
-    engine: str,
-    show: Callable[[Event], None],
-) -> Iterator[dict[str, Any]]:
+@dataclass(frozen=True)
+class Outputs:
+    """Where results go beside the rows that are returned.
+
+    rows: .csv, .jsonl or .parquet. skip_existing: go on with `rows`. samples, features:
+    .safetensors, one array in the order of the pictures. copy_to: folder for selected pictures.
+    """
+
+    rows: Path | None = None
+    skip_existing: bool = False
+    samples: Path | None = None
+    features: Path | None = None
+    copy_to: Path | None = None
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything that a prediction needs, opened and checked."""
+
+    members: list[Member]
+    files: list[Path]
+    options: Predict
+    rules: Rules
+    names: list[str]
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The K class names, in the order of the first run."""
+        return self.members[0].loaded.classes
+
+
+def split_runs(text: str) -> list[Path]:
+    """Read RUN or RUN1,RUN2; a folder whose own name has a comma is one run."""
+    return [Path(text)] if Path(text).exists() else [Path(p.strip()) for p in text.split(",")]
+
+
+def check_outputs(outputs: Outputs, options: Predict, num_runs: int) -> None:
+    """Refuse, before anything is read, outputs that cannot be or would have no effect."""
+    if outputs.rows is not None and outputs.rows.suffix.lower() not in SUFFIXES:
+        names = ", ".join(SUFFIXES)
+        raise usage_error(f"--output {outputs.rows}: the name must end in one of {names}")
+    if outputs.skip_existing and outputs.rows is None:
+        raise usage_error("--skip-existing has no effect without --output")
+    for flag, path in (("--save-samples", outputs.samples), ("--save-features", outputs.features)):
+        if path is None:
+            continue
+        if path.suffix.lower() != ".safetensors":
+            raise usage_error(f"{flag} {path}: the name must end in .safetensors")
+        if outputs.skip_existing:
+            raise usage_error(f"{flag} holds every picture, --skip-existing leaves some out")
+    samples = options.mc_dropout or options.tta or num_runs > 1
+    if outputs.copy_to is not None and options.select is None:
+        raise usage_error("--copy-to has no effect without --select")
+    if options.select is not None and outputs.skip_existing:
+        raise usage_error("--select looks at all pictures: leave --skip-existing out")
+    if outputs.samples is not None and not samples:
+        raise usage_error("--save-samples needs samples", "", "add --mc-dropout or --tta 8")
+
+
+def list_pictures(sources: Sequence[str], lines: Iterable[str]) -> list[Path]:
+    """List files, folders, patterns; "-" stands for `lines`, one path in each. Each path once."""
+    listed = [Path(line.rstrip("\n")) for line in lines if line.strip()] if "-" in sources else []
+    named = [source for source in sources if source != "-"]
+    files = [*(list_images(named) if named or not listed else []), *listed]
+    return list(dict.fromkeys(files))
+
+
+def open_job(
+    folders: Sequence[RunFolder], sources: Sequence[str], lines: Iterable[str], options: Predict
+) -> Job:
+    """Load the runs, list the pictures, choose thresholds.
+
+    sources: files, folders, patterns; "-" stands for `lines`, one path in each.
+    """
+    files = list_pictures(sources, lines)
+    flip = "recipe" not in folders[0].files or config_of(folders[0]).augment.flip
+    members = open_members(folders, options, len(files), flip)
+    sampled = max(options.mc_dropout, 1) * max(options.tta, 1) * len(members)
+    needs = options.by == "bald" or options.abstain_by in ("mutual_information", "variation_ratio")
+    if needs and sampled == 1:
+        raise usage_error(
+            f"{'--by bald' if options.by == 'bald' else options.abstain_by} needs samples that can "
+            "disagree",
+            remedy="add --mc-dropout, --tta 8, or several runs",
+        )
+    unlike = any(member.unlikeness for member in members)
+    names = columns(options, len(members[0].loaded.classes), sampled, unlike)
+    return Job(members, files, options, make_rules(members, options), names)
+
+
+def predict(job: Job, outputs: Outputs, show: Show) -> Iterator[dict[str, Any]]:
     """Yield one row per picture, in order; an unreadable one has its reason in `error`.
 
-    sources: files, folders, glob patterns. top_k: how many classes a row names, at least 1.
+    With `options.select` the rows are the selected pictures with their rank and score.
+    Rows of an earlier job are not made again with `outputs.skip_existing`.
     """
-    if is_exported(run):
-        if engine != "auto":
-            raise usage_error("--engine has no effect on an exported model", "", "leave it out")
-        yield from predict_exported(run, sources, top_k, show)
-        return
-    loaded = load_run(open_run(run))
-    files = list_images(sources)
-    device = torch.device("cpu")
-    runner = picture_engine(loaded.classifier, loaded.maker, len(files), engine, device)
-    found = features_of(runner, loaded.maker, files)
-    for done, (file, features, reason) in enumerate(found, start=1):
-        probabilities = None
-        if features is not None:
-            logits = head_logits(loaded.classifier, features[None])
-            probabilities = softmax(logits[0].numpy(), loaded.temperature)
-        yield prediction_row(str(file), probabilities, loaded.classes, top_k, reason)
-        show(Progress("pictures", done, len(files)))
-
-
-def predict_exported(
-    path: Path, sources: Sequence[Path | str], top_k: int, show: Callable[[Event], None]
-) -> Iterator[dict[str, Any]]:
-    """Yield one row per picture, as `predict` does, from a file that `export` wrote."""
-    opened = open_exported(path)
-    files = list_images(sources)
-    found = features_of(opened.engine, opened.maker, files)  # of this engine they are logits
-    for done, (file, logits, reason) in enumerate(found, start=1):
-        probabilities = None if logits is None else softmax(logits.numpy(), opened.temperature)
-        yield prediction_row(str(file), probabilities, opened.classes, top_k, reason)
-        show(Progress("pictures", done, len(files)))
-
-
-def jsonl(rows: Iterable[dict[str, Any]]) -> str:
-    """Return rows as JSON lines."""
-    return "".join(strict_json(row) + "\n" for row in rows)
-
-
-def write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """Write prediction rows as CSV or JSON lines, by the file's suffix, replacing it at once."""
-    text = jsonl(rows) if path.suffix.lower() == ".jsonl" else to_csv(rows)
+    if job.rules.note:
+        show(Notice(job.rules.note))
     try:
-        write_atomically(path, lambda file: file.write(text.encode(errors="backslashreplace")))
+        yield from select(job, outputs, show) if job.options.select else stream(job, outputs, show)
     except OSError as error:
-        raise disk_error(path.parent, error) from error
+        place = outputs.rows or outputs.features or outputs.samples or outputs.copy_to or Path()
+        raise disk_error(place.parent, error) from error
+
+
+def stream(job: Job, outputs: Outputs, show: Show) -> Iterator[dict[str, Any]]:
+    """Predict batch by batch; every batch is on disk before the next one begins."""
+    with ExitStack() as stack:
+        table: RowFile | None = None
+        if outputs.rows is not None:
+            table = open_rows(outputs.rows, job.names, outputs.skip_existing)
+        files = [f for f in job.files if str(f) not in table.done] if table else job.files
+        if len(files) < len(job.files):
+            show(Notice(f"{len(job.files) - len(files):,} pictures were done already"))
+        arrays = open_arrays(job, outputs, len(files))
+        opened: list[RowFile | ArrayFile] = [*([table] if table else []), *arrays.values()]
+        whole = False
+        stack.callback(lambda: [part.close(whole) for part in opened])
+        unlike: list[str] = []
+        done = 0
+        for reads, batch, found in batches(job, files):
+            rows = rows_of(job, reads, batch, found)
+            if table:
+                table.write(rows)
+            write_arrays(arrays, reads, batch)
+            yield from rows
+            unlike += [row["path"] for row in rows if row.get("unlike")][: 1 if unlike else None]
+            done += len(reads)
+            show(Progress("pictures", done, len(files)))
+        whole = True
+        if unlike:
+            text = f"{unlike[0]} and others are" if len(unlike) > 1 else f"{unlike[0]} is"
+            show(Notice(f"{text} unlike the training data (column ood above 1)", warning=True))
+
+
+def select(job: Job, outputs: Outputs, show: Show) -> Iterator[dict[str, Any]]:
+    """Score all pictures, then yield the chosen ones: rank, path, score, and copy them."""
+    options = job.options
+    assert options.select is not None
+    pool = Pool(options.select, options.by, options.seed)
+    done = 0
+    for reads, batch, found in batches(job, job.files):
+        if batch is not None and found is not None:
+            readable = [read.file for read in reads if read.views is not None]
+            scores = score_by(options.by, found)
+            for file, score, features in zip(readable, scores, batch.features, strict=True):
+                pool.add(file, float(score), features.numpy())
+        done += len(reads)
+        show(Progress("pictures", done, len(job.files)))
+    kept = job.members[0].folder.load_reference()
+    chosen = pool.choose(None if kept is None else kept["features"].float().numpy())
+    if len(chosen) < options.select:
+        show(Notice(f"only {len(chosen)} pictures are left without near duplicates"))
+    rows = [
+        {"rank": rank, "path": str(file), "score": round(score, 6), "error": ""}
+        for rank, (file, score) in enumerate(chosen, start=1)
+    ]
+    if outputs.rows is not None:
+        table = open_rows(outputs.rows, ["rank", "path", "score", "error"], go_on=False)
+        table.write(rows)
+        table.close(whole=True)
+    if outputs.copy_to is not None:
+        outputs.copy_to.mkdir(parents=True, exist_ok=True)
+        for rank, (file, _) in enumerate(chosen, start=1):
+            shutil.copy2(file, outputs.copy_to / f"{rank:04d}-{file.name}")
+    yield from rows
+
+
+def batches(
+    job: Job, files: Iterable[Path]
+) -> Iterator[tuple[list[Read], Batch | None, Uncertainty | None]]:
+    """Yield the files in batches, with what the readable ones of each give."""
+    reads = read_files(job.members, files, max(job.options.tta, 1))
+    while part := list(islice(reads, job.options.batch_size)):
+        batch, found = None, None
+        if any(read.views is not None for read in part):
+            batch = sample_batch(job.members, part, job.options)
+            found = measure(batch.probabilities)
+        yield part, batch, found
+
+
+def rows_of(
+    job: Job, reads: Sequence[Read], batch: Batch | None, found: Uncertainty | None
+) -> list[dict[str, Any]]:
+    """Return a row for every file of a batch, in order."""
+    readable = [str(read.file) for read in reads if read.views is not None]
+    made: Iterator[dict[str, Any]] = iter(())
+    if batch is not None and found is not None:
+        made = iter(batch_rows(readable, batch, found, job.rules, job.options, job.classes))
+    return [
+        error_row(str(read.file), read.reason, job.names) if read.views is None else next(made)
+        for read in reads
+    ]
+
+
+def open_arrays(job: Job, outputs: Outputs, count: int) -> dict[str, ArrayFile]:
+    """Open the files of arrays that were asked for."""
+    options, loaded = job.options, job.members[0].loaded
+    sampled = max(options.mc_dropout, 1) * max(options.tta, 1) * len(job.members)
+    shapes: dict[str, tuple[int, ...]] = {"samples": (count, sampled, len(job.classes))}
+    shapes["features"] = (count, loaded.num_features)
+    paths = {"samples": outputs.samples, "features": outputs.features}
+    metadata = {"classes": "\n".join(job.classes), "seed": str(options.seed)}
+    return {n: ArrayFile(p, n, shapes[n], metadata) for n, p in paths.items() if p is not None}
+
+
+def write_arrays(arrays: dict[str, ArrayFile], reads: Sequence[Read], batch: Batch | None) -> None:
+    """Write what a batch gave, a row for every file."""
+    values: dict[str, Iterator[np.ndarray]] = {}
+    if batch is not None:
+        values["samples"] = iter(batch.probabilities)
+        values["features"] = iter(batch.features.numpy())
+    for read in reads:
+        for name, file in arrays.items():
+            file.write(None if read.views is None else next(values[name]))
+
+
+def open_runs(text: str) -> list[RunFolder]:
+    """Open RUN or RUN1,RUN2. Raises a usage error for the same run twice."""
+    paths = split_runs(text)
+    if len({path.resolve() for path in paths}) < len(paths):
+        raise usage_error(f"{text} names a run twice", remedy="an ensemble needs different runs")
+    return [open_run(path) for path in paths]

@@ -167,6 +167,28 @@ def wrap_single_numbers(raw: dict[str, Any]) -> None:
             table[name] = [value]
 
 
+def predict_options(
+    run: RunFolder, sets: Iterable[str], flags: Mapping[str, Any], ignore: Iterable[str] = ()
+) -> Predict:
+    """Return how a run predicts: as its recipe says, over which `--set` pairs and flags win.
+
+    ignore: fields of the recipe that do not matter here. Raises a usage error for a key of another
+    section, which only training reads.
+    """
+    kept = config_of(run).predict if "recipe" in run.files else Predict()
+    base = {name: value for name, value in asdict(kept).items() if name not in set(ignore)}
+    pairs = list(sets)
+    others = [key for key, _ in map(parse_set, pairs) if not key.startswith("predict.")]
+    if others:
+        raise usage_error(
+            f"--set {others[0]} has no effect here",
+            "the run is trained already",
+            "keys of prediction start with predict, e.g. --set predict.tta=8",
+        )
+    raw = {name: value for name, value in base.items() if value is not None}
+    return load_config({"predict": raw}, pairs, flags).predict
+
+
 def validate(raw: Mapping[str, Any]) -> Config:
     """Check nested dicts against `Config`: types, ranges, names, combinations; all at once."""
     from pydantic import TypeAdapter, ValidationError

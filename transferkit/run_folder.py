@@ -35,6 +35,7 @@ MONITORING = "monitoring.csv"
 PREDICTIONS = "predictions.csv"
 CALIBRATION = "calibration.json"  # see transferkit.inference.calibration.Calibration
 VALIDATION = "validation.safetensors"  # logits (N, K), labels (N,), features (N, D)
+REFERENCE = "reference.safetensors"  # features (M, D), labels (M,) of training pictures
 LOG = "log.txt"
 REPORT = "report.html"
 CHECKPOINTS = "checkpoints"
@@ -122,6 +123,16 @@ class RunFolder:
         if not (self.path / VALIDATION).is_file():
             return None
         return self._load_tensors(VALIDATION)
+
+    def save_reference(self, tensors: Mapping[str, "Tensor"]) -> None:
+        """Write features (M, D) and labels (M,) of training pictures, to know what is unlike."""
+        self._save_tensors(REFERENCE, tensors)
+
+    def load_reference(self) -> dict[str, "Tensor"] | None:
+        """Return the tensors of `save_reference`; None for a run that has none."""
+        if not (self.path / REFERENCE).is_file():
+            return None
+        return self._load_tensors(REFERENCE)
 
     def write_metrics(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Write one row per epoch; columns are the union over the rows."""

@@ -1,13 +1,17 @@
 """The end of a run: the best weights on the validation pictures, as `predict` will run them."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from transferkit.errors import UserError
 from transferkit.evaluation.bootstrap import bootstrap_intervals
 from transferkit.evaluation.metrics import Evaluation, evaluate_logits
 from transferkit.inference.calibration import Calibration, calibrate, log_softmax, softmax
+from transferkit.inference.engine import Engine
 from transferkit.inference.predict import (
     features_of,
     head_logits,
@@ -17,6 +21,9 @@ from transferkit.inference.predict import (
 from transferkit.inference.uncertainty import entropy
 from transferkit.run_folder import RunFolder
 from transferkit.session import Session
+from transferkit.training.events import Event, Notice
+
+MOST_REFERENCES = 2000  # training pictures whose features a run keeps
 
 
 @dataclass(frozen=True)
@@ -27,7 +34,7 @@ class Validation:
     calibration: Calibration
 
 
-def validate(session: Session, folder: RunFolder) -> Validation:
+def validate(session: Session, folder: RunFolder, show: Callable[[Event], None]) -> Validation:
     """Run the model on every validation picture; write predictions, logits and calibration.
 
     Raises UserError when a picture can no longer be read.
@@ -41,12 +48,15 @@ def validate(session: Session, folder: RunFolder) -> Validation:
         session.config.device.engine,
         session.fabric.device,
     )
-    rows = []
-    for file, features, reason in features_of(engine, material.maker, files):
-        if features is None:
-            raise UserError(f"{file} can no longer be read: {reason}", "", "restore it, --resume")
-        rows.append(features)
-    features = torch.stack(rows)  # (N, D)
+    features = read_features(engine, session, material.val)  # (N, D)
+    reference = spread_over_classes(index.labels, material.train)
+    show(Notice(f"keeping features of {len(reference)} training pictures, to know unlike ones"))
+    folder.save_reference(
+        {
+            "features": read_features(engine, session, reference).half(),
+            "labels": torch.from_numpy(index.labels[reference]),
+        }
+    )
     logits = head_logits(session.classifier, features)  # (N, K)
     labels = torch.from_numpy(index.labels[material.val])  # (N,)
     folder.save_validation({"logits": logits, "labels": labels, "features": features.half()})
@@ -67,3 +77,21 @@ def validate(session: Session, folder: RunFolder) -> Validation:
         bootstrap_intervals(logs, labels.numpy())
     )
     return Validation(evaluation, calibration)
+
+
+def read_features(engine: Engine, session: Session, positions: np.ndarray) -> Tensor:
+    """Return features (M, D) of the pictures at these positions of the index."""
+    maker, index = session.sources.material.maker, session.index
+    rows = []
+    for file, features, reason in features_of(engine, maker, map(index.file, positions.tolist())):
+        if features is None:
+            raise UserError(f"{file} can no longer be read: {reason}", "", "restore it, --resume")
+        rows.append(features)
+    return torch.stack(rows)
+
+
+def spread_over_classes(labels: np.ndarray, positions: np.ndarray) -> np.ndarray:
+    """Return at most `MOST_REFERENCES` of the positions, each class in its share."""
+    ordered = positions[np.argsort(labels[positions], kind="stable")]
+    count = min(MOST_REFERENCES, len(ordered))
+    return ordered[np.linspace(0, len(ordered) - 1, count).round().astype(int)]

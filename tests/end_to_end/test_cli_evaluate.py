@@ -50,9 +50,18 @@ def test_few_pictures_of_one_class_can_be_evaluated(run: Path, pictures: Path, c
 def test_unknown_classes_are_named(run: Path, pictures: Path, cli: Cli) -> None:
     shutil.copytree(pictures / "val" / "disc", "odd/dics")
     shutil.copytree(pictures / "val" / "square", "odd/square")
+    result = cli("evaluate", run, "odd", "--json")
+    assert result.code == 0
+    assert "the model does not know 1 of the classes: dics (4)" in result.err
+    assert "no pictures of 2 of the model's classes: disc, stripes" in result.err
+    assert result.json["count"] == 4
+    assert result.json["unknown"] == {"dics": 4}
+    assert result.json["missing"] == ["disc", "stripes"]
+    assert 0 <= result.json["unlike_auroc"] <= 1
+    shutil.rmtree("odd/square")
     result = cli("evaluate", run, "odd")
     assert result.code == 1
-    assert result.message[0] == "error: the model does not know 1 of the classes: dics"
+    assert result.message[0] == "error: the model knows none of the classes: dics"
     assert result.message[1] == "it knows: disc, square, stripes"
 
 

@@ -14,6 +14,7 @@ import typer
 from transferkit import console
 from transferkit.cli import look, share, train, use  # noqa: F401  # their commands join the application
 from transferkit.cli.app import app
+from transferkit.cli.options import with_default_samples
 from transferkit.errors import UserError, usage_error
 
 __all__ = ["app", "main"]
@@ -36,7 +37,7 @@ def main() -> None:
     as_json, debug = "--json" in sys.argv, "--debug" in sys.argv
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # like Ctrl-C: saved, then out
     try:
-        sys.exit(app(standalone_mode=False) or 0)
+        sys.exit(app(with_default_samples(sys.argv[1:]), standalone_mode=False) or 0)
     except UserError as error:
         if debug:
             raise

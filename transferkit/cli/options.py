@@ -80,9 +80,7 @@ def _predicts(item: OptionField) -> bool:
     return item.key.startswith(f"{SECTION}.")
 
 
-def _signed(
-    command: Callable[..., None], every: list[signatures.Parameter]
-) -> Callable[..., None]:
+def _signed(command: Callable[..., None], every: list[signatures.Parameter]) -> Callable[..., None]:
     command.__signature__ = signatures.Signature(every)  # type: ignore[attr-defined]
     command.__annotations__ = {p.name: p.annotation for p in every}
     return command
@@ -139,3 +137,19 @@ Stages = Annotated[
         "--stages", help='The plan: "head:20@3e-3, 1:8@1e-3~0.5, all:4?"; see the README.'
     ),
 ]
+
+
+def given_flags(flags: dict[str, Any]) -> dict[str, Any]:
+    """Return the flags that were typed, under their keys."""
+    return {n.replace("__", "."): value for n, value in flags.items() if value is not None}
+
+
+def with_default_samples(arguments: list[str]) -> list[str]:
+    """Let `--mc-dropout` stand alone: without a number it means 30 samples."""
+    found: list[str] = []
+    for number, argument in enumerate(arguments):
+        found.append(argument)
+        following = arguments[number + 1] if number + 1 < len(arguments) else ""
+        if argument == "--mc-dropout" and not following.lstrip("+-").isdigit():
+            found.append("30")
+    return found

@@ -1,57 +1,106 @@
 """The commands that use a finished run."""
 
+import sys
+from itertools import islice
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
 from transferkit import console
-from transferkit.cli.app import Debug, Json, RunArgument, app, live_view
+from transferkit.cli.app import Debug, Json, app, live_view
+from transferkit.cli.options import Sets, given_flags, with_predict_options
+from transferkit.config.predict import DECIDING
 from transferkit.errors import UserError, usage_error
-from transferkit.tables.results import evaluation_table, prediction_table
+from transferkit.tables.results import measured_table, prediction_table, selection_table
+
+MOST_SHOWN = 1000  # rows of a table on the screen
+
+Runs = Annotated[
+    str, typer.Argument(metavar="RUN[,RUN...]", help="A run folder, or several: an ensemble.")
+]
 
 
 @app.command()
+@with_predict_options()
 def predict(
-    run: RunArgument,
+    run: Runs,
     images: Annotated[
         list[str],
-        typer.Argument(metavar="IMAGES...", help="Files, folders, or patterns like 'a/*.jpg'."),
+        typer.Argument(
+            metavar="IMAGES...",
+            help="Files, folders, patterns like 'a/*.jpg', or - for a list on standard input.",
+        ),
     ],
-    top_k: Annotated[int, typer.Option("--top-k", min=1, help="Classes named per picture.")] = 3,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Write the rows to a .csv or .jsonl file.")
+        Path | None,
+        typer.Option("--output", "-o", help="Write the rows to a .csv, .jsonl or .parquet file."),
     ] = None,
-    engine: Annotated[
-        Literal["auto", "torch", "onnx"], typer.Option("--engine", help="What runs the model.")
-    ] = "auto",
+    skip_existing: Annotated[
+        bool, typer.Option("--skip-existing", help="Go on with what --output holds already.")
+    ] = False,
+    save_samples: Annotated[
+        Path | None, typer.Option("--save-samples", help="Write all samples, .safetensors.")
+    ] = None,
+    save_features: Annotated[
+        Path | None, typer.Option("--save-features", help="Write features, .safetensors.")
+    ] = None,
+    copy_to: Annotated[
+        Path | None, typer.Option("--copy-to", help="Copy the pictures of --select to a folder.")
+    ] = None,
+    sets: Sets = None,
     json: Json = False,
     debug: Debug = False,
+    **flags: Any,
 ) -> None:
-    """Classify pictures with a run's model."""
-    if output is not None and output.suffix.lower() not in (".csv", ".jsonl"):
-        raise usage_error(f"--output {output}: the name must end in .csv or .jsonl")
+    """Classify pictures, and say how sure that is."""
     with live_view(json or output is None) as view:
         from transferkit import predict as verb
+        from transferkit import predict_exported as exported
+        from transferkit.recipes import predict_options
 
-        rows = list(verb.predict(run, images, top_k, engine, view.show))
-        if output is not None:
-            verb.write_rows(output, rows)
+        outputs = verb.Outputs(output, skip_existing, save_samples, save_features, copy_to)
+        if exported.is_exported(Path(run)):
+            options = exported.exported_options(sets or (), given_flags(flags), outputs)
+            sources = (images, sys.stdin)
+            rows = exported.predict_exported(Path(run), sources, options, outputs, view.show)
+        else:
+            folders = verb.open_runs(run)
+            options = predict_options(folders[0], sets or (), given_flags(flags))
+            verb.check_outputs(outputs, options, len(folders))
+            job = verb.open_job(folders, images, sys.stdin, options)
+            rows = verb.predict(job, outputs, view.show)
+        most = 0 if output is not None else None if json else MOST_SHOWN
+        kept: list[dict[str, Any]] = list(islice(rows, most))
+        read_any, reason, count = any(not row["error"] for row in kept), "", len(kept)
+        for row in rows:
+            count += 1
+            read_any = read_any or not row["error"]
+            reason = reason or row["error"]
+    reason = reason or (kept[0]["error"] if kept else "")
     if json:
-        console.print_json({"predictions": rows, "output": output})
-    elif output is None:
-        prediction_table(rows)
+        console.print_json({"predictions": kept, "rows": count, "output": output})
+    elif output is not None:
+        console.print_lines([f"{count} rows written to {output}"])
     else:
-        console.print_lines([f"{len(rows)} rows written to {output}"])
-    if rows and all(row["error"] for row in rows):
-        if json:
-            raise typer.Exit(1)  # the rows say why
-        raise UserError("no picture could be read", rows[0]["error"])
+        (selection_table if options.select else prediction_table)(kept)
+        if count > len(kept):
+            console.print_lines([f"and {count - len(kept):,} more: write them all with --output"])
+    if count and not read_any:
+        require_some(reason, json)
+
+
+def require_some(reason: str, as_json: bool) -> None:
+    """Fail where no picture could be read."""
+    if as_json:
+        raise typer.Exit(1)  # the rows say why
+    raise UserError("no picture could be read", reason)
 
 
 @app.command()
+@with_predict_options(*DECIDING, "abstain_by")
 def evaluate(
-    run: RunArgument,
+    run: Runs,
     data: Annotated[Path | None, typer.Argument(help="Folder with a folder per class.")] = None,
     manifest: Annotated[
         Path | None, typer.Option("--manifest", help="CSV with columns path,label[,split].")
@@ -60,15 +109,26 @@ def evaluate(
         Literal["auto", "train", "val", "test", "all"],
         typer.Option("--split", help="Which pictures; auto is val if there is one, else all."),
     ] = "auto",
+    sets: Sets = None,
     json: Json = False,
     debug: Debug = False,
+    **flags: Any,
 ) -> None:
-    """Measure a run's model on labelled pictures."""
+    """Measure a run's model, and its uncertainty, on labelled pictures."""
+    unused = {f"predict.{name}" for name in (*DECIDING, "abstain_by")}
+    for pair in sets or ():
+        if pair.partition("=")[0].strip() in unused:
+            raise usage_error(f"--set {pair} has no effect on evaluate")
     with live_view(json) as view:
         from transferkit import evaluate as verb
+        from transferkit.predict import open_runs
+        from transferkit.recipes import predict_options
 
-        evaluation = verb.evaluate(run, data, manifest, split, view.show)
+        folders = open_runs(run)
+        ignored = (*DECIDING, "abstain_by")
+        options = predict_options(folders[0], sets or (), given_flags(flags), ignored)
+        measured = verb.evaluate(folders, (data, manifest), split, options, view.show)
     if json:
-        console.print_json(evaluation.to_dict())
+        console.print_json(measured.to_dict())
     else:
-        evaluation_table(evaluation)
+        measured_table(measured)

@@ -253,6 +253,27 @@ def _evaluation(
     )
 
 
+def with_examples(
+    evaluation: Evaluation,
+    probabilities: Floats,
+    labels: Integers,
+    paths: Sequence[str],
+    number: int = 3,
+) -> Evaluation:
+    """Return the evaluation with paths of the surest mistakes in each of its confused pairs.
+
+    probabilities: (N, K). labels: (N,). paths: N.
+    """
+    predicted, confidence = probabilities.argmax(axis=1), confidence_of(probabilities)
+    place = {name: k for k, name in enumerate(evaluation.classes)}
+    pairs = []
+    for pair in evaluation.most_confused:
+        own = (labels == place[pair.label]) & (predicted == place[pair.predicted])
+        surest = sorted(np.flatnonzero(own).tolist(), key=lambda n: -confidence[n])[:number]
+        pairs.append(replace(pair, examples=tuple(paths[n] for n in surest)))
+    return replace(evaluation, most_confused=tuple(pairs))
+
+
 def _mean(values: Floats) -> float:
     """Return the mean of what is defined; NaN where nothing is."""
     there = values[~np.isnan(values)]

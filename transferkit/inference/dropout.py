@@ -23,7 +23,7 @@ LEVELS = 2**16  # masks compare 16 random bits with the rate: it is met to 1.5e-
 
 
 def is_dropout(module: nn.Module) -> bool:
-    """Tell torch's dropout of every kind (alpha, per channel ...) and timm's DropPath and DropBlock."""
+    """Tell torch's dropout of every kind (alpha, per channel ...), timm's DropPath, DropBlock."""
     return isinstance(module, _DropoutNd) or type(module).__name__ in ("DropPath", "DropBlock2d")
 
 
@@ -48,7 +48,7 @@ def set_dropout_(module: nn.Module, rate: float) -> int:
 
 def picture_key(pixels: np.ndarray) -> int:
     """Return a key of 64 bits that follows from a picture's pixels alone."""
-    return int.from_bytes(hashlib.blake2b(np.ascontiguousarray(pixels), digest_size=8).digest())
+    return int.from_bytes(hashlib.blake2b(pixels.tobytes(), digest_size=8).digest())
 
 
 class SeededMasks(TorchDispatchMode):
@@ -70,7 +70,8 @@ class SeededMasks(TorchDispatchMode):
         """Replace a draw; everything else runs as it is."""
         if func is not torch.ops.aten.bernoulli_.float:
             return func(*args, **(kwargs or {}))
-        tensor, keep = args[0], float(args[1] if len(args) > 1 else kwargs["p"])
+        tensor = args[0]
+        keep = float(args[1] if len(args) > 1 else (kwargs or {}).get("p", 0.5))  # its default
         rows = len(self.keys) * len(self.samples)
         if not rows or tensor.numel() % rows or tensor.shape[0] % rows:
             raise RuntimeError(f"a mask {tuple(tensor.shape)} does not fit {rows} samples")
@@ -84,9 +85,7 @@ class SeededMasks(TorchDispatchMode):
         return [self.seed, key, self.draws]
 
 
-def draw_masks(
-    seeds: Sequence[int], samples: Sequence[int], size: int, keep: float
-) -> np.ndarray:
+def draw_masks(seeds: Sequence[int], samples: Sequence[int], size: int, keep: float) -> np.ndarray:
     """Return masks (S, size) of the consecutive samples; each sample has its own stretch of bits.
 
     keep: probability of True.
@@ -112,12 +111,13 @@ def kept_on(layers: Sequence[nn.Module]) -> Iterator[None]:
 
 
 def head_samples(
-    head: nn.Sequential, features: Tensor, keys: Sequence[int], count: int, seed: int
+    head: nn.Module, features: Tensor, keys: Sequence[int], count: int, seed: int
 ) -> Tensor:
     """Return logits (N, S, K) of S samples of a head in evaluation mode, all in one pass.
 
     features: (N, D). What comes before the first active dropout runs once.
     """
+    assert isinstance(head, nn.Sequential)
     layers = active_dropout(head)
     first = next(i for i, part in enumerate(head) if active_dropout(part))
     with torch.no_grad():
@@ -131,7 +131,10 @@ def head_samples(
 def network_samples(
     network: nn.Module, images: Tensor, keys: Sequence[int], count: int, seed: int
 ) -> Tensor:
-    """Return logits (N, S, K) of S full passes of a network in evaluation mode; images: (N, ...)."""
+    """Return logits (N, S, K) of S full passes of a network in evaluation mode.
+
+    images: (N, ...).
+    """
     layers = active_dropout(network)
     with torch.no_grad(), kept_on(layers):
         passes = []
@@ -141,17 +144,28 @@ def network_samples(
     return torch.stack(passes, dim=1).float()
 
 
-def require_dropout(network: nn.Module, backbone: nn.Module, scope: str) -> None:
-    """Raise a usage error when nothing that `scope` asks for would vary."""
+def count_draws(network: nn.Module, inputs: Tensor) -> int:
+    """Return how many masks one pass draws; a layer may be there and never be reached."""
+    layers = active_dropout(network)
+    with torch.no_grad(), kept_on(layers), SeededMasks(0, range(len(inputs)), (0,)) as masks:
+        network(inputs)
+    return masks.draws
+
+
+def require_dropout(network: nn.Module, backbone: nn.Module, scope: str, example: Tensor) -> None:
+    """Raise a usage error when nothing that `scope` asks for would vary.
+
+    example: an input (N, ...) of the backbone.
+    """
     inside, everywhere = len(active_dropout(backbone)), len(active_dropout(network))
-    if scope == "all" and not inside:
+    if scope == "all" and not (inside and count_draws(backbone, example)):
         raise usage_error(
             "--mc-scope all: the backbone has no dropout and no drop path to sample",
-            "it was trained with --drop-path 0",
-            "use --mc-scope head, or sample it all the same with --enable-dropout 0.1",
+            "it was trained with --drop-path 0, or its blocks have no shortcut to drop",
+            "use --mc-scope head, or try --enable-dropout 0.1",
         )
     if scope == "head" and everywhere == inside:
         raise usage_error(
-            "--mc-dropout: the model was trained without dropout, so every sample would be the same",
+            "--mc-dropout: the model was trained without dropout, so all samples would be equal",
             remedy="add --enable-dropout 0.2, or train with --dropout 0.2",
         )

@@ -27,7 +27,7 @@ BATCH = 64
 class LoadedRun:
     """A trained model, ready to predict. maker: how a picture becomes its input.
 
-    temperature: fitted on validation; divides the logits.
+    temperature: fitted on validation; divides the logits. num_features: D.
     """
 
     classifier: Classifier
@@ -35,10 +35,14 @@ class LoadedRun:
     maker: ViewMaker
     description: dict[str, Any]
     temperature: float = 1.0
+    num_features: int = 0
 
 
-def load_run(folder: RunFolder) -> LoadedRun:
-    """Rebuild the model of a run folder. Raises UserError when it has none or it does not fit."""
+def load_run(folder: RunFolder, drop_path: float | None = None) -> LoadedRun:
+    """Rebuild the model of a run folder. Raises UserError when it has none or it does not fit.
+
+    drop_path: rate of stochastic depth, which only sampling uses; None takes that of the training.
+    """
     description, tensors = folder.load_model()
     try:
         backbone = create_backbone(
@@ -46,6 +50,7 @@ def load_run(folder: RunFolder) -> LoadedRun:
             pretrained=False,
             image_size=description["image_size"],
             structure=Structure.from_dict(description["structure"]),
+            drop_path=description.get("drop_path", 0.0) if drop_path is None else drop_path,
         )
         classes = tuple(description["classes"])
         design = HeadDesign.from_dict(description["head"])
@@ -66,7 +71,9 @@ def load_run(folder: RunFolder) -> LoadedRun:
     maker = ViewMaker(
         preprocessing, background=background, max_pixels=int(description["max_pixels"])
     )
-    return LoadedRun(classifier.eval(), classes, maker, description, temperature)
+    return LoadedRun(
+        classifier.eval(), classes, maker, description, temperature, backbone.num_features
+    )
 
 
 class FeatureNetwork(nn.Module):

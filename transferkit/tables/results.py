@@ -7,6 +7,7 @@ from transferkit.console import print_lines, print_styled, print_table
 
 if TYPE_CHECKING:
     from transferkit.data.inspect import Inspection
+    from transferkit.evaluation.measured import Measured
     from transferkit.evaluation.metrics import Evaluation
 
 SUMMARY_METRICS: tuple[tuple[str, str, Callable[[float], str]], ...] = (
@@ -20,25 +21,80 @@ SUMMARY_METRICS: tuple[tuple[str, str, Callable[[float], str]], ...] = (
 )
 
 
+MARKS = (("unlike", "unlike the training data"), ("abstain", "left to a person"))
+
+
 def prediction_table(rows: Sequence[dict[str, Any]]) -> None:
     """Print one line per picture: its classes with their probabilities, or why it has none."""
     width = max((sum(key.startswith("label") for key in row) for row in rows), default=1)
+    sampled = any("mutual_information" in row for row in rows)
+    has_sets = any("set" in row for row in rows)
     cells = []
     for row in rows:
-        names = [f"{row['label']} {row['probability']:.1%}" if row["label"] else row["error"]]
+        names = [_class_cell(row, "") if row["label"] else row["error"]]
         names += [
-            f"{row[f'label_{rank}']} {row[f'probability_{rank}']:.1%}"
-            for rank in range(2, width + 1)
-            if f"label_{rank}" in row
+            _class_cell(row, f"_{rank}") for rank in range(2, width + 1) if row.get(f"label_{rank}")
         ]
-        cells.append([row["path"], *names, *[""] * (width - len(names))])
-    headings = ["picture", "prediction", *(f"{rank}." for rank in range(2, width + 1))]
+        line = [row["path"], *names, *[""] * (width - len(names))]
+        line += [_figure(row.get("entropy"))]
+        line += [_figure(row.get("mutual_information"))] if sampled else []
+        line += [row.get("set") or ""] if has_sets else []
+        cells.append([*line, ", ".join(text for name, text in MARKS if row.get(name))])
+    headings = ["picture", "prediction", *(f"{rank}." for rank in range(2, width + 1)), "entropy"]
+    headings += [*(["mutual information"] if sampled else []), *(["set"] if has_sets else [])]
+    if not any(line[-1] for line in cells):
+        cells = [line[:-1] for line in cells]
+    else:
+        headings.append("note")
     print_table("predictions", headings, cells)
+
+
+def selection_table(rows: Sequence[dict[str, Any]]) -> None:
+    """Print the pictures that are worth labelling next."""
+    lines = [[row["rank"], row["path"], row["score"]] for row in rows]
+    print_table("To label next", ["rank", "picture", "score"], lines)
+
+
+def measured_table(found: "Measured") -> None:
+    """Print an evaluation, then what the uncertainty is worth."""
+    evaluation_table(found.evaluation)
+    rows = [[f"{item['kept']:.0%}", f"{item['accuracy']:.1%}"] for item in found.kept]
+    print_table("When the least sure are left out", ["kept", "accuracy"], rows)
+    scores = [
+        [name.replace("_", " "), f"{value:.3f}"]
+        for name, value in found.wrong_detection.items()
+        if value == value
+    ]
+    if scores:
+        print_table("Telling wrong predictions", ["by", "AUROC"], scores)
+    lines = []
+    if found.sets is not None:
+        sets = found.sets
+        lines.append(
+            f"sets hold the truth for {sets['coverage']:.1%} of the pictures; "
+            f"{sets['size']:.2f} classes on average, {sets['empty']:.1%} empty"
+        )
+    if found.unlike_auroc == found.unlike_auroc:
+        lines.append(f"pictures of unknown classes are told with AUROC {found.unlike_auroc:.3f}")
+    print_lines(lines)
+
+
+def _class_cell(row: dict[str, Any], ending: str) -> str:
+    spread = row.get(f"std{ending}")
+    around = f" ± {spread:.1%}" if spread is not None else ""
+    return f"{row[f'label{ending}']} {row[f'probability{ending}']:.1%}{around}"
+
+
+def _figure(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"
 
 
 def evaluation_table(evaluation: "Evaluation") -> None:
     """Print the figures of an evaluation and every class with its precision and recall."""
     text = f"accuracy {evaluation.accuracy:.1%} on {evaluation.count:,} pictures"
+    if "accuracy" in evaluation.intervals:
+        low, high = evaluation.intervals["accuracy"]
+        text += f" (95% interval {low:.1%} to {high:.1%})"
     print_styled(text, "bold")
     figures = evaluation.headline
     shown = [
@@ -50,9 +106,12 @@ def evaluation_table(evaluation: "Evaluation") -> None:
         for c in evaluation.per_class
     ]
     print_table("Classes", ["class", "precision", "recall", "F1", "pictures"], rows)
-    pairs = [[p.label, p.predicted, p.count] for p in evaluation.most_confused[:5]]
+    pairs = [
+        [p.label, p.predicted, p.count, p.examples[0] if p.examples else ""]
+        for p in evaluation.most_confused[:5]
+    ]
     if pairs:
-        print_table("Most confused", ["is", "taken for", "pictures"], pairs)
+        print_table("Most confused", ["is", "taken for", "pictures", "for example"], pairs)
 
 
 def inspection_table(found: "Inspection") -> None:

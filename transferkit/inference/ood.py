@@ -1,0 +1,110 @@
+"""Tell pictures unlike the training data: by their features, or by the energy of their logits."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Score = Callable[[Floats, Floats], Floats]
+
+NEIGHBOURS = 10
+FALSE_ALARMS = 0.01
+"""Share of validation pictures that the limit flags."""
+CHUNK = 1024
+
+
+def knn_score(reference: Floats, labels: NDArray[np.int64]) -> Score:
+    """Distance to the 10th nearest training picture in normalised features.
+
+    Source: Sun et al., "Out-of-Distribution Detection with Deep Nearest Neighbors", ICML 2022.
+    """
+    bank = _normalized(reference)
+    k = min(NEIGHBOURS, len(bank))
+
+    def score(features: Floats, logits: Floats) -> Floats:
+        found = []
+        for start in range(0, len(features), CHUNK):
+            own = _normalized(features[start : start + CHUNK])
+            squared = np.maximum(2 - 2 * own @ bank.T, 0)
+            found.append(np.sqrt(np.partition(squared, k - 1, axis=1)[:, k - 1]))
+        return np.concatenate(found)
+
+    return score
+
+
+def mahalanobis_score(reference: Floats, labels: NDArray[np.int64]) -> Score:
+    """Mahalanobis distance to the nearest class mean, one shrunk covariance for all classes.
+
+    Source: Lee et al., "A Simple Unified Framework for Detecting Out-of-Distribution Samples",
+    NeurIPS 2018; shrinkage: Ledoit and Wolf, 2004.
+    """
+    from sklearn.covariance import LedoitWolf
+
+    known = np.unique(labels)
+    means = np.stack([reference[labels == k].mean(axis=0) for k in known])
+    centred = reference - means[np.searchsorted(known, labels)]
+    precision = LedoitWolf(assume_centered=True, store_precision=True).fit(centred).precision_
+
+    def score(features: Floats, logits: Floats) -> Floats:
+        far = [np.einsum("nd,de,ne->n", features - m, precision, features - m) for m in means]
+        nearest: Floats = np.sqrt(np.maximum(np.min(far, axis=0), 0))
+        return nearest
+
+    return score
+
+
+def energy_score(reference: Floats, labels: NDArray[np.int64]) -> Score:
+    """Minus the log-sum-exp of the logits: high where no class speaks up.
+
+    Source: Liu et al., "Energy-based Out-of-distribution Detection", NeurIPS 2020.
+    """
+
+    def score(features: Floats, logits: Floats) -> Floats:
+        from scipy.special import logsumexp
+
+        value: Floats = -logsumexp(logits, axis=1)
+        return value
+
+    return score
+
+
+METHODS: dict[str, Callable[[Floats, NDArray[np.int64]], Score]] = {
+    "knn": knn_score,
+    "mahalanobis": mahalanobis_score,
+    "energy": energy_score,
+}
+
+
+@dataclass(frozen=True)
+class Unlikeness:
+    """A score on the scale of validation: 0 is its median, 1 the limit 99 % of it stay below."""
+
+    score: Score
+    median: float
+    limit: float
+
+    def __call__(self, features: Floats, logits: Floats) -> Floats:
+        """Return (N,) of features (N, D) and logits (N, K); above 1 is unlike the training data."""
+        width = max(self.limit - self.median, 1e-12)
+        return (self.score(features, logits) - self.median) / width
+
+
+def fit_unlikeness(
+    method: str,
+    reference: tuple[Floats, NDArray[np.int64]],
+    validation: tuple[Floats, Floats],
+) -> Unlikeness:
+    """Prepare a score. reference: features (M, D) and labels (M,) of training pictures;
+    validation: features (N, D) and logits (N, K) of pictures that were not trained on.
+    """
+    score = METHODS[method](*reference)
+    known = score(*validation)
+    limit = np.quantile(known, 1 - FALSE_ALARMS, method="higher")
+    return Unlikeness(score, float(np.median(known)), float(limit))
+
+
+def _normalized(features: Floats) -> Floats:
+    length = np.linalg.norm(features, axis=1, keepdims=True)
+    return features / np.maximum(length, 1e-12)

@@ -1,0 +1,122 @@
+"""Which unlabelled pictures to label next: unsure ones, unlike each other, none of them twice."""
+
+import heapq
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from transferkit.data.decode import DecodeError, probe
+from transferkit.data.duplicates import exact_groups, near_groups
+from transferkit.inference.uncertainty import Uncertainty
+
+Floats = NDArray[np.float64]
+
+POOL_PER_PICK = 4  # by a score: diverse ones are picked among the 4 N highest
+LARGEST_POOL = 20_000  # by diversity alone: of more pictures so many are drawn at random
+
+
+def score_by(criterion: str, found: Uncertainty) -> Floats:
+    """Return how much each picture is worth a label, (N,), higher is more; 0 for "diverse"."""
+    if criterion == "bald":
+        return found.mutual_information
+    if criterion == "margin":
+        return 1 - found.margin
+    if criterion == "diverse":
+        return np.zeros(len(found.margin))
+    return found.predictive_entropy
+
+
+@dataclass
+class Pool:
+    """The best candidates so far, in bounded memory.
+
+    by "diverse" every picture is as good as another: a random sample of them stays (the seed and
+    the order decide which).
+    """
+
+    wanted: int
+    criterion: str
+    seed: int = 0
+    seen: int = 0
+    _heap: list[tuple[float, int, Path, float, np.ndarray]] = field(default_factory=list)
+
+    def add(self, file: Path, score: float, features: np.ndarray) -> None:
+        """Offer a picture. features: (D,)."""
+        rank = score
+        if self.criterion == "diverse":
+            rank = float(np.random.default_rng([self.seed, self.seen]).random())
+        entry = (rank, -self.seen, file, score, features.astype(np.float32))
+        self.seen += 1
+        if len(self._heap) < self.limit:
+            heapq.heappush(self._heap, entry)
+        else:
+            heapq.heappushpop(self._heap, entry)
+
+    @property
+    def limit(self) -> int:
+        """How many candidates are kept; copies of one picture must not crowd out the others."""
+        if self.criterion == "diverse":
+            return max(LARGEST_POOL, self.wanted)
+        return max(4 * POOL_PER_PICK * self.wanted, 200)
+
+    def choose(self, labelled: np.ndarray | None) -> list[tuple[Path, float]]:
+        """Return the picks, the first one first, with their scores.
+
+        labelled: features (M, D) of pictures that are labelled already, or None; by "diverse",
+        picks stay away from these, too.
+        """
+        ranked = sorted(self._heap, key=lambda entry: (-entry[3], -entry[1]))
+        kept = without_copies([entry[2] for entry in ranked])
+        if self.criterion != "diverse":
+            kept = kept[: POOL_PER_PICK * self.wanted]
+        if not kept:
+            return []
+        features = np.stack([ranked[k][4] for k in kept])
+        known = labelled if self.criterion == "diverse" else None
+        picks = farthest_first(features, min(self.wanted, len(kept)), known)
+        return [(ranked[kept[p]][2], ranked[kept[p]][3]) for p in picks]
+
+
+def without_copies(files: list[Path]) -> list[int]:
+    """Return the positions that stay when of equal or nearly equal pictures only the first does."""
+    positions, digests, hashes = [], [], []
+    for position, file in enumerate(files):
+        try:
+            found = probe(file)
+        except DecodeError:
+            continue
+        positions.append(position)
+        digests.append(found.digest)
+        hashes.append(found.dhash)
+    near, _ = near_groups([files[p] for p in positions], digests, np.array(hashes, dtype=np.uint64))
+    extra = {other for group in (*exact_groups(digests), *near) for other in group[1:]}
+    return [p for number, p in enumerate(positions) if number not in extra]
+
+
+def farthest_first(features: np.ndarray, count: int, known: np.ndarray | None = None) -> list[int]:
+    """Pick, one after the other, the point that is farthest from all picked and known ones.
+
+    features: (N, D), compared by direction; the first pick is point 0 where nothing is known.
+    Source: Sener and Savarese, "Active Learning for Convolutional Neural Networks: A Core-Set
+    Approach", ICLR 2018 (greedy k-center).
+    """
+    points = _directions(features)
+    nearest = np.full(len(points), np.inf)
+    if known is not None and len(known):
+        centres = _directions(known)
+        for start in range(0, len(points), 1024):
+            nearest[start : start + 1024] = 1 - (points[start : start + 1024] @ centres.T).max(1)
+    picks: list[int] = []
+    for _ in range(count):
+        pick = int(np.argmax(nearest))
+        picks.append(pick)
+        nearest = np.minimum(nearest, 1 - points @ points[pick])
+        nearest[picks] = -np.inf
+    return picks
+
+
+def _directions(features: np.ndarray) -> np.ndarray:
+    length = np.linalg.norm(features, axis=1, keepdims=True)
+    return features / np.maximum(length, 1e-12)
