@@ -53,6 +53,11 @@ def needs(key: str) -> dict[str, Any]:
         found = {**found, "head.layers": [8]}
     if section == "backbone" and name in ONLY_FROM_SCRATCH:
         found = {**found, "backbone.name": "mlp"}
+    sampled = ("mc_scope", "enable_dropout")
+    found |= {"predict.mc_dropout": 5} if section == "predict" and name in sampled else {}
+    found |= {"predict.coverage": 0.9} if key == "predict.conformal" else {}
+    found |= {"predict.abstain_above": 1.0} if key == "predict.abstain_by" else {}
+    found |= {"predict.select": 5} if key == "predict.by" else {}
     return found
 
 
@@ -106,11 +111,12 @@ def test_an_option_is_reached_by_recipe_set_and_flag(item: OptionField) -> None:
     assert by_set == by_flag == load_config(recipe)
 
 
-@pytest.mark.parametrize("command", ["finetune", "plan"])
+@pytest.mark.parametrize("command", ["finetune", "plan", "predict"])
 def test_the_commands_have_every_option(command: str) -> None:
     registered = next(c for c in app.registered_commands if c.callback.__name__ == command)  # type: ignore[union-attr]
     hints = registered.callback.__annotations__  # type: ignore[union-attr]
-    for item in FIELDS:
+    own = [i for i in FIELDS if i.key.startswith("predict.") == (command == "predict")]
+    for item in own:
         declared = get_args(hints[item.key.replace(".", "__")])[1]
         names = [declared.default, *(declared.param_decls or ())]
         assert item.option.flag in names
