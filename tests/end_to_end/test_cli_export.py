@@ -87,3 +87,21 @@ def test_what_cannot_be_is_refused(run: Path, cli: Cli) -> None:
     damaged = cli("predict", "m.onnx", "x.png")
     assert damaged.code == 1
     assert "not a model that transferkit exported" in damaged.message[0]
+
+
+def test_an_exported_model_streams_rows_and_refuses_what_needs_the_run(
+    run: Path, pictures: Path, cli: Callable[..., Any]
+) -> None:
+    assert cli("export", run, "-o", "m.onnx").code == 0
+    assert cli("predict", "m.onnx", pictures / "val", "-o", "rows.csv", "--top-k", "2").code == 0
+    lines = Path("rows.csv").read_text().splitlines()
+    assert lines[0] == "path,label,probability,label_2,probability_2,entropy,margin,error"
+    whole = Path("rows.csv").read_bytes()
+    Path("rows.csv").write_text("\n".join(lines[:3]) + "\n" + lines[3][:5])
+    again = ("-o", "rows.csv", "--top-k", "2", "--skip-existing")
+    assert cli("predict", "m.onnx", pictures / "val", *again).code == 0
+    assert Path("rows.csv").read_bytes() == whole
+    for given in (("--mc-dropout", "5"), ("--set", "predict.tta=3"), ("--engine", "onnx")):
+        refused = cli("predict", "m.onnx", pictures / "val", *given)
+        assert refused.code == 2
+        assert "has no effect on an exported model" in refused.message[0]

@@ -1,9 +1,10 @@
 """The commands that use a finished run."""
 
 import sys
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -13,6 +14,11 @@ from transferkit.cli.options import Sets, given_flags, with_predict_options
 from transferkit.config.predict import DECIDING
 from transferkit.errors import UserError, usage_error
 from transferkit.tables.results import measured_table, prediction_table, selection_table
+from transferkit.training.events import Event
+
+if TYPE_CHECKING:
+    from transferkit.config import Predict
+    from transferkit.predict import Outputs
 
 MOST_SHOWN = 1000  # rows of a table on the screen
 
@@ -55,21 +61,11 @@ def predict(
 ) -> None:
     """Classify pictures, and say how sure that is."""
     with live_view(json or output is None) as view:
-        from transferkit import predict as verb
-        from transferkit import predict_exported as exported
-        from transferkit.recipes import predict_options
+        from transferkit.predict import Outputs
 
-        outputs = verb.Outputs(output, skip_existing, save_samples, save_features, copy_to)
-        if exported.is_exported(Path(run)):
-            options = exported.exported_options(sets or (), given_flags(flags), outputs)
-            sources = (images, sys.stdin)
-            rows = exported.predict_exported(Path(run), sources, options, outputs, view.show)
-        else:
-            folders = verb.open_runs(run)
-            options = predict_options(folders[0], sets or (), given_flags(flags))
-            verb.check_outputs(outputs, options, len(folders))
-            job = verb.open_job(folders, images, sys.stdin, options)
-            rows = verb.predict(job, outputs, view.show)
+        outputs = Outputs(output, skip_existing, save_samples, save_features, copy_to)
+        typed = (sets or (), given_flags(flags))
+        options, rows = start(run, images, typed, outputs, view.show)
         most = 0 if output is not None else None if json else MOST_SHOWN
         kept: list[dict[str, Any]] = list(islice(rows, most))
         read_any, reason, count = any(not row["error"] for row in kept), "", len(kept)
@@ -88,6 +84,29 @@ def predict(
             console.print_lines([f"and {count - len(kept):,} more: write them all with --output"])
     if count and not read_any:
         require_some(reason, json)
+
+
+def start(
+    run: str,
+    images: list[str],
+    typed: tuple[Iterable[str], dict[str, Any]],
+    outputs: "Outputs",
+    show: Callable[[Event], None],
+) -> tuple["Predict", Iterator[dict[str, Any]]]:
+    """Check what was typed, `--set` pairs and flags; return the options and the rows to come."""
+    from transferkit import predict as verb
+    from transferkit import predict_exported as exported
+    from transferkit.recipes import predict_options
+
+    if exported.is_exported(Path(run)):
+        options = exported.exported_options(*typed, outputs)
+        sources = (images, sys.stdin)
+        return options, exported.predict_exported(Path(run), sources, options, outputs, show)
+    folders = verb.open_runs(run)
+    options = predict_options(folders[0], *typed)
+    verb.check_outputs(outputs, options, len(folders))
+    job = verb.open_job(folders, images, sys.stdin, options)
+    return options, verb.predict(job, outputs, show)
 
 
 def require_some(reason: str, as_json: bool) -> None:
