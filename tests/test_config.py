@@ -10,6 +10,7 @@ from transferkit.cli import app
 from transferkit.config import Config, OptionField, Section, option_fields
 from transferkit.config.network_checks import ONLY_FROM_SCRATCH
 from transferkit.errors import UserError
+from transferkit.optimization_checks import SCHEDULE_USES
 from transferkit.recipes import load_config
 
 FIELDS = option_fields()
@@ -21,11 +22,14 @@ def other_value(item: OptionField) -> Any:
     kind, default = item.annotation, item.default
     kinds = get_args(kind) if type(None) in get_args(kind) else (kind,)
     kind = next(k for k in kinds if k is not type(None))
-    special = {"cache.budget": "3GB", "data.background": "black", "backbone.image_size": 64}
+    special: dict[str, Any] = {"cache.budget": "3GB", "data.background": "black"}
+    special |= {"backbone.image_size": 64, "optimizer.name": "sgd"}
     special |= {"backbone.initializer": "he_uniform", "head.initializer": "he_uniform"}
     special |= {"head.classifier_initializer": "normal:0.1", "head.dropout": [0.5]}
     if item.key in special:
         return special[item.key]
+    if item.key.startswith("schedule.") and get_origin(kind) is tuple:
+        return [0.25, 0.5]
     if get_origin(kind) is tuple:
         if get_origin(get_args(kind)[0]) is Literal:
             return [get_args(get_args(kind)[0])[0]]
@@ -58,7 +62,17 @@ def needs(key: str) -> dict[str, Any]:
     found |= {"predict.coverage": 0.9} if key == "predict.conformal" else {}
     found |= {"predict.abstain_above": 1.0} if key == "predict.abstain_by" else {}
     found |= {"predict.select": 5} if key == "predict.by" else {}
-    return found
+    sets: dict[str, dict[str, Any]] = {
+        "optimizer.momentum": {"optimizer.name": "momentum"},
+        "optimizer.rho": {"optimizer.name": "rmsprop"},
+        "regularization.max_norm_of": {"regularization.max_norm": 2.0},
+        "schedule.values": {"schedule.boundaries": [0.5]},
+        "schedule.boundaries": {"schedule.values": [1.0, 0.5, 0.1]},
+    }
+    if key == "schedule.momentum_high":
+        return {"schedule.name": "1cycle", "schedule.momentum_low": 0.0}
+    uses = [s for s, names in SCHEDULE_USES.items() if section == "schedule" and name in names]
+    return found | sets.get(key, {}) | ({"schedule.name": uses[0]} if uses else {})
 
 
 def value_at(config: Config, key: str) -> Any:
@@ -86,7 +100,7 @@ def test_flags_are_unique_and_well_formed() -> None:
         own = [i for i in FIELDS if i.key.startswith("predict.") == predicts]
         names = [flag for item in own for flag in item.option.flag.split("/")]
         assert len(names) == len(set(names))
-    assert all(re.fullmatch("--[a-z][a-z-]+", flag) for flag in flags)
+    assert all(re.fullmatch("--[a-z][a-z0-9-]+", flag) for flag in flags)
 
 
 @pytest.mark.parametrize("item", FIELDS, ids=lambda item: item.key)
@@ -143,8 +157,8 @@ def test_bounds_hold(item: OptionField, bound: Any) -> None:
         load_config(None, (), {item.key: outside})
     assert refused.value.exit_code == 2
     if isinstance(bound, Ge | Le):
-        config = load_config(None, (), {item.key: edge} | needs(item.key))
-        assert value_at(config, item.key) == edge
+        found = load_config(None, (), {item.key: edge} | needs(item.key))
+        assert value_at(found, item.key) == edge
 
 
 @pytest.mark.parametrize("item", FIELDS, ids=lambda item: item.key)

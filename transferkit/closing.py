@@ -60,4 +60,7 @@ def stage_summary(run: Run, number: int, num_pictures: int) -> StageSummary:
         cached=bool(rows and rows[0]["cached"]),
         best_accuracy=max((row["val_accuracy"] for row in rows), default=float("nan")),
         reason=reason,
+        clipped=sum(row["clipped"] for row in rows) / len(rows)
+        if rows and "clipped" in rows[0]
+        else None,
     )

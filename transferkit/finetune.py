@@ -23,7 +23,8 @@ from transferkit.session import Session, prepare
 from transferkit.training.checkpoints import continue_run
 from transferkit.training.events import Event, Notice, StageEnded, StageStarted
 from transferkit.training.loop import fit
-from transferkit.training.run import Run, Settings
+from transferkit.training.run import Run
+from transferkit.training.settings import loop_settings
 from transferkit.training.summary import RunSummary
 from transferkit.training.supervised import Objective, balanced_class_weights
 from transferkit.validation import Validation, validate
@@ -116,16 +117,22 @@ def run_plan(session: Session, folder: RunFolder, show: Show) -> RunSummary:
     objective = Objective(
         config.training.label_smoothing, weights, config.augment.mixup, config.augment.cutmix
     )
+    settings = loop_settings(config)
     run = Run(
         session.classifier,
         session.plan,
         session.sources,
         objective,
-        loop_settings(config),
+        settings,
         session.fabric,
         folder,
         session.column_of,
     )
+    if settings.rules.penalties.l2_sp:
+        run.pretrained = {
+            name: parameter.detach().clone()
+            for name, parameter in session.classifier.named_parameters()
+        }
     if continue_run(run):
         stage = session.plan.stages[run.state.stage]
         show(Notice(f"resuming in stage {stage.name} after epoch {run.state.epoch}"))
@@ -135,23 +142,6 @@ def run_plan(session: Session, folder: RunFolder, show: Show) -> RunSummary:
         show(event)
         log_event(folder, event)
     return finish(session, run, folder, show)
-
-
-def loop_settings(config: Config) -> Settings:
-    """Pick what the loop needs from the configuration."""
-    training = config.training
-    return Settings(
-        batch_size=training.batch_size,
-        weight_decay=training.weight_decay,
-        warmup=training.warmup,
-        patience=training.patience,
-        min_delta=training.min_delta,
-        metric=training.metric,
-        balance=config.data.balance,
-        seed=training.seed,
-        ema=config.averaging.ema,
-        on_divergence=training.on_divergence,
-    )
 
 
 def finish(session: Session, run: Run, folder: RunFolder, show: Show) -> RunSummary:

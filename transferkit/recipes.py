@@ -13,6 +13,7 @@ from transferkit.config import Config, Predict, Stage, option_fields
 from transferkit.config.network_checks import network_problems
 from transferkit.config.predict import predict_problems
 from transferkit.errors import UserError, usage_error
+from transferkit.optimization_checks import optimization_problems
 from transferkit.run_folder import RECIPE, RunFolder
 from transferkit.units import parse_bytes, parse_colour
 
@@ -293,6 +294,7 @@ def combination_problems(config: Config) -> list[str]:
     if config.stages and config.stages[0].if_improving:
         found.append("stages: the first stage cannot depend on the one before (if_improving)")
     found += network_problems(config.backbone, config.head, config.training.batch_size)
+    found += optimization_problems(config)
     for key, check in (
         ("cache.budget", lambda: parse_bytes(config.cache.budget)),
         ("data.background", lambda: parse_colour(config.data.background)),

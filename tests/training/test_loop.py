@@ -13,7 +13,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from transferkit.config import Augmentation, Averaging, Config, Stage
+from transferkit.config import (
+    Augmentation,
+    Averaging,
+    Config,
+    OptimizerOptions,
+    Regularization,
+    ScheduleOptions,
+    Stage,
+)
 from transferkit.errors import UserError
 from transferkit.finetune import finetune, resume
 from transferkit.recipes import to_toml
@@ -114,7 +122,9 @@ def test_events_rows_and_learning_rates(tiny_config: Config, tmp_path: Path) -> 
     ]  # fmt: skip
     # 18 pictures in batches of 6: the middle of the last of 3 steps, in 2 epochs
     for r in rows:
-        factor = with_warmup(cosine, (r["epoch"] * 3 - 0.5) / 6, tiny_config.training.warmup)
+        factor = with_warmup(
+            cosine(ScheduleOptions()), (r["epoch"] * 3 - 0.5) / 6, tiny_config.training.warmup
+        )
         assert r["lr/head"] == pytest.approx(5e-3 * factor)
         assert r["lr/blocks.4"] == pytest.approx(5e-3 * factor * 0.5)
     assert rows[5]["lr/stem"] == pytest.approx(rows[5]["lr/head"] * 0.5**6)
@@ -188,6 +198,63 @@ def test_the_run_ends_with_its_best_row(
     assert before["log_loss"] == pytest.approx(best["val_loss"], abs=1e-5)
 
 
+def test_without_restoring_the_best_the_last_weights_are_kept(
+    with_stages: Callable[..., Config], tmp_path: Path
+) -> None:
+    config = with_stages(Stage(1, 3), Stage("all", 3, lr=3.0))  # the second makes it worse
+    config = replace(config, training=replace(config.training, restore_best=False))
+    _, rows = trained(config, tmp_path / "run")
+    assert min(r["val_loss"] for r in rows) < rows[-1]["val_loss"] - 0.01
+    checkpoint = open_run(tmp_path / "run").load_checkpoint("last")
+    assert checkpoint is not None
+    model = load_file(tmp_path / "run" / MODEL)
+    assert all(torch.equal(model[name], tensor) for name, tensor in checkpoint["model"].items())
+
+
+def test_the_rate_falls_when_validation_does_not_gain(
+    with_stages: Callable[..., Config], tmp_path: Path
+) -> None:
+    config = with_stages(Stage(1, 5), Stage(1, 1))
+    training = replace(config.training, min_delta=1.0, warmup=0.0)  # nothing ever counts as better
+    schedule = ScheduleOptions("performance", patience=1, factor=0.1)
+    _, rows = trained(replace(config, training=training, schedule=schedule), tmp_path / "run")
+    found = [row["lr/head"] / 5e-3 for row in rows]
+    assert found == pytest.approx([1, 1, 1, 0.1, 0.1, 1])  # and anew in the next stage
+    over_run = replace(schedule, scope="run")
+    _, rows = trained(replace(config, training=training, schedule=over_run), tmp_path / "over")
+    assert [row["lr/head"] / 5e-3 for row in rows][-1] == pytest.approx(0.01)
+
+
+def test_a_schedule_of_the_run_spans_the_stages(
+    with_stages: Callable[..., Config], tmp_path: Path
+) -> None:
+    config = with_stages(Stage(1, 2), Stage(1, 2))
+    config = replace(
+        config,
+        training=replace(config.training, warmup=0.0),
+        schedule=ScheduleOptions("linear", scope="run", every="epoch"),
+    )
+    _, rows = trained(config, tmp_path / "run")
+    expected = [1 - (epoch + 0.5) / 4 for epoch in range(4)]
+    assert [row["lr/head"] / 5e-3 for row in rows] == pytest.approx(expected)
+
+
+def test_l2_sp_draws_to_the_start_of_the_run(
+    with_stages: Callable[..., Config], tmp_path: Path
+) -> None:
+    free = with_stages(Stage(1, 2), Stage(1, 2))
+    drawn = replace(free, regularization=Regularization(l2_sp=1e3))
+    models = []
+    for name, config in (("start", with_stages(Stage("head", 1))), ("free", free), ("l2", drawn)):
+        trained(
+            replace(config, training=replace(config.training, weight_decay=0.0)), tmp_path / name
+        )
+        models.append(load_file(tmp_path / name / MODEL))
+    key = max((k for k in models[0] if "blocks.4" in k), key=lambda k: models[0][k].numel())
+    start, moved, held = (model[key] for model in models)
+    assert 0 < float((held - start).norm()) < 0.9 * float((moved - start).norm())
+
+
 def test_a_stage_is_skipped_when_the_one_before_did_not_improve(
     with_stages: Callable[..., Config], tmp_path: Path
 ) -> None:
@@ -241,12 +308,15 @@ def resumed_equals(config: Config, out: Path, expected: RunFolder) -> None:
 
 @pytest.fixture
 def lively(tiny_config: Config) -> Config:
-    """Dropout and mixing, whose random numbers must come back, and an average of the weights."""
+    """Dropout and mixing, whose random numbers must come back, an average of the
+    weights, and a schedule that looks at what validation found."""
     return replace(
         tiny_config,
         head=replace(tiny_config.head, dropout=(0.3,)),
         augment=replace(tiny_config.augment, mixup=0.3),
         averaging=Averaging(ema=0.9),
+        schedule=ScheduleOptions("performance", patience=0),
+        optimizer=OptimizerOptions("nadam"),
         stages=(Stage(1, 2), Stage(3, 2), Stage("all", 2), Stage(1, 1)),
     )
 

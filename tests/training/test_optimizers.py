@@ -1,9 +1,17 @@
 import copy
+from collections.abc import Callable
 
+import pytest
 import torch
-from torch import nn
+from torch import nn, optim
 
-from transferkit.training.optimizers import OPTIMIZERS, parameter_groups, set_learning_rate
+from transferkit.training.optimizers import (
+    OPTIMIZERS,
+    hyperparameters_of,
+    make_optimizer,
+    parameter_groups,
+    set_rates,
+)
 
 MULTIPLIERS = (0.0, 0.25, 0.5, 1.0)
 
@@ -26,7 +34,7 @@ def column_of(name: str) -> int:
 
 def test_every_training_parameter_is_in_one_group_and_no_frozen_one() -> None:
     model = network()
-    groups = parameter_groups(model.named_parameters(), column_of, MULTIPLIERS, 0.05)
+    groups = parameter_groups(model.named_parameters(), column_of, MULTIPLIERS, (0.05, 0.05))
     found = [id(p) for group in groups for p in group["params"]]
     trains = [id(p) for name, p in model.named_parameters() if column_of(name) > 0]
     assert sorted(found) == sorted(trains)
@@ -39,7 +47,7 @@ def test_every_training_parameter_is_in_one_group_and_no_frozen_one() -> None:
 
 
 def test_a_parameter_without_dimension_has_no_decay() -> None:
-    groups = parameter_groups(network().named_parameters(), column_of, (1.0,) * 4, 0.1)
+    groups = parameter_groups(network().named_parameters(), column_of, (1.0,) * 4, (0.1, 0.1))
     (owner,) = [g for g in groups if any(p.ndim == 0 for p in g["params"])]
     assert (owner["column"], owner["weight_decay"]) == (0, 0.0)
 
@@ -47,8 +55,8 @@ def test_a_parameter_without_dimension_has_no_decay() -> None:
 def test_five_updates_equal_torch_with_groups_by_hand() -> None:
     ours, theirs = network(), network()
     theirs.load_state_dict(copy.deepcopy(ours.state_dict()))
-    groups = parameter_groups(ours.named_parameters(), column_of, MULTIPLIERS, 0.05)
-    optimizer = OPTIMIZERS["adamw"](groups, 1e-2)
+    groups = parameter_groups(ours.named_parameters(), column_of, MULTIPLIERS, (0.05, 0.05))
+    optimizer = make_optimizer("adamw", groups, {})
     one, two, three = theirs[1], theirs[2], theirs[3][2]
     reference = torch.optim.AdamW(
         [
@@ -66,7 +74,7 @@ def test_five_updates_equal_torch_with_groups_by_hand() -> None:
         inputs = torch.randn(4, 3, 9, 9)
         labels = torch.tensor([0, 1, 2, 0])
         factor = 1 - step / 10
-        set_learning_rate(optimizer, 1e-2 * factor)
+        set_rates(optimizer, 1e-2 * factor)
         for group, peak in zip(reference.param_groups, peaks, strict=True):
             group["lr"] = peak * factor
         for model, updater in ((ours, optimizer), (theirs, reference)):
@@ -76,3 +84,97 @@ def test_five_updates_equal_torch_with_groups_by_hand() -> None:
     for name, tensor in ours.named_parameters():
         assert torch.allclose(tensor, theirs.get_parameter(name), rtol=0, atol=1e-8), name
         assert torch.equal(tensor, start[name]) == (column_of(name) == 0), name
+
+
+def test_backbone_and_head_can_decay_differently() -> None:
+    groups = parameter_groups(network().named_parameters(), column_of, MULTIPLIERS, (0.1, 0.3))
+    decays = {(g["column"], g["weight_decay"]) for g in groups}
+    assert decays == {(1, 0.1), (1, 0.0), (2, 0.1), (2, 0.0), (3, 0.3), (3, 0.0)}
+
+
+Make = Callable[..., optim.Optimizer]
+REFERENCES: dict[str, tuple[Make, dict[str, float]]] = {
+    "sgd": (lambda p, lr: optim.SGD(p, lr), {}),
+    "momentum": (lambda p, lr: optim.SGD(p, lr, momentum=0.8), {"momentum": 0.8}),
+    "nesterov": (lambda p, lr: optim.SGD(p, lr, momentum=0.9, nesterov=True), {}),
+    "adagrad": (lambda p, lr: optim.Adagrad(p, lr, eps=1e-4), {"eps": 1e-4}),
+    "rmsprop": (lambda p, lr: optim.RMSprop(p, lr, alpha=0.9), {"rho": 0.9}),
+    "adam": (lambda p, lr: optim.Adam(p, lr, (0.8, 0.99)), {"beta1": 0.8, "beta2": 0.99}),
+    "adamax": (lambda p, lr: optim.Adamax(p, lr, eps=1e-3), {"eps": 1e-3}),
+    "nadam": (lambda p, lr: optim.NAdam(p, lr, (0.8, 0.999)), {"beta1": 0.8}),
+    "adamw": (lambda p, lr: optim.AdamW(p, lr, (0.9, 0.9), weight_decay=0), {"beta2": 0.9}),
+    "timm:sgd": (lambda p, lr: optim.SGD(p, lr, momentum=0.9, nesterov=True), {}),
+    "timm:momentum": (lambda p, lr: optim.SGD(p, lr, momentum=0.5), {"momentum": 0.5}),
+    "timm:adamw": (lambda p, lr: optim.AdamW(p, lr, (0.8, 0.999), weight_decay=0), {"beta1": 0.8}),
+}
+
+
+def follow(optimizer: optim.Optimizer, weight: nn.Parameter, before: Callable[[], None]) -> None:
+    target = torch.linspace(-1, 1, weight.numel()).view_as(weight)
+    for step in range(6):
+        for group in optimizer.param_groups:
+            group["lr"] = 0.05 / (1 + step)
+        optimizer.zero_grad()
+        (weight - target).pow(4).sum().backward()
+        before()
+        optimizer.step()
+
+
+def test_every_optimizer_has_a_reference() -> None:
+    assert OPTIMIZERS.keys() <= REFERENCES.keys()
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.3])
+@pytest.mark.parametrize("name", REFERENCES)
+def test_steps_equal_those_of_torch(name: str, decay: float) -> None:
+    make, hyper = REFERENCES[name]
+    start = torch.randn(3, 4)
+    ours, theirs = nn.Parameter(start.clone()), nn.Parameter(start.clone())
+    group = {"params": [ours], "multiplier": 1.0, "column": 0, "weight_decay": decay}
+    optimizer, reference = make_optimizer(name, [group], hyper), make([theirs], 0.05)
+    own = name.startswith("timm:") or OPTIMIZERS[name].own_decay
+    reference.param_groups[0]["weight_decay"] = decay if own else 0.0
+
+    @torch.no_grad()
+    def decoupled() -> None:
+        if not own:
+            theirs.mul_(1 - reference.param_groups[0]["lr"] * decay)
+
+    follow(optimizer, ours, lambda: None)
+    follow(reference, theirs, decoupled)
+    assert not torch.allclose(ours, start, atol=1e-3)
+    assert torch.allclose(ours, theirs, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["timm:lion", "timm:lamb", "timm:adan", "timm:radam", "timm:muon"])
+def test_optimizers_of_timm_descend(name: str) -> None:
+    weight = nn.Parameter(torch.full((3, 4), 2.0))
+    group = {"params": [weight], "multiplier": 1.0, "column": 0, "weight_decay": 0.0}
+    hyper = {"beta1": 0.8} if "beta1" in hyperparameters_of(name) else {}
+    optimizer = make_optimizer(name, [group], hyper)
+    follow(optimizer, weight, lambda: None)
+    assert weight.abs().sum() < 24
+    assert optimizer.param_groups[0].get("betas", (0.8,))[0] == 0.8
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("adamm", "must be one of sgd"),
+        ("timm:lionn", "did you mean timm:lion"),
+        ("timm:adahessian", "second derivatives"),
+    ],
+)
+def test_an_optimizer_that_cannot_run_is_refused(name: str, reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        hyperparameters_of(name)
+
+
+def test_momentum_moves_where_the_optimizer_keeps_it() -> None:
+    weight = nn.Parameter(torch.zeros(2, 2))
+    group = {"params": [weight], "multiplier": 0.5, "column": 0, "weight_decay": 0.0}
+    one, other = (make_optimizer(name, [dict(group)], {}) for name in ("nesterov", "adamw"))
+    set_rates(one, 0.2, 0.7)
+    set_rates(other, 0.2, 0.7)
+    assert (one.param_groups[0]["lr"], one.param_groups[0]["momentum"]) == (0.1, 0.7)
+    assert other.param_groups[0]["betas"] == (0.7, 0.999)

@@ -7,7 +7,7 @@ from transferkit.backbones.create import create_backbone
 from transferkit.backbones.head import Classifier, HeadDesign, make_head
 from transferkit.config import BackboneOptions, Config, Stage, Training
 from transferkit.errors import UserError
-from transferkit.training.optimizers import OPTIMIZERS, parameter_groups
+from transferkit.training.optimizers import make_optimizer, parameter_groups, set_rates
 from transferkit.training.stages import apply_stage, column_finder, make_plan, unfreezing_step
 
 EIGHT = ("stem", *(f"blocks.{i}" for i in range(7)))
@@ -174,8 +174,9 @@ def test_frozen_tensors_keep_every_bit_and_the_others_change(
     before = {key: tensor.clone() for key, tensor in classifier.state_dict().items()}
     apply_stage(classifier, find, stage)
     named = list(classifier.named_parameters())
-    parameters = parameter_groups(named, find, stage.multipliers, 0.05)
-    optimizer = OPTIMIZERS["adamw"](parameters, 1e-2)
+    parameters = parameter_groups(named, find, stage.multipliers, (0.05, 0.05))
+    optimizer = make_optimizer("adamw", parameters, {})
+    set_rates(optimizer, 1e-2)
     generator = torch.Generator().manual_seed(0)
     for _ in range(3):
         images = torch.randint(0, 256, (4, 3, size, size), dtype=torch.uint8, generator=generator)

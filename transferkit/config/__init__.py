@@ -10,9 +10,10 @@ from typing import Annotated, Any, ClassVar, get_args, get_origin, get_type_hint
 
 from transferkit.config.data import Augmentation, Cache, Data
 from transferkit.config.network import BackboneOptions, HeadOptions
+from transferkit.config.optimization import Clipping, OptimizerOptions, ScheduleOptions
 from transferkit.config.option import Option, Section
 from transferkit.config.predict import Predict
-from transferkit.config.regularization import Averaging
+from transferkit.config.regularization import Averaging, Regularization
 from transferkit.config.training import Device, Stage, Training
 
 __all__ = [
@@ -20,13 +21,17 @@ __all__ = [
     "Averaging",
     "BackboneOptions",
     "Cache",
+    "Clipping",
     "Config",
     "Data",
     "Device",
     "HeadOptions",
+    "OptimizerOptions",
     "Option",
     "OptionField",
     "Predict",
+    "Regularization",
+    "ScheduleOptions",
     "Section",
     "Stage",
     "Training",
@@ -44,6 +49,10 @@ class Config:
     augment: Augmentation = field(default_factory=Augmentation)
     cache: Cache = field(default_factory=Cache)
     training: Training = field(default_factory=Training)
+    optimizer: OptimizerOptions = field(default_factory=OptimizerOptions)
+    schedule: ScheduleOptions = field(default_factory=ScheduleOptions)
+    clipping: Clipping = field(default_factory=Clipping)
+    regularization: Regularization = field(default_factory=Regularization)
     averaging: Averaging = field(default_factory=Averaging)
     device: Device = field(default_factory=Device)
     predict: Predict = field(default_factory=Predict)

@@ -46,8 +46,10 @@ class Training(Section):
         ),
     ] = None
     weight_decay: Annotated[
-        float, Ge(0), Option("--weight-decay", "Decoupled weight decay; not on biases and norms.")
-    ] = 0.05
+        float | None,
+        Ge(0),
+        Option("--weight-decay", "Decoupled; not on biases and norms [0.05; with adam L2, 0]."),
+    ] = None
     batch_size: Annotated[int, Ge(1), Option("--batch-size", "Pictures per optimisation step.")] = (
         32
     )
@@ -80,6 +82,12 @@ class Training(Section):
     min_delta: Annotated[
         float, Ge(0), Option("--min-delta", "Smallest gain in the metric that counts as better.")
     ] = 0.0
+    restore_best: Annotated[
+        bool,
+        Option(
+            "--restore-best/--no-restore-best", "Keep a stage's best weights, or its last ones."
+        ),
+    ] = True
     metric: Annotated[
         Literal["accuracy", "balanced_accuracy", "loss"],
         Option("--metric", "What early stopping and the choice of the best weights look at."),

@@ -12,6 +12,7 @@ table; defaults, ranges, help and the names in a table are read from there, neve
     headings = ["metric", "what it looks at"]      # the first one is of the names
     rows.accuracy = "..."                          # a cell, or a list of cells, per name; without
                                                    # one: the first line of its docstring
+    columns = ["summary", "speed"]                 # or: the cells are these fields of each member
 """
 
 import difflib
@@ -174,7 +175,8 @@ def _table(spec: Mapping[str, Any], known: Mapping[str, OptionField]) -> Explain
         raise ValueError(f"{spec['of']} has no {', '.join(sorted(strangers))}")
     rows = []
     for name, member in members.items():
-        cells = written.get(name) or first_line(member)
+        own = [getattr(member, column) for column in spec.get("columns", ())]
+        cells = own or written.get(name) or first_line(member)
         rows.append((name, *((cells,) if isinstance(cells, str) else map(str, cells))))
     return ExplainedTable(spec["of"], tuple(spec["headings"]), tuple(rows))
 

@@ -60,7 +60,12 @@ def closing_table(summary: "RunSummary") -> None:
         headings = ["class", "found", "of pictures", "most often taken for"]
         print_table("Weak spots", headings, weak)
     headings = ["stage", "epochs", "s/epoch", "pictures/s", "trunk", "time", "accuracy", "ended"]
-    print_table("Stages", headings, [_stage_cells(stage) for stage in summary.stages])
+    cells = [_stage_cells(stage) for stage in summary.stages]
+    if any(stage.clipped is not None for stage in summary.stages):
+        headings.append("clipped")
+        for row, stage in zip(cells, summary.stages, strict=True):
+            row.append("" if stage.clipped is None else f"{stage.clipped:.1%}")
+    print_table("Stages", headings, cells)
     parts = ", ".join(f"{name} {duration_text(value)}" for name, value in summary.parts.items())
     total = duration_text(summary.seconds)
     print_lines([f"{total} in all" + (f": {parts}" if parts else "")])

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from transferkit.errors import UserError
 from transferkit.run_folder import CheckpointKind
-from transferkit.training.averaging import MovingAverage
 from transferkit.training.run import Run, RunState
+from transferkit.training.updates import Updater
 
 
 def trained_tensors(run: Run) -> dict[str, Tensor]:
@@ -27,12 +27,11 @@ def save_best(run: Run) -> None:
     run.folder.save_checkpoint("best", {"model": trained_tensors(run)})
 
 
-def save_last(run: Run, optimizer: Any = None, average: MovingAverage | None = None) -> None:
+def save_last(run: Run, updater: Updater | None = None) -> None:
     """Write where the run stands, after all else, so that it is never ahead of it."""
     values = {
         "model": trained_tensors(run),
-        "optimizer": optimizer and optimizer.state_dict(),
-        "average": average and average.state_dict(),
+        "updater": updater and updater.state_dict(),
         "state": asdict(run.state),
     }
     run.folder.save_checkpoint("last", values)
@@ -66,5 +65,5 @@ def continue_run(run: Run) -> bool:
         return False
     checkpoint = restore(run, "last")
     run.state = RunState.from_dict(checkpoint["state"])
-    run.resumed = checkpoint if checkpoint["optimizer"] else None
+    run.resumed = checkpoint if checkpoint["updater"] else None
     return True

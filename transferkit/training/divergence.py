@@ -1,14 +1,13 @@
 """When the loss is no number any more: stop and say so, or go back and learn at half the rate."""
 
 import math
-from typing import Any
 
 from transferkit.errors import UserError
-from transferkit.training.averaging import MovingAverage
 from transferkit.training.checkpoints import restore, save_last
 from transferkit.training.events import Notice
 from transferkit.training.run import Run
 from transferkit.training.stages import PlannedStage
+from transferkit.training.updates import Updater
 from transferkit.units import rate_text
 
 MOST_HALVINGS = 5
@@ -36,21 +35,14 @@ def halved(lr: float, halvings: int) -> float:
     return lr * 0.5**halvings
 
 
-def rewind(
-    run: Run,
-    stage: PlannedStage,
-    updated: tuple[Any, MovingAverage | None, dict[str, Any]],
-    problem: Diverged,
-) -> Notice:
+def rewind(run: Run, stage: PlannedStage, updater: Updater, problem: Diverged) -> Notice:
     """Restore the last good checkpoint and halve the stage's learning rate; say so.
 
     Good is the last finished epoch, or the stage's start; when that diverged again, the best
-    weights so far with a new optimiser. updated: the optimiser, the moving average of the weights,
-    and the state of the optimiser before its first step.
+    weights so far with a new optimiser.
     What was restored is saved with the new rate, so that a resumed run goes on alike.
     Raises UserError when the run is to stop on divergence, or was rewound too often.
     """
-    optimizer, average, fresh = updated
     state, lr = run.state, halved(stage.lr, run.state.halvings)
     name = "NaN" if math.isnan(problem.loss) else "infinite"
     what = f"the loss became {name} at step {problem.step + 1} of stage {stage.name}"
@@ -60,12 +52,11 @@ def rewind(
     known = restore(run, "last")
     if again:
         restore(run, "best")
-    anew = again or known["optimizer"] is None
-    optimizer.load_state_dict(fresh if anew else known["optimizer"])
-    if average is not None and anew:
-        average.restart()
-    elif average is not None:
-        average.load_state_dict(known["average"])
+    anew = again or known["updater"] is None
+    if anew:
+        updater.restart()
+    else:
+        updater.load_state_dict(known["updater"])
     state.halvings += 1
     state.rewound_at = state.epoch
     place = f"after epoch {state.epoch}" if state.epoch else "the stage's start"
@@ -73,7 +64,7 @@ def rewind(
     halving = f"halved the learning rate to {rate_text(lr / 2)}"
     text = f"{what}: exploding; restored {restored}, {halving}"
     state.divergences.append(text)
-    save_last(run) if anew else save_last(run, optimizer, average)
+    save_last(run) if anew else save_last(run, updater)
     return Notice(text, warning=True)
 
 

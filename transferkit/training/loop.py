@@ -1,6 +1,5 @@
 """The training loop: stages, epochs and steps, as one generator of events."""
 
-import copy
 import time
 from collections.abc import Generator, Iterator
 from typing import Any
@@ -10,16 +9,17 @@ import torch
 from torch import Tensor, nn
 
 from transferkit.data.loader import epoch_order, epoch_views
-from transferkit.training.averaging import MovingAverage, averaged, moving_average
+from transferkit.training.averaging import averaged
 from transferkit.training.checkpoints import restore, save_best, save_last, save_start
 from transferkit.training.divergence import Diverged, checked, halved, rewind
 from transferkit.training.events import EpochEnded, Event, Progress, StageEnded, StageStarted
 from transferkit.training.monitor import Monitor, loss_scale, watch
-from transferkit.training.optimizers import OPTIMIZERS, parameter_groups, set_learning_rate
-from transferkit.training.run import Run
-from transferkit.training.schedules import SCHEDULES, with_warmup
+from transferkit.training.optimizers import set_rates
+from transferkit.training.run import Run, measured
+from transferkit.training.schedules import Plateau
 from transferkit.training.sources import Source
 from transferkit.training.stages import PlannedStage, apply_stage
+from transferkit.training.updates import Updater, make_updater
 
 
 def fit(run: Run) -> Iterator[Event]:
@@ -43,6 +43,8 @@ def fit(run: Run) -> Iterator[Event]:
         yield from train_stage(run, stage)
         restore(run, "best")
         state.next_stage()
+        if not run.settings.schedule.whole_run:
+            state.plateau = Plateau()
 
 
 def train_stage(run: Run, stage: PlannedStage) -> Iterator[Event]:
@@ -51,18 +53,20 @@ def train_stage(run: Run, stage: PlannedStage) -> Iterator[Event]:
     started = time.perf_counter()
     source = yield from run.sources.open(stage)
     apply_stage(run.classifier, run.group_of, stage)
-    named = list(run.classifier.named_parameters())
-    groups = parameter_groups(named, run.group_of, stage.multipliers, settings.weight_decay)
-    optimizer = OPTIMIZERS["adamw"](groups, stage.lr)
-    trains = sum(p.numel() for _, p in named if p.requires_grad)
-    total = sum(p.numel() for _, p in named)
-    network, optimizer = run.fabric.setup(source.network, optimizer)
-    fresh = copy.deepcopy(optimizer.state_dict())
-    average = moving_average(run.classifier, run.group_of, stage, settings.ema)
+    parameters = list(run.classifier.parameters())
+    trains = sum(p.numel() for p in parameters if p.requires_grad)
+    total = sum(p.numel() for p in parameters)
+    updater = make_updater(
+        run.classifier,
+        source.network,
+        run.group_of,
+        stage,
+        settings.rules,
+        run.pretrained,
+        run.fabric,
+    )
     if run.resumed is not None:
-        optimizer.load_state_dict(run.resumed["optimizer"])
-        if average is not None:
-            average.load_state_dict(run.resumed["average"])
+        updater.load_state_dict(run.resumed["updater"])
         run.resumed = None
     names = (*run.plan.groups, "head")
     monitor = watch(run.classifier, names, run.group_of, loss_scale(run.fabric))
@@ -71,20 +75,21 @@ def train_stage(run: Run, stage: PlannedStage) -> Iterator[Event]:
     )
     while state.epoch < stage.epochs and state.epochs_without_gain < settings.patience:
         try:
-            updated = (optimizer, average)
-            row = yield from train_epoch(run, stage, source, network, updated, monitor)
-            with averaged(average):  # what is evaluated is what is kept
-                row |= validate(run, source, network)
+            row = yield from train_epoch(run, stage, source, updater, monitor)
+            with averaged(updater.average):  # what is evaluated is what is kept
+                row |= validate(run, source, updater.network)
                 is_best = state.record(row, settings.metric, settings.min_delta)
+                value = measured(row, settings.metric)
+                settings.schedule.record(state.plateau, value, settings.min_delta)
                 run.folder.write_metrics(state.rows)
                 state.monitored += [stage_and_epoch(row) | read for read in monitor.rows()]
                 run.folder.write_monitoring(state.monitored)
-                if is_best:
+                if is_best or not settings.restore_best:
                     save_best(run)
         except Diverged as problem:
-            yield rewind(run, stage, (optimizer, average, fresh), problem)
+            yield rewind(run, stage, updater, problem)
             continue
-        save_last(run, optimizer, average)
+        save_last(run, updater)
         yield EpochEnded(state.stage, stage.name, state.epoch, row, is_best)
     reason = "finished" if state.epoch >= stage.epochs else "stopped early"
     seconds = time.perf_counter() - started
@@ -92,19 +97,12 @@ def train_stage(run: Run, stage: PlannedStage) -> Iterator[Event]:
 
 
 def train_epoch(
-    run: Run,
-    stage: PlannedStage,
-    source: Source,
-    network: nn.Module,
-    updated: tuple[Any, MovingAverage | None],
-    monitor: Monitor,
+    run: Run, stage: PlannedStage, source: Source, updater: Updater, monitor: Monitor
 ) -> Generator[Event, None, dict[str, Any]]:
     """Visit the training set once; return the epoch's row of metrics.csv, not yet validated.
 
-    updated: by every step, the optimiser and the moving average of the weights.
     Raises Diverged.
     """
-    optimizer, average = updated
     epoch, settings, material = run.state.epoch, run.settings, run.material
     labels = material.index.labels[material.train]
     seed = settings.seed + 1000 * (run.state.stage + 1)
@@ -117,39 +115,36 @@ def train_epoch(
     apply_stage(run.classifier, run.group_of, stage)
     started = time.perf_counter()
     lr = halved(stage.lr, run.state.halvings)
-    loss_sum, num_right, steps = 0.0, 0, len(picks)
+    epochs = [each.epochs for each in run.plan.stages]
+    loss_sum, num_right, num_clipped, steps = 0.0, 0, 0, len(picks)
     monitor.begin(steps)
     inputs = source.train_inputs((pick, views[pick]) for pick in picks)
     for step, (pick, batch) in enumerate(zip(picks, inputs, strict=True)):
-        progress = (epoch * steps + step + 0.5) / (stage.epochs * steps)  # the middle of the step
-        factor = with_warmup(SCHEDULES["cosine"], progress, settings.warmup)
-        set_learning_rate(optimizer, lr * factor)
+        progress = settings.schedule.progress(epochs, run.state.stage, epoch, (step + 0.5) / steps)
+        factor, momentum = settings.schedule.at(progress)
+        set_rates(updater.optimizer, lr * factor * run.state.plateau.factor, momentum)
         target = torch.from_numpy(labels[pick]).to(run.fabric.device)
         batch = to_device(batch, run.fabric.device)
         with monitor.forward(step):
-            loss, logits = run.objective.loss(network, batch, target, generator)
-        optimizer.zero_grad(set_to_none=True)
-        run.fabric.backward(loss)
-        monitor.backward()
-        optimizer.step()
-        monitor.update()
-        if average is not None:
-            average.update()
+            loss, logits = run.objective.loss(updater.network, batch, target, generator)
+        num_clipped += updater.step(loss, monitor)
         loss_sum += checked(loss.item(), epoch * steps + step) * len(pick)
         num_right += int((logits.argmax(dim=1) == target).sum())
         if not source.cached:
             yield Progress(f"epoch {epoch + 1}", step + 1, steps)
-    seconds = time.perf_counter() - started
-    return {
+    row = {
         "stage": run.state.stage,
         "stage_name": stage.name,
         "epoch": epoch + 1,
         "train_loss": loss_sum / len(order),
         "train_accuracy": num_right / len(order),
-        "seconds": seconds,
+        "seconds": time.perf_counter() - started,
         "cached": int(source.cached),
-        **learning_rates(run, optimizer),
+        **learning_rates(run, updater.optimizer),
     }
+    if settings.rules.clipping is not None:
+        row["clipped"] = num_clipped / steps
+    return row
 
 
 def learning_rates(run: Run, optimizer: Any) -> dict[str, float]:

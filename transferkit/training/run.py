@@ -5,30 +5,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from torch import Tensor
+
 from transferkit.backbones.head import Classifier
 from transferkit.run_folder import RunFolder
+from transferkit.training.schedules import Plateau
+from transferkit.training.settings import Settings
 from transferkit.training.sources import Material, Sources
 from transferkit.training.stages import StagePlan
 from transferkit.training.supervised import Objective
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What the loop needs of the configuration.
-
-    metric: "accuracy", "balanced_accuracy" or "loss". on_divergence: "stop" or "rewind".
-    """
-
-    batch_size: int
-    weight_decay: float
-    warmup: float
-    patience: int
-    min_delta: float
-    metric: str
-    balance: str
-    seed: int
-    ema: float = 0.0
-    on_divergence: str = "stop"
 
 
 @dataclass
@@ -39,7 +24,7 @@ class RunState:
     the best epoch of the run; stage_best: of the current stage; start_best: before this stage.
     halvings: how often the current stage's learning rate was halved because it diverged, the last
     time at epoch `rewound_at`; divergences: what happened each time, in words. monitored: rows of
-    monitoring.csv.
+    monitoring.csv. plateau: of the performance schedule.
     """
 
     stage: int = 0
@@ -54,15 +39,17 @@ class RunState:
     rewound_at: int = -1
     divergences: list[str] = field(default_factory=list)
     monitored: list[dict[str, Any]] = field(default_factory=list)
+    plateau: Plateau = field(default_factory=Plateau)
 
     @staticmethod
     def from_dict(values: dict[str, Any]) -> "RunState":
         """Read what `asdict` made."""
-        return RunState(**{**values, "best": tuple(values["best"])})
+        plateau = Plateau(**values["plateau"])
+        return RunState(**{**values, "best": tuple(values["best"]), "plateau": plateau})
 
     def record(self, row: dict[str, Any], metric: str, min_delta: float) -> bool:
         """Take in an epoch's row; True when it is the best of the run."""
-        value = -row["val_loss"] if metric == "loss" else row[f"val_{metric}"]
+        value = measured(row, metric)
         gained = value > self.stage_best + min_delta
         self.epochs_without_gain = 0 if gained else self.epochs_without_gain + 1
         self.stage_best = max(self.stage_best, value)
@@ -83,9 +70,18 @@ class RunState:
         self.rewound_at = -1
 
 
+def measured(row: dict[str, Any], metric: str) -> float:
+    """Return an epoch's value of the metric, to be high."""
+    value: float = -row["val_loss"] if metric == "loss" else row[f"val_{metric}"]
+    return value
+
+
 @dataclass
 class Run:
-    """Everything a run of stages needs. state, resumed: see `continue_run`."""
+    """Everything a run of stages needs. state, resumed: see `continue_run`.
+
+    pretrained: name -> value of the backbone's parameters before the run, where l2_sp needs them.
+    """
 
     classifier: Classifier
     plan: StagePlan
@@ -97,6 +93,7 @@ class Run:
     group_of: Callable[[str], int]
     state: RunState = field(default_factory=RunState)
     resumed: dict[str, Any] | None = None
+    pretrained: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def material(self) -> Material:

@@ -14,6 +14,7 @@ class StageSummary:
     epochs: how many ran. seconds: whole stage, with its caches and validation.
     seconds_per_epoch: of training alone, mean; pictures_per_second: training pictures in the same.
     best_accuracy: best on validation, 0..1. reason: "finished", "stopped early", "skipped: ...".
+    clipped: share of the steps whose gradients were clipped, 0..1; None without clipping.
     """
 
     name: str
@@ -24,6 +25,7 @@ class StageSummary:
     cached: bool
     best_accuracy: float
     reason: str = "finished"
+    clipped: float | None = None
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,115 @@
+"""Every way to configure the optimisation changes a run, and what cannot work is refused."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from transferkit.errors import UserError
+from transferkit.finetune import finetune
+from transferkit.recipes import load_config
+from transferkit.run_folder import RunFolder, open_run
+from transferkit.training.optimizers import OPTIMIZERS
+from transferkit.training.schedules import SCHEDULES
+from transferkit.training.settings import loop_settings
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    **{f"optimizer {n}": {"optimizer.name": n} for n in OPTIMIZERS if n not in ("adamw", "adam")},
+    "optimizer adam": {"optimizer.name": "adam", "training.weight_decay": 0.5},
+    "optimizer timm:lion": {"optimizer.name": "timm:lion"},
+    "beta1": {"optimizer.beta1": 0.5},
+    **{f"schedule {n}": {"schedule.name": n} for n in SCHEDULES if n not in ("cosine",)},
+    "every epoch": {"schedule.every": "epoch"},
+    "clip value": {"clipping.value": 1e-4},
+    "clip norm": {"clipping.norm": 1e-4},
+    "clip adaptive": {"clipping.adaptive": 1e-4},
+    "backbone l1": {"regularization.backbone_l1": 1e-1},
+    "backbone l2": {"regularization.backbone_l2": 1.0},
+    "head l1": {"regularization.head_l1": 1e-1},
+    "head l2": {"regularization.head_l2": 1.0},
+    "backbone decay": {"regularization.backbone_weight_decay": 5.0},
+    "head decay": {"regularization.head_weight_decay": 5.0},
+    "max norm": {"regularization.max_norm": 1e-3},
+}
+REFUSED: list[tuple[dict[str, Any], str]] = [
+    ({"optimizer.name": "adm"}, "optimizer.name must be one of"),
+    ({"optimizer.name": "timm:nothing"}, "optimizer.name is none of timm's"),
+    ({"optimizer.momentum": 0.8}, "optimizer.momentum has no effect"),
+    ({"optimizer.name": "sgd", "optimizer.eps": 0.1}, "optimizer.eps has no effect"),
+    ({"schedule.power": 2.0}, "schedule.power has no effect"),
+    ({"schedule.name": "piecewise", "schedule.boundaries": [0.7, 0.2]}, "boundaries must rise"),
+    ({"schedule.name": "piecewise", "schedule.values": [0.7, 0.2]}, "one more than"),
+    ({"schedule.name": "performance", "schedule.every": "epoch"}, "schedule.every has no effect"),
+    ({"schedule.name": "1cycle", "optimizer.beta1": 0.8}, "optimizer.beta1 has no effect"),
+    ({"clipping.norm": 1.0, "clipping.value": 1.0}, "clipping.value and clipping.norm exclude"),
+    ({"regularization.l2_sp": 1.0, "backbone.pretrained": False}, "regularization.l2_sp needs"),
+    ({"regularization.l2_sp": 1.0, "stages": "head:3"}, "regularization.l2_sp has no effect"),
+    ({"clipping.adaptive": 0.1, "stages": "head:3"}, "clipping.adaptive has no effect"),
+    ({"regularization.max_norm_of": "all"}, "regularization.max_norm_of has no effect"),
+]
+
+
+@pytest.mark.parametrize(("given", "reason"), REFUSED, ids=lambda v: str(v)[:40])
+def test_what_cannot_work_is_refused_with_its_key(given: dict[str, Any], reason: str) -> None:
+    with pytest.raises(UserError) as caught:
+        load_config(None, (), given)
+    assert reason in caught.value.what + caught.value.where
+    assert caught.value.exit_code == 2
+
+
+def test_weight_decay_is_zero_where_it_would_join_the_gradient() -> None:
+    def decays(**given: Any) -> tuple[float, float]:
+        flags = {key.replace("__", "."): value for key, value in given.items()}
+        return loop_settings(load_config(None, (), flags)).rules.weight_decays
+
+    assert decays() == (0.05, 0.05)
+    assert decays(optimizer__name="adam") == (0, 0)
+    assert decays(optimizer__name="adam", training__weight_decay=0.1) == (0.1, 0.1)
+    assert decays(regularization__head_weight_decay=0.3) == (0.05, 0.3)
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory: pytest.TempPathFactory, pictures: Path) -> Callable[..., Any]:
+    """Run two short epochs with other options; return the rows without clock."""
+    root = tmp_path_factory.mktemp("variants")
+    count = [0]
+
+    def run(given: dict[str, Any]) -> list[dict[str, Any]]:
+        base = {
+            "data.path": str(pictures),
+            "backbone.name": "test_efficientnet",
+            "backbone.pretrained": False,
+            "backbone.image_size": 32,
+            "augment.level": "none",
+            "cache.dir": str(root / "cache"),
+            "device.accelerator": "cpu",
+            "device.engine": "torch",
+            "training.batch_size": 6,
+            "stages": "1:3@1e-2",
+        }
+        count[0] += 1
+        out = root / f"run{count[0]}"
+        with pytest.MonkeyPatch.context() as patch:
+            for name in ("curves", "learning_rates", "confusion"):
+                patch.setattr(f"transferkit.finetune.{name}", lambda *_: None)
+            patch.setattr(RunFolder, "save_plot", lambda *_: None)
+            finetune(load_config(None, (), base | given), out, lambda _: None)
+        rows = open_run(out).read_metrics()
+        return [{k: v for k, v in r.items() if not k.startswith("seconds")} for r in rows]
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def plain(ran: Callable[..., Any]) -> Any:
+    return ran({})
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_configured_run_differs(name: str, ran: Callable[..., Any], plain: Any) -> None:
+    rows = ran(VARIANTS[name])
+    assert [r["val_loss"] for r in rows] != [r["val_loss"] for r in plain]
+    assert ("clipped" in rows[0]) == name.startswith("clip")
+    if name.startswith("clip"):
+        assert all(0 < row["clipped"] <= 1 for row in rows)

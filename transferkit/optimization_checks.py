@@ -1,0 +1,123 @@
+"""Options of the optimisation that contradict each other, or would have no effect."""
+
+import itertools
+from dataclasses import fields
+from typing import Any
+
+from transferkit.config import Config, OptimizerOptions
+
+SCHEDULE_USES = {
+    "power": ("power", "period"),
+    "exponential": ("period",),
+    "piecewise": ("values", "boundaries"),
+    "performance": ("patience", "factor"),
+    "1cycle": ("cycle_rise", "cycle_start", "cycle_end", "momentum_low", "momentum_high"),
+}
+"""Schedule -> the options that it reads, beside scope and every, which all but one read."""
+
+
+def optimization_problems(config: Config) -> list[str]:
+    """Find what is wrong in the optimiser, schedule, clipping and regularisation together."""
+    takes, found = optimizer_problems(config)
+    found += schedule_problems(config, takes)
+    clipping = {name: value for name, value in vars(config.clipping).items() if value}
+    if len(clipping) > 1:
+        keys = " and ".join(f"clipping.{name}" for name in clipping)
+        found.append(f"{keys} exclude each other: choose one")
+    return found + regularization_problems(config)
+
+
+def changed(section: Any) -> list[str]:
+    """Return the fields of a section that differ from their defaults."""
+    return [f.name for f in fields(section) if getattr(section, f.name) != f.default]
+
+
+def optimizer_problems(config: Config) -> tuple[set[str], list[str]]:
+    """Return which hyperparameters the optimiser takes, and what is wrong with it."""
+    options = config.optimizer
+    given = [name for name in changed(options) if name != "name"]
+    if options == OptimizerOptions():
+        return {"beta1", "beta2", "eps"}, []  # the usual case loads no torch
+    from transferkit.training.optimizers import hyperparameters_of
+
+    try:
+        takes = hyperparameters_of(options.name)
+    except ValueError as error:
+        return set(), [f"optimizer.name {error}, not {options.name!r}"]
+    wrong = [name for name in given if name not in takes]
+    return takes, [
+        f"optimizer.{name} has no effect with optimizer.name = {options.name}: leave it out"
+        for name in wrong
+    ]
+
+
+def schedule_problems(config: Config, takes: set[str]) -> list[str]:
+    """Say what is wrong with the schedule. takes: hyperparameters of the optimiser."""
+    options = config.schedule
+    uses = {"name", "scope", "every", *SCHEDULE_USES.get(options.name, ())}
+    found = [
+        f"schedule.{name} has no effect with schedule.name = {options.name}: leave it out"
+        for name in changed(options)
+        if name not in uses
+    ]
+    if options.name == "performance" and options.every != "step":
+        found.append("schedule.every has no effect with performance, which moves after epochs")
+    if options.name == "1cycle":
+        momentums = {"momentum_low", "momentum_high"} & set(changed(options))
+        if momentums and not takes & {"momentum", "beta1"}:
+            found += [
+                f"schedule.{name} has no effect: optimizer.name = {config.optimizer.name} has no "
+                "momentum to cycle"
+                for name in sorted(momentums)
+            ]
+        found += [
+            f"optimizer.{name} has no effect with schedule.name = 1cycle, which moves it between "
+            "schedule.momentum_low and schedule.momentum_high"
+            for name in ("momentum", "beta1")
+            if getattr(config.optimizer, name) is not None
+        ]
+        if options.momentum_low > options.momentum_high:
+            found.append("schedule.momentum_low must be at most schedule.momentum_high")
+    edges = options.boundaries
+    if any(left >= right for left, right in itertools.pairwise(edges)):
+        found.append(f"schedule.boundaries must rise, not {list(edges)}")
+    if len(options.values) != len(edges) + 1:
+        found.append(
+            f"schedule.values must be one more than schedule.boundaries: "
+            f"{len(options.values)} for {len(edges)}"
+        )
+    return found
+
+
+def regularization_problems(config: Config) -> list[str]:
+    """Say which penalties and limits have nothing to act on."""
+    options, found = config.regularization, []
+    if options.max_norm == 0 and options.max_norm_of != "head":
+        found.append("regularization.max_norm_of has no effect without regularization.max_norm")
+    if options.l2_sp and not config.backbone.pretrained:
+        found.append("regularization.l2_sp needs pretrained weights to draw to (--pretrained)")
+    separate = (options.backbone_weight_decay, options.head_weight_decay)
+    if config.training.weight_decay is not None and None not in separate:
+        found.append(
+            "training.weight_decay has no effect beside regularization.backbone_weight_decay and "
+            "regularization.head_weight_decay: leave it out"
+        )
+    if trains_head_alone(config):
+        found += [
+            f"regularization.{name} has no effect: every stage trains the head alone"
+            for name in ("backbone_l1", "backbone_l2", "backbone_weight_decay", "l2_sp")
+            if getattr(options, name)
+        ]
+        if config.clipping.adaptive and not config.head.layers:
+            found.append(
+                "clipping.adaptive has no effect: it spares the last layer, and no other trains"
+            )
+    return found
+
+
+def trains_head_alone(config: Config) -> bool:
+    """Whether no stage unfreezes any block."""
+    if config.stages:
+        return all(stage.unfreeze == "head" for stage in config.stages)
+    training = config.training
+    return config.backbone.pretrained and training.depth == 0 and training.full_epochs == 0

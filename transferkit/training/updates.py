@@ -1,0 +1,155 @@
+"""One step: from a loss to changed weights, and what a stage needs for it."""
+
+import copy
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor, nn
+
+from transferkit.training.averaging import MovingAverage, moving_average
+from transferkit.training.gradients import CLIPPINGS
+from transferkit.training.monitor import Monitor
+from transferkit.training.optimizers import make_optimizer, parameter_groups
+from transferkit.training.regularizers import (
+    Strengths,
+    Term,
+    constrained,
+    max_norm_,
+    penalized,
+    penalty_terms,
+)
+from transferkit.training.stages import PlannedStage
+
+
+@dataclass(frozen=True)
+class Rules:
+    """How a gradient becomes a step.
+
+    optimizer, hyper: see `make_optimizer`. weight_decays: of the backbone and of the head.
+    clipping: (row of CLIPPINGS, limit), or None. max_norm: (scope, limit), or None. ema: decay of
+    the moving average of the weights, 0 for none.
+    """
+
+    optimizer: str = "adamw"
+    hyper: Mapping[str, float] = field(default_factory=dict)
+    weight_decays: tuple[float, float] = (0.05, 0.05)
+    clipping: tuple[str, float] | None = None
+    penalties: Strengths = field(default_factory=Strengths)
+    max_norm: tuple[str, float] | None = None
+    ema: float = 0.0
+
+
+@dataclass
+class Updater:
+    """What turns losses into steps during one stage.
+
+    network, optimizer: as Fabric wraps them. clippable: what is clipped. terms: the penalties.
+    held: the weights under max-norm. fresh: the state of the optimiser before its first step.
+    """
+
+    fabric: Any
+    network: nn.Module
+    optimizer: Any
+    rules: Rules
+    clippable: list[nn.Parameter]
+    terms: list[Term]
+    held: list[Tensor]
+    average: MovingAverage | None
+    fresh: dict[str, Any]
+
+    def step(self, loss: Tensor, monitor: Monitor) -> bool:
+        """Take one step down the gradient of a loss []; return whether it was clipped.
+
+        monitor: reads the gradient before it is clipped, and what the step did.
+        """
+        self.optimizer.zero_grad(set_to_none=True)
+        self.fabric.backward(penalized(loss, self.terms))
+        monitor.backward()
+        clipped = self.clip()
+        self.optimizer.step()
+        self.hold()
+        monitor.update()
+        if self.average is not None:
+            self.average.update()
+        return clipped
+
+    def clip(self) -> bool:
+        """Clip the gradients, if that is wanted; return whether that changed them."""
+        if self.rules.clipping is None:
+            return False
+        # an infinite norm clips nothing, but undoes the loss scaling of half precision
+        self.fabric.clip_gradients(
+            self.network, self.optimizer, max_norm=math.inf, error_if_nonfinite=False
+        )
+        kind, limit = self.rules.clipping
+        return CLIPPINGS[kind](self.clippable, limit)
+
+    def hold(self) -> None:
+        """Bring weights that outgrew the max-norm back to it."""
+        for weight in self.held:
+            assert self.rules.max_norm is not None
+            max_norm_(weight, self.rules.max_norm[1])
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a resumed run needs."""
+        average = self.average and self.average.state_dict()
+        return {"optimizer": self.optimizer.state_dict(), "average": average}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue where `state_dict` was taken."""
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
+
+    def restart(self) -> None:
+        """Forget all steps; the average begins at the weights as they are now."""
+        self.optimizer.load_state_dict(copy.deepcopy(self.fresh))
+        if self.average is not None:
+            self.average.restart()
+
+
+def make_updater(
+    classifier: nn.Module,
+    network: nn.Module,
+    group_of: Callable[[str], int],
+    stage: PlannedStage,
+    rules: Rules,
+    pretrained: Mapping[str, Tensor],
+    fabric: Any,
+) -> Updater:
+    """Prepare the steps of one stage, whose parameters train already (see `apply_stage`).
+
+    network: the part of the classifier that the stage runs. pretrained: name -> what l2_sp draws
+    a parameter to.
+    """
+    head = len(stage.multipliers) - 1
+    named = [(name, p) for name, p in classifier.named_parameters() if p.requires_grad]
+
+    def in_head(name: str) -> bool:
+        return group_of(name) == head
+
+    groups = parameter_groups(named, group_of, stage.multipliers, rules.weight_decays)
+    network, optimizer = fabric.setup(network, make_optimizer(rules.optimizer, groups, rules.hyper))
+    return Updater(
+        fabric,
+        network,
+        optimizer,
+        rules,
+        clippable_parameters(classifier, named, rules),
+        penalty_terms(named, in_head, rules.penalties, pretrained),
+        constrained(classifier, in_head, rules.max_norm[0]) if rules.max_norm else [],
+        moving_average(classifier, group_of, stage, rules.ema),
+        copy.deepcopy(optimizer.state_dict()),
+    )
+
+
+def clippable_parameters(
+    classifier: nn.Module, named: list[tuple[str, nn.Parameter]], rules: Rules
+) -> list[nn.Parameter]:
+    """Return what is clipped: all, but adaptively all but the last layer, which starts at zero."""
+    layers = [m for m in classifier.modules() if isinstance(m, nn.Linear)]
+    last = set(map(id, layers[-1].parameters())) if layers else set()
+    adaptive = rules.clipping is not None and rules.clipping[0] == "adaptive"
+    return [p for _, p in named if not (adaptive and id(p) in last)]
