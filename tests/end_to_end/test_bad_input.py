@@ -310,7 +310,7 @@ WRONG_OPTIONS = {
     ("--recipe", "nope"): "no recipe 'nope'",
     ("--recipe", "linear_prob"): "no recipe 'linear_prob'",
     ("--learning-rate", "1"): "No such option: --learning-rate",
-    ("--lrr", "1"): "No such option: --lrr (Possible options: --lr)",
+    ("--lrr", "1"): "No such option: --lrr (Possible options: --lr",
     ("more",): "Got unexpected extra argument(s) (more)",
 }
 
