@@ -50,10 +50,10 @@ def test_terms_separate_backbone_and_head_and_spare_biases_and_norms() -> None:
         "1.bias": [],
     }
     count = sum(p.numel() for name, p in named if not in_head(name))
-    weights = dict(named)
+    weights = {name: p.detach() for name, p in named}
     expected = 2 * weights["0.0.weight"].abs().sum() + 1.5 * weights["1.weight"].square().sum()
     total = penalized(torch.tensor(1.0), terms)
-    assert float(total) == pytest.approx(float(1 + expected + 5 * 0.5 * count), rel=1e-5)
+    assert float(total.detach()) == pytest.approx(float(1 + expected + 5 * 0.5 * count), rel=1e-5)
     model[0].requires_grad_(False)
     assert {t.kind for t in penalty_terms(named, in_head, strengths, starts)} == {"l2"}
 
