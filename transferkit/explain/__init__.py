@@ -104,8 +104,9 @@ def find_topic(text: str) -> str:
         for word in _words(topic):
             found.setdefault(word, []).append(topic)
     meant = list(dict.fromkeys(found.get(name, ())))
-    if len(meant) == 1:
-        return meant[0]
+    flagged = [topic for topic in meant if name in _flags(read_page(topic))]
+    if len(meant) == 1 or len(flagged) == 1:
+        return (flagged or meant)[0]  # --patience before the last part of another key
     if meant:
         remedy = "choose one: " + ", ".join(f"transferkit explain {topic}" for topic in meant)
         raise usage_error(f"{len(meant)} pages speak of {text!r}", "", remedy)
@@ -130,11 +131,16 @@ def _words(topic: str) -> Iterator[str]:
     """Yield what else leads to a page: keys, their last part, flags, names of rows."""
     page = read_page(topic)
     names = [name for table in page.tables for name, *_ in table.rows]
+    names += _flags(page)
     for option in page.options:
-        flags = option.flag.split("/")
-        names += [option.key, option.key.split(".")[-1], *(flag.lstrip("-") for flag in flags)]
+        names += [option.key, option.key.split(".")[-1]]
     for name in dict.fromkeys(names):
         yield name.lower().replace("_", "-")
+
+
+def _flags(page: Page) -> list[str]:
+    """Return the flags of a page's options without their dashes."""
+    return [flag.lstrip("-") for option in page.options for flag in option.flag.split("/")]
 
 
 def _explain(item: OptionField) -> ExplainedOption:
