@@ -7,6 +7,7 @@ from transferkit.reporting.gather import (
     changed_options,
     picture_of,
     wilson_interval,
+    with_gradients,
 )
 
 
@@ -29,3 +30,17 @@ def test_only_changed_options_are_listed() -> None:
     assert changed_options(Config()) == []
     changed = changed_options(Config(training=Training(lr=0.5)))
     assert changed == [("training.lr", 0.5, 3e-3)]
+
+
+def test_gradient_norms_join_the_row_of_their_epoch() -> None:
+    rows = [{"stage": 0, "epoch": 1, "lr/head": 1.0}, {"stage": 1, "epoch": 1}]
+    monitored = [
+        {"stage": 0, "epoch": 1, "group": "head", "gradient_norm": 0.5},
+        {"stage": 1, "epoch": 1, "group": "head", "gradient_norm": 0.25},
+        {"stage": 1, "epoch": 1, "group": "blocks.6", "gradient_norm": ""},
+    ]
+    assert with_gradients(rows, monitored) == (
+        {**rows[0], "grad_norm/head": 0.5},
+        {**rows[1], "grad_norm/head": 0.25},
+    )
+    assert rows[1] == {"stage": 1, "epoch": 1}

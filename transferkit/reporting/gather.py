@@ -1,7 +1,7 @@
 """What a report tells, read from a run folder: figures, curves, pictures with their answers."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -52,7 +52,8 @@ class RunData:
     """A finished run as its folder tells it.
 
     summary, description, data, calibration: of summary.json, model.json, data.json and
-    calibration.json (None in runs of older releases); rows: of metrics.csv.
+    calibration.json (None in runs of older releases); rows: of metrics.csv, see
+    `with_gradients`.
     config: None where the recipe is missing or damaged; recipe: its text.
     """
 
@@ -121,7 +122,7 @@ def gather(folder: RunFolder, config: Config | None, recipe: str) -> RunData:
         folder.read_json("model"),
         folder.read_json("data") or {},
         folder.read_json("calibration"),
-        tuple(folder.read_metrics()),
+        with_gradients(folder.read_metrics(), folder.read_monitoring()),
         tuple(picture_of(row) for row in folder.read_predictions()),
         config,
         recipe,
@@ -133,6 +134,16 @@ def gather(folder: RunFolder, config: Config | None, recipe: str) -> RunData:
             "classes that it does not have: " + ", ".join(sorted(strange - set(data.classes))[:5]),
         )
     return data
+
+
+def with_gradients(rows: Sequence[Row], monitored: Iterable[Row]) -> tuple[Row, ...]:
+    """Return every epoch's row with `grad_norm/<block group>` of what was monitored in it."""
+    norms: dict[tuple[int, int], Row] = {}
+    for read in monitored:
+        if isinstance(norm := read.get("gradient_norm"), int | float):
+            epoch = norms.setdefault((read["stage"], read["epoch"]), {})
+            epoch[f"grad_norm/{read['group']}"] = norm
+    return tuple({**row, **norms.get((row["stage"], row["epoch"]), {})} for row in rows)
 
 
 def picture_of(row: Row) -> Picture:

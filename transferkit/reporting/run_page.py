@@ -28,15 +28,12 @@ class Shown:
     image: str
 
 
-def run_page(run: RunData, live: bool = False) -> str:
-    """Return the whole page. live: with a drop zone, for the server that answers pictures."""
-    scripts = ("sort.js", "drop.js") if live else ("sort.js",)
+def run_page(run: RunData) -> str:
+    """Return the whole page."""
     return render(
         "run.html",
-        scripts,
-        "'self'" if live else "'none'",
+        ("sort.js",),
         run=run,
-        live=live,
         name=run.folder.resolve().name,
         **headline(run),
         **training(run),
