@@ -138,7 +138,7 @@ def gather(folder: RunFolder, config: Config | None, recipe: str) -> RunData:
 
 def with_gradients(rows: Sequence[Row], monitored: Iterable[Row]) -> tuple[Row, ...]:
     """Return every epoch's row with `grad_norm/<block group>` of what was monitored in it."""
-    norms: dict[tuple[int, int], Row] = {}
+    norms: dict[tuple[int, int], dict[str, Any]] = {}
     for read in monitored:
         if isinstance(norm := read.get("gradient_norm"), int | float):
             epoch = norms.setdefault((read["stage"], read["epoch"]), {})
