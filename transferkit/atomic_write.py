@@ -4,9 +4,14 @@ import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from transferkit.errors import UserError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+PLOT_DPI = 144
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
@@ -27,6 +32,12 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
         temporary.unlink(missing_ok=True)
         raise
     _sync_folder(path.parent)
+
+
+def png_of(figure: "Figure") -> Callable[[BinaryIO], object]:
+    """Return what draws a figure as a PNG into a file, for `write_atomically`."""
+    metadata = {"Software": "transferkit"}
+    return lambda file: figure.savefig(file, format="png", dpi=PLOT_DPI, metadata=metadata)
 
 
 def disk_error(folder: Path, error: OSError) -> UserError:

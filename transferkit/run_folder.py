@@ -16,7 +16,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
-from transferkit.atomic_write import disk_error, write_atomically
+from transferkit.atomic_write import disk_error, png_of, write_atomically
 from transferkit.csv_rows import from_csv, to_csv
 from transferkit.errors import UserError, usage_error
 from transferkit.strict_json import strict_json
@@ -43,7 +43,6 @@ PLOTS = "plots"
 
 RECIPE_HEADER = re.compile(r"# transferkit run folder, format (\d+)\n")
 TEXT_COLUMNS = ("stage_name", "group")  # never read as numbers
-PLOT_DPI = 144
 
 CheckpointKind = Literal["last", "best"]
 
@@ -201,12 +200,7 @@ class RunFolder:
 
     def save_plot(self, name: str, figure: "Figure") -> Path:
         """Draw `figure` as a PNG; return its path."""
-        self._write(
-            f"{PLOTS}/{name}.png",
-            lambda file: figure.savefig(
-                file, format="png", dpi=PLOT_DPI, metadata={"Software": "transferkit"}
-            ),
-        )
+        self._write(f"{PLOTS}/{name}.png", png_of(figure))
         return self.plot_path(name)
 
     def write_json(self, name: str, value: Any) -> None:

@@ -52,6 +52,9 @@ def test_no_arguments_show_the_commands(cli: Cli) -> None:
         "models",
         "recipes",
         "explain",
+        "compare",
+        "report",
+        "export",
     )
     out = cli("--help").out
     assert all(f"  {name}" in out for name in commands)

@@ -8,6 +8,7 @@ import typer
 from transferkit import console
 from transferkit.cli.app import Debug, Json, app, live_view
 from transferkit.errors import usage_error
+from transferkit.tables.comparison import comparison_table
 from transferkit.tables.explanations import page_text, topics_table
 from transferkit.tables.results import inspection_table
 
@@ -110,3 +111,22 @@ def explain(
         console.print_json(page.to_dict())
     else:
         page_text(page)
+
+
+@app.command()
+def compare(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN RUN...", help="Run folders.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Draw their curves into a .png file.")
+    ] = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Put runs side by side: what came out, and which options differed."""
+    from transferkit import compare as verb
+
+    found = verb.compare(runs, output)
+    if json:
+        console.print_json({**found.to_dict(), "output": output})
+    else:
+        comparison_table(found, output)

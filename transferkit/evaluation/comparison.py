@@ -1,0 +1,81 @@
+"""Runs side by side, as data: what came out of each, and which options differed."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from transferkit.config import Config, option_fields
+
+FIGURES = ("accuracy", "balanced_accuracy", "macro_f1", "log_loss", "ece")
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Runs side by side; every tuple has one entry per run, None where a run has none.
+
+    names: as short as still tells them apart. figures: name -> value on validation; seconds and
+    epochs of the whole run beside them. stages: name -> (accuracy, seconds, epochs). options: key
+    -> value, of the keys whose values differ.
+    """
+
+    names: tuple[str, ...]
+    figures: dict[str, tuple[float | None, ...]]
+    stages: dict[str, tuple[tuple[float, float, int] | None, ...]]
+    options: dict[str, tuple[Any, ...]]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for `--json`."""
+        return asdict(self)
+
+
+def short_names(paths: Sequence[Path]) -> tuple[str, ...]:
+    """Return the folders' own names, with as many parents as it takes to tell them apart."""
+    whole = [path.resolve().parts for path in paths]
+    for length in range(1, max(map(len, whole)) + 1):
+        names = tuple("/".join(parts[-length:]) for parts in whole)
+        if len(set(names)) == len(names):
+            return names
+    return tuple(map(str, paths))
+
+
+def outcome(summaries: Sequence[dict[str, Any]]) -> dict[str, tuple[float | None, ...]]:
+    """Return the figures that any run has, its time and its epochs."""
+    found: dict[str, tuple[float | None, ...]] = {
+        name: tuple(summary["metrics"].get(name) for summary in summaries) for name in FIGURES
+    }
+    found["seconds"] = tuple(summary["seconds"] for summary in summaries)
+    found["epochs"] = tuple(sum(s["epochs"] for s in summary["stages"]) for summary in summaries)
+    return {name: values for name, values in found.items() if set(values) != {None}}
+
+
+def stages_of(
+    summaries: Sequence[dict[str, Any]],
+) -> dict[str, tuple[tuple[float, float, int] | None, ...]]:
+    """Return every stage of any run, in order; a second stage of a name is numbered."""
+    tables = []
+    for summary in summaries:
+        table: dict[str, tuple[float, float, int]] = {}
+        for stage in summary["stages"]:
+            name, count = stage["name"], 1
+            while name in table:
+                count += 1
+                name = f"{stage['name']} ({count})"
+            if stage["epochs"]:
+                table[name] = (stage["best_accuracy"], stage["seconds"], stage["epochs"])
+        tables.append(table)
+    names = dict.fromkeys(name for table in tables for name in table)
+    return {name: tuple(table.get(name) for table in tables) for name in names}
+
+
+def differing(configs: Sequence[Config]) -> dict[str, tuple[Any, ...]]:
+    """Return the options, the data and the stages whose values are not the same in all runs."""
+    keys = ["data.path", *(item.key for item in option_fields())]
+    every = {key: tuple(_value(config, key) for config in configs) for key in keys}
+    every["stages"] = tuple(config.stages for config in configs)
+    return {key: values for key, values in every.items() if any(v != values[0] for v in values)}
+
+
+def _value(config: Config, key: str) -> Any:
+    section, _, name = key.partition(".")
+    return getattr(getattr(config, section), name)
