@@ -2,7 +2,6 @@
 
 import io
 import json
-import logging
 import tempfile
 import warnings
 from collections.abc import Callable
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from transferkit.errors import usage_error
+from transferkit.inference.engine import onnx_model
 from transferkit.inference.exported import METADATA, OPSET
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -43,21 +43,7 @@ def onnx_bytes(network: nn.Module, example: Tensor, about: dict[str, Any]) -> by
     """Return an ONNX model with a free batch size and what it is in its metadata."""
     import onnx
 
-    buffer = io.BytesIO()
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    with warnings.catch_warnings(), torch.inference_mode():
-        warnings.simplefilter("ignore")  # the exporter warns of its own deprecations and traces
-        torch.onnx.export(
-            network,
-            (example,),
-            buffer,  # type: ignore[arg-type]
-            dynamo=False,
-            opset_version=OPSET,
-            input_names=["images"],
-            output_names=["logits"],
-            dynamic_axes={"images": {0: "N"}, "logits": {0: "N"}},
-        )
-    model = onnx.load_from_string(buffer.getvalue())
+    model = onnx.load_from_string(onnx_model(network, example, ("images", "logits"), OPSET))
     return with_metadata(model, about)
 
 

@@ -81,8 +81,18 @@ def torch_runner(network: nn.Module, device: torch.device) -> Callable[[Tensor],
 
 def onnx_runner(network: nn.Module, example: Tensor) -> Callable[[Tensor], Tensor]:
     """Export a network with a free batch size and return a call that runs it in ONNX Runtime."""
-    import onnxruntime
+    run, _ = open_session(onnx_model(network, example, ("inputs", "outputs")))
+    return run
 
+
+def onnx_model(
+    network: nn.Module, example: Tensor, names: tuple[str, str], opset: int | None = None
+) -> bytes:
+    """Return a network as an ONNX model with a free batch size.
+
+    names: of its input and its output. opset: version of the operators; None is torch's choice.
+    """
+    entry, result = names
     buffer = io.BytesIO()
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings(), torch.inference_mode():
@@ -92,19 +102,26 @@ def onnx_runner(network: nn.Module, example: Tensor) -> Callable[[Tensor], Tenso
             (example,),
             buffer,  # type: ignore[arg-type]
             dynamo=False,  # five times faster to export than the newer exporter, same speed to run
-            input_names=["inputs"],
-            output_names=["outputs"],
-            dynamic_axes={"inputs": {0: "N"}, "outputs": {0: "N"}},
+            opset_version=opset,
+            input_names=[entry],
+            output_names=[result],
+            dynamic_axes={entry: {0: "N"}, result: {0: "N"}},
         )
+    return buffer.getvalue()
+
+
+def open_session(model: bytes) -> tuple[Callable[[Tensor], Tensor], dict[str, str]]:
+    """Open an ONNX model of one input in ONNX Runtime: a call that runs it, and its metadata."""
+    import onnxruntime
+
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(
-        buffer.getvalue(), options, providers=["CPUExecutionProvider"]
-    )
+    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    entry = session.get_inputs()[0].name
 
     def run(inputs: Tensor) -> Tensor:
-        outputs: np.ndarray = session.run(None, {"inputs": np.ascontiguousarray(inputs.numpy())})[0]
+        outputs: np.ndarray = session.run(None, {entry: np.ascontiguousarray(inputs.numpy())})[0]
         return torch.from_numpy(outputs)
 
-    return run
+    return run, session.get_modelmeta().custom_metadata_map

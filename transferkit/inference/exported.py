@@ -14,7 +14,7 @@ from torch import Tensor
 from transferkit.data.loader import ViewMaker
 from transferkit.data.preprocessing import Preprocessing
 from transferkit.errors import UserError, usage_error
-from transferkit.inference.engine import Engine
+from transferkit.inference.engine import Engine, open_session
 from transferkit.units import parse_colour
 
 METADATA = "transferkit"
@@ -37,20 +37,8 @@ Opened = tuple[Callable[[Tensor], Tensor], str]
 
 def open_onnx(path: Path) -> Opened:
     """Open an ONNX model in ONNX Runtime."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(
-        path.read_bytes(), options, providers=["CPUExecutionProvider"]
-    )
-
-    def run(images: Tensor) -> Tensor:
-        found: np.ndarray = session.run(None, {"images": np.ascontiguousarray(images.numpy())})[0]
-        return torch.from_numpy(found)
-
-    return run, session.get_modelmeta().custom_metadata_map[METADATA]
+    run, metadata = open_session(path.read_bytes())
+    return run, metadata[METADATA]
 
 
 def open_torchscript(path: Path) -> Opened:
