@@ -1,6 +1,7 @@
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from transferkit.config import (
     Data,
     Device,
     HeadOptions,
+    Pretraining,
     Stage,
     Training,
 )
@@ -70,6 +72,34 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
             for i in range(count):
                 draw(kind, generator).save(folder / f"{i}.png")
     return root
+
+
+@pytest.fixture(scope="session")
+def unlabeled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """27 pictures of three kinds and several sizes, in nested folders that say nothing."""
+    root = tmp_path_factory.mktemp("unlabeled")
+    generator = np.random.default_rng(1)
+    for number in range(27):
+        folder = root / ("deep/er" if number % 2 else "flat")
+        folder.mkdir(parents=True, exist_ok=True)
+        draw(list(COLOURS)[number % 3], generator, 40 + number).save(folder / f"{number}.png")
+    return root
+
+
+@pytest.fixture
+def pretraining_config(unlabeled: Path) -> Callable[..., Config]:
+    """Return configurations of two epochs in batches of 8, on a tiny backbone at 32 px."""
+
+    def make(backbone: str = "test_efficientnet", **options: object) -> Config:
+        wanted: Any = {"epochs": 2, "batch_size": 8, **options}
+        return Config(
+            data=Data(path=unlabeled),
+            backbone=BackboneOptions(name=backbone, image_size=32),
+            device=Device(accelerator="cpu"),
+            pretraining=Pretraining(**wanted),
+        )
+
+    return make
 
 
 @pytest.fixture

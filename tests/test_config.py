@@ -7,13 +7,16 @@ import pytest
 from annotated_types import Ge, Gt, Le, Lt
 
 from transferkit.cli import app
+from transferkit.cli.options import pretrains
 from transferkit.config import Config, OptionField, Section, option_fields
 from transferkit.config.network_checks import ONLY_FROM_SCRATCH
+from transferkit.config.pretraining import USES
 from transferkit.errors import UserError
 from transferkit.optimization_checks import SCHEDULE_USES
 from transferkit.recipes import load_config
 
 FIELDS = option_fields()
+STORED = [item for item in FIELDS if item.key != "backbone.from_run"]  # which becomes others
 WITHOUT_FLAG = {"data.path"}  # an argument of its own
 
 
@@ -23,6 +26,7 @@ def other_value(item: OptionField) -> Any:
     kinds = get_args(kind) if type(None) in get_args(kind) else (kind,)
     kind = next(k for k in kinds if k is not type(None))
     special: dict[str, Any] = {"cache.budget": "3GB", "data.background": "black"}
+    special |= {"pretraining.budget": "20m", "pretraining.projection": 64}
     special |= {"backbone.image_size": 64, "optimizer.name": "sgd"}
     special |= {"backbone.initializer": "he_uniform", "head.initializer": "he_uniform"}
     special |= {"head.classifier_initializer": "normal:0.1", "head.dropout": [0.5]}
@@ -69,6 +73,10 @@ def needs(key: str) -> dict[str, Any]:
         "schedule.values": {"schedule.boundaries": [0.5]},
         "schedule.boundaries": {"schedule.values": [1.0, 0.5, 0.1]},
     }
+    if section == "pretraining" and name in USES:
+        found |= {"pretraining.method": USES[name][0]}
+    found |= {"pretraining.probe": "some"} if key == "pretraining.probe_every" else {}
+    found |= {"pretraining.variant": "denoising"} if key == "pretraining.noise" else {}
     if key == "schedule.momentum_high":
         return {"schedule.name": "1cycle", "schedule.momentum_low": 0.0}
     uses = [s for s, names in SCHEDULE_USES.items() if section == "schedule" and name in names]
@@ -94,10 +102,19 @@ def test_every_field_of_every_section_is_an_option() -> None:
     assert {item.key for item in FIELDS} == keys - WITHOUT_FLAG
 
 
+def belongs(key: str, command: str) -> bool:
+    """Whether a command has an option."""
+    if command == "pretrain":
+        return pretrains(key)
+    if key.startswith("pretraining."):
+        return False
+    return key.startswith("predict.") == (command == "predict")
+
+
 def test_flags_are_unique_and_well_formed() -> None:
     flags = [flag for item in FIELDS for flag in item.option.flag.split("/")]
-    for predicts in (True, False):  # the flags of one command
-        own = [i for i in FIELDS if i.key.startswith("predict.") == predicts]
+    for command in ("finetune", "predict", "pretrain"):
+        own = [item for item in FIELDS if belongs(item.key, command)]
         names = [flag for item in own for flag in item.option.flag.split("/")]
         assert len(names) == len(set(names))
     assert all(re.fullmatch("--[a-z][a-z0-9-]+", flag) for flag in flags)
@@ -109,7 +126,7 @@ def test_an_option_is_explained_in_a_sentence(item: OptionField) -> None:
     assert len(item.option.help) < 100
 
 
-@pytest.mark.parametrize("item", FIELDS, ids=lambda item: item.key)
+@pytest.mark.parametrize("item", STORED, ids=lambda item: item.key)
 def test_an_option_is_reached_by_recipe_set_and_flag(item: OptionField) -> None:
     value = other_value(item)
     assert as_stored(value) != item.default
@@ -125,12 +142,11 @@ def test_an_option_is_reached_by_recipe_set_and_flag(item: OptionField) -> None:
     assert by_set == by_flag == load_config(recipe)
 
 
-@pytest.mark.parametrize("command", ["finetune", "plan", "predict"])
+@pytest.mark.parametrize("command", ["finetune", "plan", "predict", "pretrain"])
 def test_the_commands_have_every_option(command: str) -> None:
     registered = next(c for c in app.registered_commands if c.callback.__name__ == command)  # type: ignore[union-attr]
     hints = registered.callback.__annotations__  # type: ignore[union-attr]
-    own = [i for i in FIELDS if i.key.startswith("predict.") == (command == "predict")]
-    for item in own:
+    for item in (i for i in FIELDS if belongs(i.key, command)):
         declared = get_args(hints[item.key.replace(".", "__")])[1]
         names = [declared.default, *(declared.param_decls or ())]
         assert item.option.flag in names
@@ -161,7 +177,7 @@ def test_bounds_hold(item: OptionField, bound: Any) -> None:
         assert value_at(found, item.key) == edge
 
 
-@pytest.mark.parametrize("item", FIELDS, ids=lambda item: item.key)
+@pytest.mark.parametrize("item", STORED, ids=lambda item: item.key)
 def test_a_wrong_type_is_refused_with_the_key(item: OptionField) -> None:
     with pytest.raises(UserError, match=re.escape(item.key)) as refused:
         load_config(None, (), {item.key: {"a": 1}})

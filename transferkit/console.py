@@ -16,6 +16,7 @@ from transferkit.training.events import (
     EpochEnded,
     Event,
     Notice,
+    PretrainingEpoch,
     Progress,
     StageEnded,
     StageStarted,
@@ -93,6 +94,9 @@ class LiveView:
             case EpochEnded():
                 self._clear()
                 self._line("", epoch_line(event), "green" if event.is_best else "")
+            case PretrainingEpoch():
+                self._clear()
+                self._line("", pretraining_line(event))
             case StageEnded():
                 self._clear()
                 self._line("", self._stage_end(event), "dim")
@@ -156,6 +160,17 @@ def epoch_line(event: EpochEnded) -> str:
         for _, key, form in EPOCH_COLUMNS
     ]
     return f"{event.epoch:>7}{''.join(cells)}{'  ★' if event.is_best else ''}"
+
+
+def pretraining_line(event: PretrainingEpoch) -> str:
+    """Return an epoch of pretraining with all of its figures by name."""
+    besides = ("phase", "phase_name", "epoch", "lr", "seconds", "seconds_measuring")
+    figures = [
+        f"{name} {value:.4g}" for name, value in event.figures.items() if name not in besides
+    ]
+    taken = duration_text(event.figures["seconds"])
+    number = f"{event.epoch:>{len(str(event.epochs))}}/{event.epochs}"
+    return " · ".join([f"  {number} {event.phase}", *figures, taken])
 
 
 def print_lines(lines: Iterable[str]) -> None:

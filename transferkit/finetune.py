@@ -83,9 +83,12 @@ def resume(path: Path, show: Show) -> RunSummary:
     Raises UserError when the pictures are no longer the same.
     """
     folder = open_run(path)
+    known = folder.read_json("data")
+    if isinstance(known, dict) and known.get("task") == "pretraining":
+        remedy = f"transferkit pretrain --resume {path}"
+        raise usage_error(f"{path} is a pretraining run", "", remedy)
     config = config_of(folder)
     session = prepare(config, show)
-    known = folder.read_json("data")
     if known is None:
         folder.write_json("data", data_description(session))
     elif known["fingerprint"] != session.index.fingerprint:

@@ -12,7 +12,9 @@ from typing import Any, get_args, get_origin, get_type_hints
 from transferkit.config import Config, Predict, Stage, option_fields
 from transferkit.config.network_checks import network_problems
 from transferkit.config.predict import predict_problems
+from transferkit.config.pretraining import pretraining_problems
 from transferkit.errors import UserError, usage_error
+from transferkit.from_run import start_from
 from transferkit.optimization_checks import optimization_problems
 from transferkit.run_folder import RECIPE, RunFolder
 from transferkit.units import parse_bytes, parse_colour
@@ -141,6 +143,13 @@ def load_config(
     flags: dotted key -> value, only those that were given.
     Raises a usage error that lists all problems at once: key path, value, what is allowed.
     """
+    return validate(merged(recipe, sets, flags))
+
+
+def merged(
+    recipe: dict[str, Any] | None, sets: Iterable[str], flags: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """Merge a recipe, `--set` pairs and flags (the later win) into nested dicts, unchecked."""
     raw: dict[str, Any] = json.loads(json.dumps(recipe or {}, default=str))
     for key, value in [*map(parse_set, sets), *(flags or {}).items()]:
         *tables, last = key.split(".")
@@ -153,7 +162,7 @@ def load_config(
     if isinstance(raw.get("stages"), str):
         raw["stages"] = parse_stages(raw["stages"])
     wrap_single_numbers(raw)
-    return validate(raw)
+    return start_from(raw, config_of)
 
 
 def wrap_single_numbers(raw: dict[str, Any]) -> None:
@@ -303,7 +312,7 @@ def combination_problems(config: Config) -> list[str]:
             check()
         except ValueError as error:
             found.append(f"{key} {error}")
-    return found + predict_problems(config.predict)
+    return found + predict_problems(config.predict) + pretraining_problems(config.pretraining)
 
 
 def to_toml(config: Config, header: str = "") -> str:

@@ -96,13 +96,23 @@ class RunFolder:
         self._save_tensors(MODEL, tensors)
         self.write_json(DESCRIPTION, {"format_version": FORMAT_VERSION, **description})
 
-    def load_model(self) -> tuple[dict[str, Any], dict[str, "Tensor"]]:
-        """Return the description and the tensors (on the CPU) of `save_model`."""
+    def weights_file(self) -> Path:
+        """Return the file that holds the model's tensors. Raises UserError when there is none."""
+        self.require_model()
+        return self.path / MODEL
+
+    def require_model(self) -> None:
+        """Raise UserError when no model is there."""
         if not self.has_model:
             raise UserError(
                 f"{self.path} holds no model yet",
-                remedy=f"finish the run first: transferkit finetune --resume {self.path}",
+                remedy="finish the run first: transferkit finetune (or pretrain) --resume "
+                f"{self.path}",
             )
+
+    def load_model(self) -> tuple[dict[str, Any], dict[str, "Tensor"]]:
+        """Return the description and the tensors (on the CPU) of `save_model`."""
+        self.require_model()
         tensors = self._load_tensors(MODEL)
         description = self.read_json(DESCRIPTION)
         if not isinstance(description, dict):

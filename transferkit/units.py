@@ -1,5 +1,7 @@
 """Numbers with their units, as people write and read them."""
 
+import re
+
 
 def count_text(number: float) -> str:
     """Write a count with two or three digits: 830, 10.2 k, 4.7 M, 1.1 G."""
@@ -59,3 +61,16 @@ def parse_colour(text: str) -> tuple[int, int, int]:
     except ValueError:
         raise ValueError(f"must be a colour such as white or #808080, not {text!r}") from None
     return red, green, blue
+
+
+def parse_duration(text: str) -> float:
+    """Read a time such as 90s, 20m, 1h30m or 1.5h as seconds. Raises ValueError."""
+    found = re.fullmatch(r"(?:([\d.]+)h)?(?:([\d.]+)m)?(?:([\d.]+)s)?", text.strip().lower())
+    try:
+        parts = [float(part or 0) for part in found.groups()] if found else []
+    except ValueError:
+        parts = []
+    seconds = sum(part * size for part, size in zip(parts, (3600, 60, 1), strict=False))
+    if not 0 < seconds < 1e8:
+        raise ValueError(f"must be a time such as 90s, 20m or 1h30m, not {text!r}")
+    return seconds

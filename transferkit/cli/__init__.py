@@ -12,7 +12,13 @@ from typing import Any
 import typer
 
 from transferkit import console
-from transferkit.cli import look, share, train, use  # noqa: F401  # their commands join the application
+from transferkit.cli import (  # noqa: F401  # their commands join the application
+    look,
+    pretraining,
+    share,
+    train,
+    use,
+)
 from transferkit.cli.app import app
 from transferkit.cli.options import with_default_samples
 from transferkit.errors import UserError, usage_error

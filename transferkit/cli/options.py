@@ -2,7 +2,7 @@
 
 import inspect as signatures
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
@@ -10,6 +10,7 @@ import typer
 
 from transferkit.config import Config, OptionField, option_fields
 from transferkit.config.predict import SECTION
+from transferkit.errors import usage_error
 
 PANELS = {
     "data": "Pictures",
@@ -25,7 +26,15 @@ PANELS = {
     "averaging": "Weight averaging",
     "device": "Device",
     "predict": "How sure is it",
+    "pretraining": "Pretraining",
 }
+PRETRAINING_READS = ("pretraining", "backbone", "optimizer", "schedule", "clipping", "device")
+"""Sections whose options `pretrain` takes, and single options beside them."""
+PRETRAINING_READS_ALSO = (
+    *("data.strict", "data.background", "data.max_pixels"),
+    *("augment.flip", "training.seed"),
+)
+PRETRAINING_HAS_OWN = ("backbone.pretrained", "backbone.from_run", "device.engine")
 
 
 def option_parameter(item: OptionField) -> signatures.Parameter:
@@ -60,8 +69,26 @@ def with_config_options(command: Callable[..., None]) -> Callable[..., None]:
         for parameter in signatures.signature(command).parameters.values()
         if parameter.kind is not signatures.Parameter.VAR_KEYWORD
     ]
-    every = own + [option_parameter(item) for item in option_fields() if not _predicts(item)]
+    every = own + [option_parameter(item) for item in option_fields() if _finetunes(item)]
     return _signed(command, every)
+
+
+def with_pretraining_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options of pretraining, in place of its **flags."""
+    own = [
+        parameter.replace(kind=signatures.Parameter.KEYWORD_ONLY)
+        for parameter in signatures.signature(command).parameters.values()
+        if parameter.kind is not signatures.Parameter.VAR_KEYWORD
+    ]
+    wanted = [item for item in option_fields() if pretrains(item.key)]
+    wanted.sort(key=lambda item: not item.key.startswith("pretraining."))  # its own come first
+    return _signed(command, own + [option_parameter(item) for item in wanted])
+
+
+def pretrains(key: str) -> bool:
+    """Whether `pretrain` reads an option."""
+    reads = key.split(".")[0] in PRETRAINING_READS or key in PRETRAINING_READS_ALSO
+    return reads and key not in PRETRAINING_HAS_OWN
 
 
 def with_predict_options(*without: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -78,6 +105,20 @@ def with_predict_options(*without: str) -> Callable[[Callable[..., None]], Calla
         return _signed(command, own + [option_parameter(item) for item in wanted])
 
     return add
+
+
+def require_read(sets: Iterable[str]) -> None:
+    """Refuse a `--set KEY=VALUE` whose key `pretrain` does not read."""
+    known = {item.key for item in option_fields()}
+    for pair in sets:
+        key = pair.partition("=")[0].strip()
+        if key in known and not pretrains(key):
+            what = f"--set {pair}: {key} has no effect on pretraining"
+            raise usage_error(what, "", "`transferkit pretrain --help` lists what has")
+
+
+def _finetunes(item: OptionField) -> bool:
+    return item.key.split(".")[0] not in (SECTION, "pretraining")
 
 
 def _predicts(item: OptionField) -> bool:
@@ -98,7 +139,20 @@ def build_config(
     flags: dict[str, Any],
 ) -> Config:
     """Turn what was typed into one checked configuration; flags win over the recipe."""
-    from transferkit.recipes import find_recipe, load_config, parse_stages, read_recipe
+    from transferkit.recipes import validate
+
+    return validate(build_raw(data, recipe, sets, stages, flags))
+
+
+def build_raw(
+    data: Path | None,
+    recipe: str | None,
+    sets: list[str] | None,
+    stages: str | None,
+    flags: dict[str, Any],
+) -> dict[str, Any]:
+    """Merge what was typed over the recipe, as nested dicts, unchecked."""
+    from transferkit.recipes import find_recipe, merged, parse_stages, read_recipe
 
     types = {item.key: item.annotation for item in option_fields()}
     given: dict[str, Any] = {}
@@ -112,7 +166,7 @@ def build_config(
     if stages is not None:
         given["stages"] = parse_stages(stages)
     raw = read_recipe(find_recipe(recipe)) if recipe else None
-    return load_config(raw, sets or (), given)
+    return merged(raw, sets or (), given)
 
 
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)

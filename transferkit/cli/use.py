@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from transferkit import console
-from transferkit.cli.app import Debug, Json, app, live_view
+from transferkit.cli.app import Debug, Json, RunArgument, app, live_view
 from transferkit.cli.options import Sets, given_flags, with_predict_options
 from transferkit.config.predict import DECIDING
 from transferkit.errors import UserError, usage_error
@@ -61,8 +61,12 @@ def predict(
 ) -> None:
     """Classify pictures, and say how sure that is."""
     with live_view(json or output is None) as view:
+        from transferkit.embed import embed_instead
         from transferkit.predict import Outputs
 
+        if embedded := embed_instead(run, images, save_features, view.show):
+            console.print_lines([embedded])
+            return
         outputs = Outputs(output, skip_existing, save_samples, save_features, copy_to)
         typed = (sets or (), given_flags(flags))
         options, rows = start(run, images, typed, outputs, view.show)
@@ -114,6 +118,37 @@ def require_some(reason: str, as_json: bool) -> None:
     if as_json:
         raise typer.Exit(1)  # the rows say why
     raise UserError("no picture could be read", reason)
+
+
+@app.command()
+def embed(
+    run: RunArgument,
+    images: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="IMAGES...",
+            help="Files, folders, patterns like 'a/*.jpg', or - for a list on standard input.",
+        ),
+    ],
+    output: Annotated[
+        Path,
+        typer.Option("--output", "-o", help="A .safetensors, .csv, .jsonl or .parquet file."),
+    ],
+    engine: Annotated[
+        Literal["auto", "torch", "onnx"], typer.Option("--engine", help="What runs the backbone.")
+    ] = "auto",
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Write the features of pictures, of a fine-tuned or a pretrained backbone."""
+    with live_view(json) as view:
+        from transferkit import embed as verb
+
+        written = verb.embed(run, verb.list_pictures(images, sys.stdin), output, engine, view.show)
+    if json:
+        console.print_json(written.to_dict())
+    else:
+        console.print_lines([written.line()])
 
 
 @app.command()

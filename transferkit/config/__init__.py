@@ -1,4 +1,4 @@
-"""Every option of a fine-tuning run, once: its type, range, default, flag and explanation.
+"""Every option of a run, once: its type, range, default, flag and explanation.
 
 The command line, recipes, `--set`, `--help` and the checks all read these dataclasses. A field is
 `Annotated[type, constraints..., Option(flag, help)]`; validation by pydantic happens in
@@ -13,6 +13,7 @@ from transferkit.config.network import BackboneOptions, HeadOptions
 from transferkit.config.optimization import Clipping, OptimizerOptions, ScheduleOptions
 from transferkit.config.option import Option, Section
 from transferkit.config.predict import Predict
+from transferkit.config.pretraining import Pretraining
 from transferkit.config.regularization import Averaging, Regularization
 from transferkit.config.training import Device, Stage, Training
 
@@ -30,6 +31,7 @@ __all__ = [
     "Option",
     "OptionField",
     "Predict",
+    "Pretraining",
     "Regularization",
     "ScheduleOptions",
     "Section",
@@ -56,6 +58,7 @@ class Config:
     averaging: Averaging = field(default_factory=Averaging)
     device: Device = field(default_factory=Device)
     predict: Predict = field(default_factory=Predict)
+    pretraining: Pretraining = field(default_factory=Pretraining)
     stages: tuple[Stage, ...] = ()
 
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}

@@ -40,6 +40,10 @@ class BackboneOptions(Section):
     weights: Annotated[
         Path | None, Option("--weights", "Weights file: .safetensors, or a torch state dict.")
     ] = None
+    from_run: Annotated[
+        Path | None,
+        Option("--from", "Start from the backbone of an earlier run, e.g. of pretrain."),
+    ] = None
     image_size: Annotated[
         int | None,
         Ge(16),

@@ -140,7 +140,7 @@ def scan(
     listing = _listing(data, options)
     check_classes(listing, at_least=2 if options.to_train else 1)
     listing.entries.sort(key=lambda entry: natural_key(entry.path))
-    probes = _probe_all(listing, options.max_pixels, on_progress)
+    probes = probe_all(listing, options.max_pixels, on_progress)
     pairs = list(zip(listing.entries, probes, strict=True))
     reasons = {entry.path: found for entry, found in pairs if isinstance(found, str)}
     if options.strict:
@@ -150,7 +150,7 @@ def scan(
     usable = [(entry, found) for entry, found in pairs if isinstance(found, Probe)]
     splits = _drawn_splits(usable, options, listing)
     listing.warnings += left_out_warnings(listing, reasons)
-    return _index(listing, usable, splits, reasons)
+    return make_index(listing, usable, splits, reasons)
 
 
 def _listing(data: Path | None, options: ScanOptions) -> Listing:
@@ -179,7 +179,7 @@ def _listing(data: Path | None, options: ScanOptions) -> Listing:
     return listing
 
 
-def _probe_all(
+def probe_all(
     listing: Listing, max_pixels: int, on_progress: Callable[[int, int], None] | None
 ) -> list[Probe | str]:
     """Return what each of the listing's files holds, or why it cannot be used; in their order."""
@@ -229,7 +229,7 @@ def _writable(path: str) -> str:
     return path if is_valid_text(path) else shown(path)
 
 
-def _index(
+def make_index(
     listing: Listing,
     usable: Sequence[tuple[Entry, Probe]],
     splits: Sequence[str],

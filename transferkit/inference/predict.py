@@ -1,6 +1,6 @@
 """A run's model on pictures: from files to features, and from probabilities to rows."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from transferkit.backbones.structure import Structure
 from transferkit.data.decode import DecodeError
 from transferkit.data.loader import CLEAN, ViewMaker, ahead
 from transferkit.data.preprocessing import Preprocessing
-from transferkit.errors import UserError
+from transferkit.errors import UserError, usage_error
 from transferkit.inference.engine import Engine, choose_engine, make_engine
 from transferkit.run_folder import RunFolder
 from transferkit.units import parse_colour
@@ -38,12 +38,31 @@ class LoadedRun:
     num_features: int = 0
 
 
+def is_pretraining(description: Mapping[str, Any]) -> bool:
+    """Whether a model.json is of a pretraining run, whose backbone has no classifier."""
+    return description.get("task") == "pretraining"
+
+
 def load_run(folder: RunFolder, drop_path: float | None = None) -> LoadedRun:
-    """Rebuild the model of a run folder. Raises UserError when it has none or it does not fit.
+    """Rebuild the classifier of a run folder. Raises UserError when there is none or it is damaged.
 
     drop_path: rate of stochastic depth, which only sampling uses; None takes that of the training.
     """
+    loaded = load_backbone(folder, drop_path)
+    if is_pretraining(loaded.description):
+        raise usage_error(
+            f"{folder.path} is a pretraining run: it has a backbone, but no classifier",
+            "",
+            f"train one: transferkit finetune DATA --from {folder.path}\n"
+            f"or take its features: transferkit embed {folder.path} IMAGES -o features.safetensors",
+        )
+    return loaded
+
+
+def load_backbone(folder: RunFolder, drop_path: float | None = None) -> LoadedRun:
+    """Do as `load_run`, but also for a pretraining run, which has no classes and no head."""
     description, tensors = folder.load_model()
+    pretrained_only = is_pretraining(description)
     try:
         backbone = create_backbone(
             description["backbone"],
@@ -52,14 +71,20 @@ def load_run(folder: RunFolder, drop_path: float | None = None) -> LoadedRun:
             structure=Structure.from_dict(description["structure"]),
             drop_path=description.get("drop_path", 0.0) if drop_path is None else drop_path,
         )
-        classes = tuple(description["classes"])
-        design = HeadDesign.from_dict(description["head"])
-        head = make_head(backbone.num_features, len(classes), design)
+        classes = tuple(
+            description.get("classes", ()) if pretrained_only else description["classes"]
+        )
+        head: nn.Module = nn.Identity()
+        if pretrained_only:
+            tensors = {f"backbone.{name}": tensor for name, tensor in tensors.items()}
+        else:
+            design = HeadDesign.from_dict(description["head"])
+            head = make_head(backbone.num_features, len(classes), design)
         preprocessing = Preprocessing.from_dict(description["preprocessing"])
         classifier = Classifier(backbone.model, head, preprocessing.mean, preprocessing.std)
         classifier.load_state_dict(tensors)
         background = parse_colour(description["background"])
-        temperature = float(description["temperature"])
+        temperature = float(description.get("temperature", 1.0))
         if not 0 < temperature < float("inf"):
             raise ValueError(f"temperature {temperature}")
     except (KeyError, TypeError, ValueError, RuntimeError) as error:

@@ -60,4 +60,14 @@ class StageEnded:
     reason: str
 
 
-Event = Progress | Notice | StageStarted | EpochEnded | StageEnded
+@dataclass(frozen=True)
+class PretrainingEpoch:
+    """An epoch of pretraining is over and saved. epoch: from 1. figures: the row of metrics.csv."""
+
+    epoch: int
+    epochs: int
+    phase: str
+    figures: dict[str, float] = field(default_factory=dict)
+
+
+Event = Progress | Notice | StageStarted | EpochEnded | StageEnded | PretrainingEpoch

@@ -1,0 +1,202 @@
+"""The loop on every method of the table: it learns, and goes on where it was interrupted."""
+
+import itertools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from transferkit import pretrain as verb
+from transferkit.config import Config
+from transferkit.errors import UserError
+from transferkit.pretraining import loop
+from transferkit.pretraining.loop import cut, split_epochs
+from transferkit.pretraining.method import Phase
+from transferkit.pretraining.methods import METHODS
+from transferkit.run_folder import RunFolder, open_run
+from transferkit.training.events import Notice, PretrainingEpoch
+
+Make = Callable[..., Config]
+OPTIONS: dict[str, dict[str, Any]] = {name: {"method": name} for name in METHODS}
+LEARNING: dict[str, dict[str, Any]] = {}
+"""Method -> options with which it learns within seconds, where the usual ones will not do."""
+BACKBONES: dict[str, str] = {}
+"""Method -> a backbone of its own, where the tiny EfficientNet will not do."""
+
+
+@pytest.fixture(autouse=True)
+def _without_plots(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plots take longer than these runs; tests/end_to_end looks at them."""
+    monkeypatch.setattr(verb, "feature_map", lambda features, images: None)
+    monkeypatch.setattr(RunFolder, "save_plot", lambda folder, name, figure: folder.path)
+
+
+def config_of(make: Make, name: str, **more: Any) -> Config:
+    return make(BACKBONES.get(name, "test_efficientnet"), **{**OPTIONS[name], **more})
+
+
+def weights(path: Path) -> dict[str, torch.Tensor]:
+    return open_run(path).load_model()[1]
+
+
+def run(config: Config, out: Path) -> list[PretrainingEpoch]:
+    events: list[Any] = []
+    verb.pretrain(config, out, events.append)
+    return [event for event in events if isinstance(event, PretrainingEpoch)]
+
+
+def losses(epochs: list[PretrainingEpoch]) -> list[float]:
+    return [epoch.figures["loss"] for epoch in epochs]
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_a_method_lowers_its_own_objective(
+    name: str, pretraining_config: Make, tmp_path: Path
+) -> None:
+    config = config_of(pretraining_config, name, epochs=12, **LEARNING.get(name, {"lr": 3e-3}))
+    found = losses(run(config, tmp_path / "run"))
+    assert len(found) == 12
+    assert sum(found[-3:]) / 3 < 0.97 * sum(found[:2]) / 2
+
+
+class Stopped(KeyboardInterrupt):
+    pass
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+@pytest.mark.parametrize("after", [1, 2])
+def test_interrupted_and_resumed_equals_uninterrupted(
+    name: str, after: int, pretraining_config: Make, tmp_path: Path
+) -> None:
+    config = config_of(pretraining_config, name, epochs=3)
+    run(config, tmp_path / "whole")
+
+    def stop(event: Any) -> None:
+        if isinstance(event, PretrainingEpoch) and event.epoch == after:
+            raise Stopped
+
+    with pytest.raises(UserError, match="interrupted") as told:
+        verb.pretrain(config, tmp_path / "parts", stop)
+    assert told.value.exit_code == 130
+    verb.resume(tmp_path / "parts", lambda event: None)
+    whole, parts = (open_run(tmp_path / n) for n in ("whole", "parts"))
+    assert (whole.path / "model.safetensors").read_bytes() == (
+        parts.path / "model.safetensors"
+    ).read_bytes()
+    one, other = whole.load_checkpoint("last"), parts.load_checkpoint("last")
+    assert one is not None
+    assert other is not None
+    for part in ("networks", "optimizers"):
+        assert_same(one[part], other[part])
+    rows = zip(one["state"]["rows"], other["state"]["rows"], strict=True)
+    for row, again in rows:
+        assert {n: v for n, v in row.items() if not n.startswith("seconds")} == {
+            n: v for n, v in again.items() if not n.startswith("seconds")
+        }
+
+
+def assert_same(one: Any, other: Any) -> None:
+    """Two nested states hold the same bits."""
+    if isinstance(one, torch.Tensor):
+        assert torch.equal(one, other)
+    elif isinstance(one, dict):
+        assert one.keys() == other.keys()
+        for key in one:
+            assert_same(one[key], other[key])
+    elif isinstance(one, list | tuple):
+        for a, b in zip(one, other, strict=True):
+            assert_same(a, b)
+    else:
+        assert one == other
+
+
+def test_the_seed_decides(pretraining_config: Make, tmp_path: Path) -> None:
+    config = config_of(pretraining_config, "simclr", epochs=1)
+    for name in ("one", "same"):
+        run(config, tmp_path / name)
+    one, same = weights(tmp_path / "one"), weights(tmp_path / "same")
+    assert all(torch.equal(one[key], same[key]) for key in one)
+
+
+def test_weights_are_those_of_a_plain_loop_of_torch(
+    pretraining_config: Make, tmp_path: Path
+) -> None:
+    """The same steps by hand: views, Adam's rates, the loss."""
+    config = config_of(pretraining_config, "autoencoder", epochs=1, warmup=0.0, weight_decay=0.0)
+    run(config, tmp_path / "run")
+    session = verb.prepare(config, lambda event: None)
+    networks = session.method.networks.train()
+    for parameter in networks.parameters():
+        parameter.requires_grad_(True)
+    optimizer = torch.optim.AdamW(networks.parameters(), lr=1, weight_decay=0.0)
+    generator = loop.np.random.default_rng([0, 0, 6])
+    train = session.index.of_split("train")
+    picks = cut(train[generator.permutation(len(train))], 8, drop_last=False)
+    torch.manual_seed(0)
+    for step, pick in enumerate(picks):
+        images = torch.stack(
+            [
+                torch.from_numpy(session.views.make(session.index.file(int(p)), int(p), 0)[0])
+                for p in pick
+            ]
+        )
+        images = (images.float() / 255).contiguous(memory_format=torch.channels_last)
+        for group in optimizer.param_groups:
+            factor = 0.5 * (1 + loop.np.cos(loop.np.pi * (step + 0.5) / len(picks)))
+            group["lr"] = session.method.lr * factor
+        decoder: Any = networks["decoder"]  # type: ignore[index]
+        loss = nn.functional.mse_loss(decoder(session.encoder.maps(images)), images)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    found = weights(tmp_path / "run")
+    for name, tensor in session.backbone.model.state_dict().items():
+        torch.testing.assert_close(found[name], tensor, rtol=1e-4, atol=1e-6)
+
+
+def test_a_budget_sets_the_epochs_and_leaves_no_trace_of_its_pilot(
+    pretraining_config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = itertools.count()
+    monkeypatch.setattr(loop.time, "perf_counter", lambda: float(next(clock)))
+    events: list[Any] = []
+    config = config_of(pretraining_config, "autoencoder", epochs=None, budget="40s")
+    summary = verb.pretrain(config, tmp_path / "run", events.append)
+    notices = [event.text for event in events if isinstance(event, Notice)]
+    assert any("epochs fit the budget" in text for text in notices)
+    assert 2 <= summary.epochs <= 40
+
+
+@pytest.mark.parametrize(
+    ("shares", "epochs", "expected"),
+    [([1], 7, [7]), ([1, 1], 4, [2, 2]), ([1, 1, 2], 8, [2, 2, 4]), ([1, 1, 1], 1, [1, 1, 1])],
+)
+def test_epochs_are_shared_out(shares: list[float], epochs: int, expected: list[int]) -> None:
+    phases = [Phase(str(n), {}, lambda batch: iter(()), share) for n, share in enumerate(shares)]
+    assert split_epochs(phases, epochs) == expected
+
+
+def test_short_last_batches_are_left_out_where_they_would_hurt() -> None:
+    order = loop.np.arange(9)
+    assert [len(pick) for pick in cut(order, 4, drop_last=True)] == [4, 4]
+    assert [len(pick) for pick in cut(order, 4, drop_last=False)] == [4, 4]
+    assert [len(pick) for pick in cut(order[:6], 4, drop_last=False)] == [4, 2]
+    assert [len(pick) for pick in cut(order[:3], 4, drop_last=True)] == [3]
+
+
+def test_a_loss_that_is_no_number_ends_the_run_with_advice(
+    pretraining_config: Make, tmp_path: Path
+) -> None:
+    config = config_of(pretraining_config, "autoencoder", lr=10.0, loss="mse", epochs=1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "checked", lambda loss, step: loop_fails(loss, step))
+        with pytest.raises(UserError, match="the loss became NaN in epoch 1") as told:
+            verb.pretrain(config, tmp_path / "run", lambda event: None)
+    assert "--lr" in told.value.remedy
+
+
+def loop_fails(loss: float, step: int) -> float:
+    raise loop.Diverged(float("nan"), step)

@@ -1,0 +1,54 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from transferkit.data.preprocessing import Preprocessing
+from transferkit.errors import UserError
+from transferkit.pretraining.views import VIEWS, PretrainingViews
+
+SIZE = Preprocessing(32, 32, 1.0, "center", "bicubic", (0.5,) * 3, (0.5,) * 3)
+
+
+def some_picture(unlabeled: Path) -> Path:
+    return next(unlabeled.rglob("*.png"))
+
+
+@pytest.mark.parametrize("kind", VIEWS)
+def test_a_view_is_a_function_of_picture_epoch_and_seed(kind: str, unlabeled: Path) -> None:
+    maker = PretrainingViews((kind, kind), SIZE)
+    path = some_picture(unlabeled)
+    first, second = maker.make(path, 3, 5)
+    again, _ = maker.make(path, 3, 5)
+    later, _ = maker.make(path, 3, 6)
+    assert first.shape == (3, 32, 32)
+    assert first.dtype == np.uint8
+    assert np.array_equal(first, again)
+    assert np.array_equal(first, second) == (kind == "clean")
+    assert np.array_equal(first, later) == (kind == "clean")
+
+
+def test_strong_views_differ_more_than_weak_ones(unlabeled: Path) -> None:
+    def change(kind: str) -> float:
+        maker = PretrainingViews((kind,), SIZE)
+        made = [maker.make(p, 0, e)[0] for p in unlabeled.rglob("*.png") for e in range(4)]
+        clean = [maker.clean().make(p, 0, 0)[0] for p in unlabeled.rglob("*.png") for e in range(4)]
+        return float(np.abs(np.stack(made).astype(float) - np.stack(clean)).mean())
+
+    assert change("strong") > 1.3 * change("weak") > 0
+
+
+def test_nothing_is_mirrored_where_sides_matter(unlabeled: Path) -> None:
+    path = some_picture(unlabeled)
+    straight = PretrainingViews(("weak",), SIZE, flip=False)
+    mirrored = PretrainingViews(("weak",), SIZE, flip=True)
+    differs = [
+        not np.array_equal(straight.make(path, 0, e)[0], mirrored.make(path, 0, e)[0])
+        for e in range(20)
+    ]
+    assert 4 < sum(differs) < 16
+
+
+def test_a_picture_that_vanished_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"gone\.png can no longer be read"):
+        PretrainingViews(("clean",), SIZE).make(tmp_path / "gone.png", 0, 0)

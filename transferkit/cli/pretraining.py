@@ -1,0 +1,61 @@
+"""The commands that learn from pictures without labels."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from transferkit import console
+from transferkit.cli.app import Debug, Json, app, live_view
+from transferkit.cli.options import (
+    Recipe,
+    Sets,
+    build_raw,
+    require_read,
+    with_pretraining_options,
+)
+from transferkit.errors import usage_error
+from transferkit.tables.pretraining import pretraining_table
+
+
+@app.command()
+@with_pretraining_options
+def pretrain(
+    unlabeled: Annotated[
+        Path | None, typer.Argument(help="Folder of pictures, nested as you like.")
+    ] = None,
+    recipe: Recipe = None,
+    sets: Sets = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Run folder to make [runs/TIME-NAME].")
+    ] = None,
+    resume: Annotated[
+        Path | None, typer.Option("--resume", help="Continue an interrupted run.")
+    ] = None,
+    json: Json = False,
+    debug: Debug = False,
+    **flags: Any,
+) -> None:
+    """Train a backbone on pictures without labels, for `finetune DATA --from RUN`."""
+    given = [unlabeled, recipe, sets, out, *flags.values()]
+    if resume is not None and any(value not in (None, []) for value in given):
+        raise usage_error(
+            "--resume takes no other option",
+            "the run continues exactly as it was started",
+            f"for other options start a new run: --recipe {resume}",
+        )
+    require_read(sets or ())
+    raw = None if resume else build_raw(unlabeled, recipe, sets, None, flags)
+    with live_view(json) as view:
+        from transferkit import pretrain as verb
+        from transferkit.recipes import validate
+
+        if resume is not None:
+            summary = verb.resume(resume, view.show)
+        else:
+            assert raw is not None
+            summary = verb.pretrain(validate(verb.resolve(raw)), out, view.show)
+    if json:
+        console.print_json(summary.to_dict())
+    else:
+        pretraining_table(summary)

@@ -1,0 +1,121 @@
+"""Options of pretraining without labels; the network, optimiser and device have sections of
+their own that `transferkit pretrain` reads as `finetune` does.
+"""
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Annotated, Literal, get_args
+
+from annotated_types import Ge, Gt, Le, Lt
+
+from transferkit.config.option import Option, Section
+from transferkit.units import parse_duration
+
+SECTION = "pretraining"
+
+MethodName = Literal["autoencoder", "simclr"]
+METHOD_NAMES: tuple[str, ...] = get_args(MethodName)
+
+USES: dict[str, tuple[str, ...]] = {
+    "variant": ("autoencoder",),
+    "noise": ("autoencoder",),
+    "loss": ("autoencoder",),
+    "temperature": ("simclr",),
+    "projection": ("simclr",),
+}
+"""Option -> the methods that read it; every other option is read by all."""
+
+
+@dataclass(frozen=True)
+class Pretraining(Section):
+    """How a backbone learns from pictures without labels. None is the method's own default."""
+
+    method: Annotated[
+        MethodName, Option("--method", "What is learned; see `transferkit explain pretraining`.")
+    ] = "simclr"
+    init: Annotated[
+        Literal["random", "pretrained"],
+        Option("--init", "Start the backbone anew, or from its pretrained weights."),
+    ] = "random"
+    epochs: Annotated[
+        int | None,
+        Ge(1),
+        Le(100_000),
+        Option("--epochs", "How often all pictures are seen [100, or what --budget allows]."),
+    ] = None
+    budget: Annotated[
+        str | None, Option("--budget", "Time to train for, e.g. 90s, 20m, 1h30m; sets the epochs.")
+    ] = None
+    batch_size: Annotated[
+        int, Ge(2), Le(65_536), Option("--batch-size", "Pictures per optimisation step.")
+    ] = 64
+    lr: Annotated[
+        float | None, Gt(0), Le(10), Option("--lr", "Peak learning rate [by method].")
+    ] = None
+    weight_decay: Annotated[
+        float | None,
+        Ge(0),
+        Option("--weight-decay", "Of weights, not biases and norms [by method]."),
+    ] = None
+    warmup: Annotated[
+        float, Ge(0), Lt(1), Option("--warmup", "Share of the steps with a rising rate.")
+    ] = 0.1
+    holdout: Annotated[
+        float,
+        Ge(0),
+        Lt(1),
+        Option("--holdout", "Share of the pictures kept aside to measure on, at most 500."),
+    ] = 0.05
+    probe: Annotated[
+        Path | None,
+        Option("--probe", "Labelled pictures to measure the frozen features on along the way."),
+    ] = None
+    probe_every: Annotated[
+        int | None, Ge(1), Option("--probe-every", "Epochs between probes [a tenth of all].")
+    ] = None
+    variant: Annotated[
+        Literal["plain", "denoising"], Option("--variant", "Of autoencoder: which kind.")
+    ] = "plain"
+    noise: Annotated[
+        float,
+        Gt(0),
+        Le(2),
+        Option("--noise", "Of denoising: deviation of the noise, pictures 0..1."),
+    ] = 0.2
+    loss: Annotated[Literal["mse", "l1"], Option("--loss", "How a reconstruction is compared.")] = (
+        "mse"
+    )
+    temperature: Annotated[
+        float | None, Gt(0), Option("--temperature", "Of contrastive losses [simclr 0.5].")
+    ] = None
+    projection: Annotated[
+        int, Ge(2), Le(65_536), Option("--projection", "Width of the projection's output.")
+    ] = 128
+
+
+def pretraining_problems(options: Pretraining) -> list[str]:
+    """Find options of pretraining that contradict each other or would have no effect."""
+    found = []
+    for item in fields(Pretraining):
+        methods = USES.get(item.name)
+        if (
+            methods
+            and getattr(options, item.name) != item.default
+            and options.method not in methods
+        ):
+            found.append(
+                f"pretraining.{item.name} has no effect with pretraining.method = "
+                f"{options.method}: it is for {', '.join(methods)}"
+            )
+    if options.noise != 0.2 and options.variant != "denoising":
+        found.append("pretraining.noise has an effect only with pretraining.variant = denoising")
+    if options.epochs is not None and options.budget is not None:
+        found.append("--epochs and --budget contradict each other: leave one out")
+    if options.probe_every is not None and options.probe is None:
+        found.append("pretraining.probe_every has no effect without pretraining.probe")
+    if options.budget is not None:
+        try:
+            parse_duration(options.budget)
+        except ValueError as error:
+            found.append(f"pretraining.budget {error}")
+    return found

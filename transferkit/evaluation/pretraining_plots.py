@@ -1,0 +1,107 @@
+"""The figures of a pretraining run. Each function returns a matplotlib Figure."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.offsetbox import AnnotationBbox, OffsetImage
+from numpy.typing import NDArray
+
+from transferkit.evaluation.plots import BLUE, FAINT, ORANGE, styled
+
+Row = Mapping[str, Any]
+Floats = NDArray[np.floating[Any]]
+NO_FIGURES = {"phase", "phase_name", "epoch", "lr", "seconds", "seconds_measuring"}
+MOST_FILTERS = 64
+THUMBNAIL_PX = 28
+
+
+def picture_rows(rows: Floats, title: str = "") -> Figure:
+    """Draw rows of pictures (R, C, 3, H, W), values 0..1, as one grid."""
+    count, columns, _, height, width = rows.shape
+    gap = 2
+    sheet = np.ones((count * (height + gap) - gap, columns * (width + gap) - gap, 3))
+    for r in range(count):
+        for c in range(columns):
+            top, left = r * (height + gap), c * (width + gap)
+            sheet[top : top + height, left : left + width] = rows[r, c].transpose(1, 2, 0)
+    with styled():
+        figure = Figure((1.0 * columns, 1.0 * count + 0.3), layout="constrained")
+        axes = figure.subplots()
+        axes.imshow(sheet.clip(0, 1), interpolation="nearest")
+        axes.set_axis_off()
+        if title:
+            axes.set_title(title)
+    return figure
+
+
+def filters(weight: Floats) -> Figure | None:
+    """Draw what the units of a first layer look for: weight (out, in, h, w), in = 1 or 3.
+
+    Each is stretched to its own smallest and largest value. None where there is nothing to see:
+    filters of a single pixel, or of other than grey or colour.
+    """
+    if weight.ndim != 4 or weight.shape[1] not in (1, 3) or min(weight.shape[2:]) < 2:
+        return None
+    shown = weight[:MOST_FILTERS].repeat(3 // weight.shape[1], axis=1)
+    low = shown.min(axis=(1, 2, 3), keepdims=True)
+    high = shown.max(axis=(1, 2, 3), keepdims=True)
+    shown = (shown - low) / np.maximum(high - low, 1e-12)
+    columns = min(len(shown), math.ceil(math.sqrt(2 * len(shown))))
+    lacking = -len(shown) % columns
+    shown = np.concatenate([shown, np.ones((lacking, *shown.shape[1:]))])
+    return picture_rows(shown.reshape(-1, columns, *shown.shape[1:]), "first layer")
+
+
+def pretraining_curves(rows: Sequence[Row]) -> Figure:
+    """Draw every figure of metrics.csv over the epochs; val_<name> in the panel of <name>."""
+    names = [n for row in rows for n in row if n not in NO_FIGURES and not n.startswith("val_")]
+    names = list(dict.fromkeys(names))
+    columns = min(3, len(names)) or 1
+    lines = math.ceil(len(names) / columns) or 1
+    epochs = [row["epoch"] for row in rows]
+    with styled():
+        figure = Figure((3.2 * columns, 2.3 * lines), layout="constrained")
+        panels = np.atleast_1d(figure.subplots(lines, columns)).ravel()
+        for axes, name in zip(panels, names, strict=False):
+            for key, colour in ((f"val_{name}", BLUE), (name, ORANGE)):
+                points = [(e, row[key]) for e, row in zip(epochs, rows, strict=True) if key in row]
+                if points:
+                    label = "kept aside" if key.startswith("val_") else "training"
+                    axes.plot(*zip(*points, strict=True), color=colour, marker=".", label=label)
+            if any(f"val_{name}" in row for row in rows):
+                axes.legend(frameon=False, fontsize=7)
+            axes.set_title(name.replace("_", " "))
+            axes.set_xlabel("epoch")
+        for axes in panels[len(names) :]:
+            axes.set_axis_off()
+    return figure
+
+
+def feature_map(features: Floats, images: Floats) -> Figure:
+    """Draw pictures where a t-SNE of their features puts them: alike ones lie together.
+
+    features: (N, D), N >= 5. images: (N, 3, H, W), values 0..1.
+    Source: van der Maaten and Hinton, "Visualizing Data using t-SNE", JMLR 2008; scikit-learn's.
+    """
+    from sklearn.manifold import TSNE
+
+    perplexity = min(30.0, (len(features) - 1) / 3)
+    places = TSNE(2, perplexity=perplexity, init="random", random_state=0).fit_transform(
+        (features - features.mean(axis=0)) / (features.std() + 1e-12)
+    )
+    with styled():
+        figure = Figure((7.5, 7.5), layout="constrained")
+        axes = figure.subplots()
+        axes.scatter(places[:, 0], places[:, 1], s=1, color=FAINT)
+        step = max(1, math.ceil(max(images.shape[2:]) / (2 * THUMBNAIL_PX)))
+        zoom = THUMBNAIL_PX / (max(images.shape[2:]) / step) * 0.72
+        for place, image in zip(places, images, strict=True):
+            small = OffsetImage(image.transpose(1, 2, 0)[::step, ::step].clip(0, 1), zoom=zoom)
+            axes.add_artist(AnnotationBbox(small, tuple(place), frameon=False))
+        axes.set_title("Alike in the features, near on the map")
+        axes.set_xticks([])
+        axes.set_yticks([])
+    return figure

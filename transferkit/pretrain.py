@@ -1,0 +1,345 @@
+"""The verb `pretrain`: from pictures without labels to a run folder with a backbone."""
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from transferkit.backbones.create import Backbone, create_backbone
+from transferkit.config import Config
+from transferkit.data.index import DatasetIndex, ScanOptions, scan
+from transferkit.data.unlabeled import scan_unlabeled
+from transferkit.errors import UserError, usage_error
+from transferkit.evaluation.pretraining_plots import feature_map, filters, pretraining_curves
+from transferkit.finetune import absolute_paths, refuse_among_pictures
+from transferkit.network import make_structure
+from transferkit.pretraining.encoder import Encoder
+from transferkit.pretraining.features import ProbeData, features_of
+from transferkit.pretraining.loop import (
+    PretrainingRun,
+    PretrainingSettings,
+    PretrainingState,
+    continue_run,
+    fit,
+    split_epochs,
+)
+from transferkit.pretraining.method import Method
+from transferkit.pretraining.methods import METHODS
+from transferkit.pretraining.summary import PretrainingSummary
+from transferkit.pretraining.views import PretrainingViews
+from transferkit.pretraining.watch import Watch
+from transferkit.recipes import config_of, to_toml
+from transferkit.run_folder import RunFolder, create_run, default_run_path, open_run
+from transferkit.session import make_fabric
+from transferkit.training.events import Event, Notice, PretrainingEpoch, Progress
+from transferkit.training.optimizers import hyperparameters_of
+from transferkit.training.schedules import make_schedule
+from transferkit.training.settings import update_rules
+from transferkit.units import parse_colour, parse_duration
+
+Show = Callable[[Event], None]
+INTERRUPTED = 130
+TASK = "pretraining"
+EPOCHS = 100
+MOST_ON_MAP = 200
+
+
+@dataclass
+class PretrainingSession:
+    """A configuration turned into objects."""
+
+    config: Config
+    index: DatasetIndex
+    backbone: Backbone
+    encoder: Encoder
+    method: Method
+    views: PretrainingViews
+    fabric: Any
+    probe: ProbeData | None
+
+
+def pretrain(config: Config, out: Path | None, show: Show) -> PretrainingSummary:
+    """Learn as configured, in a new run folder, and return what came out.
+
+    out: the folder to make; None makes one below runs/ with the time and the pictures' name.
+    """
+    if config.data.path is None:
+        raise usage_error(
+            "no pictures given", "", "name a folder: transferkit pretrain my_pictures/"
+        )
+    name = f"{config.data.path.resolve().stem}-{config.pretraining.method}"
+    path = out or default_run_path(Path("runs"), name, datetime.now())
+    refuse_among_pictures(path, config)
+    folder = create_run(path)
+    try:
+        session = prepare(absolute_paths(config), show)
+        folder.write_recipe(to_toml(session.config))
+        folder.write_json("data", data_description(session))
+        return train(session, folder, show)
+    except BaseException as error:
+        if not (isinstance(error, UserError) and error.exit_code == INTERRUPTED):
+            folder.discard_unstarted()  # leave nothing behind of what cannot be resumed
+        raise
+
+
+def resume(path: Path, show: Show) -> PretrainingSummary:
+    """Continue an interrupted run; without a budget it ends as an uninterrupted one would have.
+
+    Raises UserError when the pictures are no longer the same.
+    """
+    folder = open_run(path)
+    known = folder.read_json("data")
+    if not isinstance(known, dict) or known.get("task") != TASK:
+        raise usage_error(
+            f"{path} is no pretraining run", "", f"transferkit finetune --resume {path}"
+        )
+    session = prepare(config_of(folder), show)
+    if known["fingerprint"] != session.index.fingerprint:
+        raise UserError(
+            f"cannot resume {path}: the pictures have changed since it started",
+            f"{known['pictures']} pictures then, {len(session.index.paths)} now, or other contents",
+            f"put them back, or start again: transferkit pretrain --recipe {path}",
+        )
+    return train(session, folder, show)
+
+
+def prepare(config: Config, show: Show) -> PretrainingSession:
+    """Read the pictures and build the networks; progress and notices go to `show`."""
+    data, options = config.data, config.pretraining
+    assert data.path is not None
+    if config.device.precision == "16":
+        raise usage_error("--precision 16 is not for pretraining", "", "use bf16 or 32")
+    kind = METHODS[options.method]
+    fabric = make_fabric(config)
+    probe_index = scan_probe(config, show)
+    index = scan_unlabeled(
+        data.path,
+        holdout=options.holdout,
+        by_folder=kind.reads_labels,
+        seed=config.training.seed,
+        strict=data.strict,
+        max_pixels=data.max_pixels,
+        on_progress=lambda done, total: show(Progress("pictures", done, total)),
+    )
+    backbone = make_backbone(config, index)
+    for text in (*index.warnings, *backbone.notices, *batch_notices(index, options.batch_size)):
+        show(Notice(text, warning=True))
+    show(
+        Notice(
+            f"{backbone.name} at {backbone.preprocessing.width_px} px, "
+            f"weights: {backbone.weights_source}"
+        )
+    )
+    encoder = Encoder(backbone)
+    method = kind.make(encoder, options, config.training.seed)
+    method.networks.to(fabric.device)
+    method.networks.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    views = PretrainingViews(
+        kind.views,
+        backbone.preprocessing,
+        config.augment.flip,
+        config.training.seed,
+        parse_colour(data.background),
+        data.max_pixels,
+    )
+    probe = ProbeData(probe_index, views) if probe_index is not None else None
+    return PretrainingSession(config, index, backbone, encoder, method, views, fabric, probe)
+
+
+def make_backbone(config: Config, index: DatasetIndex) -> Backbone:
+    """Build the backbone to pretrain; without --image-size small pictures stay small."""
+    options = config.backbone
+    return create_backbone(
+        options.name,
+        pretrained=config.pretraining.init == "pretrained",
+        weights=options.weights,
+        image_size=options.image_size,
+        drop_path=options.drop_path,
+        seed=config.training.seed,
+        structure=make_structure(options),
+    )
+
+
+def batch_notices(index: DatasetIndex, batch_size: int) -> list[str]:
+    """Warn where all pictures to learn from are fewer than a batch."""
+    count = len(index.of_split("train"))
+    if count >= batch_size:
+        return []
+    return [f"only {count} pictures to learn from: every batch has {count}, not {batch_size}"]
+
+
+def scan_probe(config: Config, show: Show) -> DatasetIndex | None:
+    """Read the labelled pictures to measure features on, if any are given."""
+    path = config.pretraining.probe
+    if path is None:
+        return None
+    options = ScanOptions(seed=config.training.seed, max_pixels=config.data.max_pixels)
+    return scan(path, options, lambda done, total: show(Progress("probe", done, total)))
+
+
+def train(session: PretrainingSession, folder: RunFolder, show: Show) -> PretrainingSummary:
+    """Run the method, from the start or from the last checkpoint, and finish the run folder."""
+    try:
+        return run_method(session, folder, show)
+    except KeyboardInterrupt:
+        raise UserError(
+            "interrupted; every finished epoch is saved",
+            f"the run is in {folder.path}",
+            f"continue it with: transferkit pretrain --resume {folder.path}",
+            exit_code=INTERRUPTED,
+        ) from None
+
+
+def run_method(session: PretrainingSession, folder: RunFolder, show: Show) -> PretrainingSummary:
+    """Train phase by phase, then write what is kept."""
+    config, method = session.config, session.method
+    options, device = config.pretraining, session.fabric.device
+    watch = Watch(
+        method,
+        session.encoder,
+        session.index,
+        session.views,
+        folder,
+        device,
+        show,
+        session.probe,
+        options.probe_every,
+        config.training.seed,
+    )
+    settings = loop_settings(config, method)
+    run = PretrainingRun(
+        method,
+        session.index,
+        session.views,
+        settings,
+        folder,
+        device,
+        session.fabric.autocast,
+        watch,
+        PretrainingState(split_epochs(method.phases, settings.epochs)),
+    )
+    if continue_run(run):
+        show(Notice(f"resuming after epoch {len(run.state.rows)}"))
+    for event in fit(run):
+        show(event)
+        if isinstance(event, (PretrainingEpoch, Notice)):
+            folder.log(f"{type(event).__name__} {asdict(event)}")
+    return finish(session, run, watch, folder)
+
+
+def loop_settings(config: Config, method: Method) -> PretrainingSettings:
+    """Pick what the loop needs from the configuration."""
+    options = config.pretraining
+    rules = update_rules(config)
+    takes = hyperparameters_of(config.optimizer.name)
+    kind = METHODS[options.method]
+    return PretrainingSettings(
+        batch_size=options.batch_size,
+        epochs=options.epochs or EPOCHS,
+        budget_s=parse_duration(options.budget) if options.budget else None,
+        lr=options.lr or method.lr,
+        weight_decay=method.weight_decay if options.weight_decay is None else options.weight_decay,
+        schedule=make_schedule(
+            config.schedule, options.warmup, bool(takes & {"momentum", "beta1"})
+        ),
+        optimizer=rules.optimizer,
+        hyper=rules.hyper,
+        clipping=rules.clipping,
+        drop_last=kind.drops_last,
+        seed=config.training.seed,
+    )
+
+
+def finish(
+    session: PretrainingSession, run: PretrainingRun, watch: Watch, folder: RunFolder
+) -> PretrainingSummary:
+    """Write the backbone, the plots and the summary."""
+    started = time.perf_counter()
+    backbone = session.backbone
+    folder.save_model(model_description(session), backbone.model.state_dict())
+    folder.save_plot("curves", pretraining_curves(run.state.rows))
+    first = first_weights(session)
+    if first is not None and (drawn := filters(first)) is not None:
+        folder.save_plot("filters", drawn)
+    images = watch.watched()[:MOST_ON_MAP]
+    if len(images) >= 5:
+        features = features_of(session.encoder, iter(images.split(128)), session.fabric.device)
+        folder.save_plot("feature_map", feature_map(features, images.numpy()))
+    seconds = run.state.seconds + time.perf_counter() - started
+    last = run.state.rows[-1]
+    summary = PretrainingSummary(
+        run=folder.path,
+        method=session.config.pretraining.method,
+        backbone=backbone.name,
+        pictures=len(session.index.of_split("train")),
+        held_out=len(session.index.of_split("val")),
+        epochs=len(run.state.rows),
+        seconds=seconds,
+        figures={
+            n: v
+            for n, v in last.items()
+            if isinstance(v, float) and not n.startswith(("lr", "seconds"))
+        },
+        files=folder.files,
+    )
+    folder.write_json("summary", summary.to_dict())
+    return summary
+
+
+def first_weights(session: PretrainingSession) -> np.ndarray | None:
+    """Return the weights of the backbone's first layer, (out, in, h, w), if it sees pixels."""
+    size = session.backbone.preprocessing
+    for parameter in session.backbone.model.parameters():
+        if parameter.ndim == 4:
+            return parameter.detach().cpu().numpy()
+        if parameter.ndim == 2 and parameter.shape[1] == 3 * size.height_px * size.width_px:
+            return parameter.detach().cpu().view(-1, 3, size.height_px, size.width_px).numpy()
+        if parameter.ndim > 1:
+            return None
+    return None
+
+
+def model_description(session: PretrainingSession) -> dict[str, Any]:
+    """Describe the backbone so that it can be rebuilt, understood and trusted: model.json."""
+    config, backbone = session.config, session.backbone
+    return {
+        "task": TASK,
+        "method": config.pretraining.method,
+        "backbone": config.backbone.name,
+        "image_size": config.backbone.image_size,
+        "structure": make_structure(config.backbone).to_dict(),
+        "preprocessing": backbone.preprocessing.to_dict(),
+        "background": config.data.background,
+        "max_pixels": config.data.max_pixels,
+        "started_from": backbone.weights_source,
+        "license": backbone.license,
+        "data": data_description(session),
+        "versions": {n: version(n) for n in ("transferkit", "torch", "timm", "pillow", "lightly")},
+    }
+
+
+def data_description(session: PretrainingSession) -> dict[str, Any]:
+    """Describe the pictures of a run: enough to tell whether they have changed."""
+    index = session.index
+    return {
+        "task": TASK,
+        "fingerprint": index.fingerprint,
+        "pictures": len(index.paths),
+        "splits": {s: len(index.of_split(s)) for s in ("train", "val")},
+        "warnings": list(index.warnings),
+        "left_out": [asdict(u) for u in index.unreadable],
+    }
+
+
+def resolve(raw: dict[str, Any]) -> dict[str, Any]:
+    """Fill in, before the checks, what a method takes unless the user names another backbone."""
+    method = raw.get("pretraining", {}).get("method", "simclr")
+    if method in METHODS:
+        raw.setdefault("backbone", {}).setdefault("name", METHODS[method].backbone)
+    return raw

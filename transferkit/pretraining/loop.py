@@ -1,0 +1,348 @@
+"""The pretraining loop: phases, epochs and steps, as one generator of events."""
+
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from transferkit.data.index import DatasetIndex
+from transferkit.data.loader import ahead
+from transferkit.errors import UserError
+from transferkit.pretraining.method import Batch, Method, Move, Phase
+from transferkit.pretraining.views import PretrainingViews
+from transferkit.run_folder import RunFolder
+from transferkit.training.divergence import Diverged, checked
+from transferkit.training.events import Event, Notice, PretrainingEpoch, Progress
+from transferkit.training.gradients import CLIPPINGS
+from transferkit.training.optimizers import make_optimizer, parameter_groups, set_rates
+from transferkit.training.schedules import Schedule
+from transferkit.units import rate_text
+
+PILOT_STEPS = 6
+"""Steps that are timed, and taken back, to see how many epochs a budget allows."""
+
+
+@dataclass(frozen=True)
+class PretrainingSettings:
+    """What the loop needs of the configuration.
+
+    epochs: of all phases together; with `budget_s` set (seconds) it is chosen from measured speed.
+    optimizer, hyper: see `make_optimizer`. clipping: (row of CLIPPINGS, limit), or None.
+    """
+
+    batch_size: int
+    epochs: int
+    budget_s: float | None
+    lr: float
+    weight_decay: float
+    schedule: Schedule
+    optimizer: str
+    hyper: Mapping[str, float]
+    clipping: tuple[str, float] | None
+    drop_last: bool
+    seed: int
+
+
+@dataclass
+class PretrainingState:
+    """Where a run stands: saved with every checkpoint, enough to continue bit for bit.
+
+    phase, epoch: the next epoch to run, both from 0, the epoch counted within its phase. epochs:
+    planned for every phase. seconds: trained so far. rows: of metrics.csv.
+    """
+
+    epochs: list[int]
+    phase: int = 0
+    epoch: int = 0
+    seconds: float = 0.0
+    rows: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass
+class PretrainingRun:
+    """Everything that the loop needs.
+
+    index: pictures; "train" is learned from, "val" is measured on. measure: called after every
+    epoch with the number of epochs run in all and of those planned; returns further figures of
+    the row. autocast: makes the context of the arithmetic. resumed: optimisers' states of the
+    checkpoint that the run goes on from.
+    """
+
+    method: Method
+    index: DatasetIndex
+    views: PretrainingViews
+    settings: PretrainingSettings
+    folder: RunFolder
+    device: torch.device
+    autocast: Callable[[], AbstractContextManager[Any]]
+    measure: Callable[[int, int], Mapping[str, float]]
+    state: PretrainingState
+    resumed: dict[str, Any] | None = None
+
+    @property
+    def train(self) -> np.ndarray:
+        """Positions of the pictures that are learned from."""
+        return self.index.of_split("train")
+
+
+Optimizers = dict[str, torch.optim.Optimizer]
+
+
+def split_epochs(phases: Sequence[Phase], epochs: int) -> list[int]:
+    """Share out epochs among phases, at least one for each, by their shares."""
+    whole = sum(phase.share for phase in phases)
+    ends = np.cumsum([phase.share for phase in phases]) / whole * max(epochs, len(phases))
+    starts = np.concatenate([[0.0], ends[:-1]])
+    return [max(1, round(end) - round(start)) for start, end in zip(starts, ends, strict=True)]
+
+
+def fit(run: PretrainingRun) -> Iterator[Event]:
+    """Run every phase from where `run.state` stands; yield what happens.
+
+    Raises UserError when the loss is no number any more.
+    """
+    state = run.state
+    if run.settings.budget_s is not None and not state.rows:
+        epoch_s = yield from pilot(run)
+        state.epochs = split_epochs(run.method.phases, round(run.settings.budget_s / epoch_s))
+        text = f"an epoch takes about {epoch_s:.1f} s: {sum(state.epochs)} epochs fit the budget"
+        yield Notice(text)
+    known: set[str] = set()
+    while state.phase < len(run.method.phases):
+        phase = run.method.phases[state.phase]
+        optimizers = make_optimizers(run, phase)
+        while state.epoch < state.epochs[state.phase] and not out_of_time(run):
+            row = yield from train_epoch(run, phase, optimizers)
+            state.rows.append(row)
+            state.epoch += 1
+            started = time.perf_counter()
+            row |= run.measure(len(state.rows), sum(state.epochs))
+            row["seconds_measuring"] = time.perf_counter() - started
+            state.seconds += row["seconds"] + row["seconds_measuring"]
+            fit_budget(run)
+            run.folder.write_metrics(state.rows)
+            save(run, optimizers)
+            yield PretrainingEpoch(len(state.rows), sum(state.epochs), phase.name, dict(row))
+            warn = run.method.warnings or (lambda rows: [])
+            for text in warn(state.rows):
+                if text not in known:
+                    known.add(text)
+                    yield Notice(text, warning=True)
+        state.phase += 1
+        state.epoch = 0
+
+
+def out_of_time(run: PretrainingRun) -> bool:
+    """Whether a budget is spent; the first epoch of a phase always runs."""
+    budget = run.settings.budget_s
+    return budget is not None and run.state.epoch > 0 and run.state.seconds >= budget
+
+
+def fit_budget(run: PretrainingRun) -> None:
+    """Correct how many epochs the last phase has, by what the epochs so far really took."""
+    state, budget = run.state, run.settings.budget_s
+    if budget is None or state.phase < len(state.epochs) - 1:
+        return
+    left = budget - state.seconds
+    own = [
+        row["seconds"] + row["seconds_measuring"]
+        for row in state.rows
+        if row["phase"] == state.phase
+    ]
+    more = max(0, round(left / float(np.mean(own))))
+    state.epochs[state.phase] = state.epoch + more
+
+
+def make_optimizers(run: PretrainingRun, phase: Phase) -> Optimizers:
+    """Give every player of a phase its optimiser; all other parameters stop training."""
+    for parameter in run.method.networks.parameters():
+        parameter.requires_grad_(False)
+    found: Optimizers = {}
+    for name, player in phase.players.items():
+        parameters = parameters_of(player)
+        for parameter in parameters:
+            parameter.requires_grad_(True)
+        groups = parameter_groups(
+            [(str(number), p) for number, p in enumerate(parameters)],
+            lambda _: 0,
+            (1.0,),
+            (run.settings.weight_decay,) * 2,
+        )
+        found[name] = make_optimizer(run.settings.optimizer, groups, run.settings.hyper)
+    if run.resumed is not None:
+        for name, optimizer in found.items():
+            if run.state.epoch:  # else the checkpoint is of the phase before
+                optimizer.load_state_dict(run.resumed[name])
+        run.resumed = None
+    return found
+
+
+def parameters_of(player: nn.Module | Sequence[nn.Parameter]) -> list[nn.Parameter]:
+    """Return the parameters of a player."""
+    return list(player.parameters()) if isinstance(player, nn.Module) else list(player)
+
+
+def train_epoch(
+    run: PretrainingRun, phase: Phase, optimizers: Optimizers
+) -> Generator[Event, None, dict[str, Any]]:
+    """Visit the pictures once; return the epoch's row of metrics.csv."""
+    state, settings = run.state, run.settings
+    number = len(state.rows)
+    torch.manual_seed(settings.seed * 100_003 + number)
+    order = run.train[np.random.default_rng([settings.seed, number, 6]).permutation(len(run.train))]
+    picks = cut(order, settings.batch_size, settings.drop_last)
+    run.method.networks.train()
+    started = time.perf_counter()
+    sums: dict[str, float] = {}
+    factor = 0.0
+    for step, batch in enumerate(batches(run, run.views, picks, number)):
+        part = (step + 0.5) / len(picks)
+        progress = settings.schedule.progress(state.epochs, state.phase, state.epoch, part)
+        factor, momentum = settings.schedule.at(progress)
+        for optimizer in optimizers.values():
+            set_rates(optimizer, settings.lr * factor, momentum)
+        take_step(run, phase, Batch(*batch, progress), optimizers, sums)
+        yield Progress(f"epoch {number + 1}", step + 1, len(picks))
+    row: dict[str, Any] = {"phase": state.phase, "phase_name": phase.name, "epoch": number + 1}
+    row |= {name: value / len(picks) for name, value in sums.items()}
+    row |= held_out_figures(run, phase)
+    return row | {"lr": settings.lr * factor, "seconds": time.perf_counter() - started}
+
+
+def take_step(
+    run: PretrainingRun, phase: Phase, batch: Batch, optimizers: Optimizers, sums: dict[str, float]
+) -> None:
+    """Let every player make its move; add what they show to `sums`. Raises UserError."""
+    moves = phase.learn(batch)
+    clipping = run.settings.clipping
+    while True:
+        with run.autocast():
+            move = next(moves, None)
+        if move is None:
+            break
+        try:
+            value = checked(float(move.loss.detach()), 0)
+        except Diverged as problem:
+            raise diverged(run, phase, problem) from None
+        optimizer = optimizers[move.player]
+        optimizer.zero_grad(set_to_none=True)
+        move.loss.backward()
+        if clipping is not None:
+            own = [p for group in optimizer.param_groups for p in group["params"]]
+            CLIPPINGS[clipping[0]](own, clipping[1])
+        optimizer.step()
+        for name, figure in figures_of(move, phase, value).items():
+            sums[name] = sums.get(name, 0.0) + figure
+    if phase.stepped is not None:
+        phase.stepped(batch.progress)
+
+
+def figures_of(move: Move, phase: Phase, value: float) -> dict[str, float]:
+    """Name a move's loss and figures: "loss", or "loss_<player>" where there are several."""
+    name = "loss" if len(phase.players) == 1 else f"loss_{move.player}"
+    return {name: value, **{key: float(figure) for key, figure in move.figures.items()}}
+
+
+@torch.no_grad()
+def held_out_figures(run: PretrainingRun, phase: Phase) -> dict[str, float]:
+    """Return the figures, as val_<name>, on the pictures kept aside, in evaluation mode."""
+    aside = run.index.of_split("val")
+    picks = cut(aside, run.settings.batch_size, drop_last=False)
+    sums: dict[str, float] = {}
+    run.method.networks.eval()
+    for pick, batch in zip(picks, batches(run, run.views, picks, 0), strict=True):
+        for move in phase.learn(Batch(*batch, progress=1.0, held_out=True)):
+            for name, figure in figures_of(move, phase, float(move.loss)).items():
+                sums[name] = sums.get(name, 0.0) + figure * len(pick)
+    return {f"val_{name}": value / len(aside) for name, value in sums.items()}
+
+
+def cut(order: np.ndarray, size: int, drop_last: bool) -> list[np.ndarray]:
+    """Cut positions (N,) into batches; a smaller last one may be left out, if it is not alone.
+
+    A last batch of one picture always is, if it is not alone: batch normalisation needs two.
+    """
+    picks = [order[start : start + size] for start in range(0, len(order), size)]
+    short = picks and len(picks[-1]) < (size if drop_last else 2)
+    return picks[:-1] if len(picks) > 1 and short else picks
+
+
+def batches(
+    run: PretrainingRun, views: PretrainingViews, picks: Sequence[np.ndarray], epoch: int
+) -> Iterator[tuple[tuple[Tensor, ...], Tensor]]:
+    """Yield the views (N, 3, H, W), values 0..1, and labels (N,) of every batch."""
+
+    def make(position: int) -> tuple[np.ndarray, ...]:
+        return views.make(run.index.file(position), position, epoch)
+
+    made = ahead(make, (int(position) for pick in picks for position in pick))
+    for pick in picks:
+        columns = zip(*(next(made) for _ in pick), strict=True)
+        tensors = tuple(
+            (torch.from_numpy(np.stack(column)).to(run.device).float() / 255).contiguous(
+                memory_format=torch.channels_last
+            )
+            for column in columns
+        )
+        yield tensors, torch.from_numpy(run.index.labels[pick]).to(run.device)
+
+
+def pilot(run: PretrainingRun) -> Generator[Event, None, float]:
+    """Time a few steps and take them back; return the seconds that an epoch may take."""
+    phase = run.method.phases[0]
+    before = {n: t.detach().clone() for n, t in run.method.networks.state_dict().items()}
+    optimizers = make_optimizers(run, phase)
+    every = cut(run.train, run.settings.batch_size, run.settings.drop_last)
+    picks = every[:PILOT_STEPS]
+    run.method.networks.train()
+    taken: list[float] = []
+    started = time.perf_counter()
+    for step, batch in enumerate(batches(run, run.views, picks, 0)):
+        for optimizer in optimizers.values():
+            set_rates(optimizer, 1e-8)
+        take_step(run, phase, Batch(*batch, 0.0), optimizers, {})
+        taken.append(time.perf_counter() - started)
+        started = time.perf_counter()
+        yield Progress("timing a few steps", step + 1, len(picks))
+    run.method.networks.load_state_dict(before)
+    steady = taken[1:] or taken  # the first step also pays for what is set up once
+    return float(np.mean(steady)) * len(every)
+
+
+def save(run: PretrainingRun, optimizers: Optimizers) -> None:
+    """Write where the run stands, after all else, so that it is never ahead of it."""
+    run.folder.save_checkpoint(
+        "last",
+        {
+            "networks": run.method.networks.state_dict(),
+            "optimizers": {name: o.state_dict() for name, o in optimizers.items()},
+            "state": asdict(run.state),
+        },
+    )
+
+
+def continue_run(run: PretrainingRun) -> bool:
+    """Put a run where its last checkpoint stands; False when there is none yet."""
+    checkpoint = run.folder.load_checkpoint("last")
+    if checkpoint is None:
+        return False
+    run.method.networks.load_state_dict(checkpoint["networks"])
+    run.state = PretrainingState(**checkpoint["state"])
+    run.resumed = checkpoint["optimizers"]
+    return True
+
+
+def diverged(run: PretrainingRun, phase: Phase, problem: Diverged) -> UserError:
+    """Return what a run says whose loss is no number any more."""
+    name = "NaN" if problem.loss != problem.loss else "infinite"
+    return UserError(
+        f"the loss became {name} in epoch {len(run.state.rows) + 1} ({phase.name})",
+        f"the peak learning rate is {rate_text(run.settings.lr)}",
+        "lower --lr, or limit the gradients with --clip-norm 1; finished epochs are kept in the "
+        "run folder",
+    )

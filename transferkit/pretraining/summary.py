@@ -1,0 +1,28 @@
+"""What a finished pretraining run says of itself."""
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class PretrainingSummary:
+    """What a pretraining run came to. figures: of the last epoch. seconds: in all."""
+
+    run: Path
+    method: str
+    backbone: str
+    pictures: int
+    held_out: int
+    epochs: int
+    seconds: float
+    figures: dict[str, float]
+    files: dict[str, Path] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        return {
+            **asdict(self),
+            "run": str(self.run),
+            "files": {n: str(p) for n, p in self.files.items()},
+        }
