@@ -31,6 +31,7 @@ from transferkit.pretraining.loop import (
 )
 from transferkit.pretraining.method import Method
 from transferkit.pretraining.methods import METHODS
+from transferkit.pretraining.sizes import fit_size
 from transferkit.pretraining.summary import PretrainingSummary
 from transferkit.pretraining.views import PretrainingViews
 from transferkit.pretraining.watch import Watch
@@ -127,7 +128,10 @@ def prepare(config: Config, show: Show) -> PretrainingSession:
         max_pixels=data.max_pixels,
         on_progress=lambda done, total: show(Progress("pictures", done, total)),
     )
-    backbone = make_backbone(config, index)
+    config, resized = fit_size(config, index)
+    backbone = make_backbone(config)
+    if resized:
+        show(Notice(resized))
     for text in (*index.warnings, *backbone.notices, *batch_notices(index, options.batch_size)):
         show(Notice(text, warning=True))
     show(
@@ -152,8 +156,8 @@ def prepare(config: Config, show: Show) -> PretrainingSession:
     return PretrainingSession(config, index, backbone, encoder, method, views, fabric, probe)
 
 
-def make_backbone(config: Config, index: DatasetIndex) -> Backbone:
-    """Build the backbone to pretrain; without --image-size small pictures stay small."""
+def make_backbone(config: Config) -> Backbone:
+    """Build the backbone to pretrain, its input as large as `config.backbone.image_size`."""
     options = config.backbone
     return create_backbone(
         options.name,
