@@ -53,4 +53,10 @@ def summary_of(folder: RunFolder) -> dict[str, Any]:
             f"{folder.path} is not finished: there is nothing to compare yet",
             remedy=f"finish it first: transferkit finetune --resume {folder.path}",
         )
+    if "metrics" not in found:
+        raise usage_error(
+            f"{folder.path} is a pretraining run: compare looks at classifiers",
+            "",
+            f"train one on it: transferkit finetune DATA --from {folder.path}",
+        )
     return found

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -36,6 +36,7 @@ from transferkit.pretraining.summary import PretrainingSummary
 from transferkit.pretraining.views import PretrainingViews
 from transferkit.pretraining.watch import Watch
 from transferkit.recipes import config_of, to_toml
+from transferkit.report import write_report
 from transferkit.run_folder import RunFolder, create_run, default_run_path, open_run
 from transferkit.session import make_fabric
 from transferkit.training.events import Event, Notice, PretrainingEpoch, Progress
@@ -263,7 +264,7 @@ def loop_settings(config: Config, method: Method) -> PretrainingSettings:
 def finish(
     session: PretrainingSession, run: PretrainingRun, watch: Watch, folder: RunFolder
 ) -> PretrainingSummary:
-    """Write the backbone, the plots and the summary."""
+    """Write the backbone, the plots, the summary and the report."""
     started = time.perf_counter()
     backbone = session.backbone
     folder.save_model(model_description(session), backbone.model.state_dict())
@@ -292,6 +293,9 @@ def finish(
         },
         files=folder.files,
     )
+    folder.write_json("summary", summary.to_dict())
+    write_report(folder, watch.show)
+    summary = replace(summary, files=folder.files)  # the report is one of them
     folder.write_json("summary", summary.to_dict())
     return summary
 

@@ -4,9 +4,11 @@ import contextlib
 from collections.abc import Callable
 from pathlib import Path
 
+from transferkit.config import Config
 from transferkit.errors import UserError
 from transferkit.recipes import config_of
 from transferkit.reporting.gather import RunData, gather
+from transferkit.reporting.pretraining_page import pretraining_page
 from transferkit.reporting.run_page import run_page
 from transferkit.run_folder import RunFolder, open_run
 from transferkit.training.events import Event, Notice
@@ -23,6 +25,9 @@ def report(path: Path, show: Callable[[Event], None]) -> Path:
 
 def write_report(folder: RunFolder, show: Callable[[Event], None]) -> Path:
     """Write report.html; tells when the pictures are no longer where they were."""
+    if (folder.read_json("model") or {}).get("task") == "pretraining":
+        recipe, config = recipe_of(folder)
+        return folder.write_report(pretraining_page(folder, config, recipe))
     run = run_data(folder)
     files = [run.file(p) for p in run.surest_mistakes(3) + run.least_sure(3)]
     if files and not any(file and file.is_file() for file in files):
@@ -32,9 +37,15 @@ def write_report(folder: RunFolder, show: Callable[[Event], None]) -> Path:
 
 def run_data(folder: RunFolder) -> RunData:
     """Read a run with its configuration, if that is there and sound."""
+    recipe, config = recipe_of(folder)
+    return gather(folder, config, recipe)
+
+
+def recipe_of(folder: RunFolder) -> tuple[str, Config | None]:
+    """Return a run's recipe, "" without one, and what it says, if that is sound."""
     recipe, config = "", None
     if "recipe" in folder.files:
         recipe = folder.read_recipe()
         with contextlib.suppress(UserError):  # damaged: the rest of the run is worth showing
             config = config_of(folder)
-    return gather(folder, config, recipe)
+    return recipe, config

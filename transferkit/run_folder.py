@@ -98,22 +98,17 @@ class RunFolder:
 
     def weights_file(self) -> Path:
         """Return the file that holds the model's tensors. Raises UserError when there is none."""
-        self.require_model()
-        return self.path / MODEL
-
-    def require_model(self) -> None:
-        """Raise UserError when no model is there."""
         if not self.has_model:
             raise UserError(
                 f"{self.path} holds no model yet",
                 remedy="finish the run first: transferkit finetune (or pretrain) --resume "
                 f"{self.path}",
             )
+        return self.path / MODEL
 
     def load_model(self) -> tuple[dict[str, Any], dict[str, "Tensor"]]:
         """Return the description and the tensors (on the CPU) of `save_model`."""
-        self.require_model()
-        tensors = self._load_tensors(MODEL)
+        tensors = self._load_tensors(self.weights_file().name)
         description = self.read_json(DESCRIPTION)
         if not isinstance(description, dict):
             raise self._damaged(DESCRIPTION, TypeError("it is not a JSON object"))
@@ -212,6 +207,10 @@ class RunFolder:
         """Draw `figure` as a PNG; return its path."""
         self._write(f"{PLOTS}/{name}.png", png_of(figure))
         return self.plot_path(name)
+
+    def plots(self) -> list[Path]:
+        """Return the plots that are there, by name."""
+        return sorted((self.path / PLOTS).glob("*.png"))
 
     def write_json(self, name: str, value: Any) -> None:
         """Write `value` as strict JSON. name: "inspection", "summary", "split"; .json is added."""

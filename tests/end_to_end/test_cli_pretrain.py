@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import transferkit.torchvision_ops  # noqa: F401  # isort: skip
 import numpy as np
 import pytest
 import timm
@@ -35,7 +36,7 @@ def test_a_run_folder_is_complete(pretrained: Path) -> None:
     there = {str(p.relative_to(pretrained)) for p in pretrained.rglob("*") if p.is_file()}
     assert there >= {
         *("recipe.toml", "data.json", "summary.json", "model.json", "model.safetensors"),
-        *("metrics.csv", "log.txt", "checkpoints/last.pt"),
+        *("metrics.csv", "log.txt", "report.html", "checkpoints/last.pt"),
         *("plots/curves.png", "plots/filters.png", "plots/feature_map.png"),
     }
     summary = json.loads((pretrained / "summary.json").read_text())
@@ -46,6 +47,22 @@ def test_a_run_folder_is_complete(pretrained: Path) -> None:
     for plot in (pretrained / "plots").iterdir():
         with Image.open(plot) as image:
             assert min(image.size) > 100
+
+
+def test_the_report_shows_the_figures_and_every_plot(pretrained: Path, cli: Cli) -> None:
+    assert cli("report", pretrained).code == 0
+    page = (pretrained / "report.html").read_text()
+    assert page.count("data:image/png;base64,") == 3
+    assert "probe linear" in page
+    assert f"transferkit finetune DATA --from {pretrained}" in page
+
+
+def test_a_pretraining_run_is_not_compared_with_classifiers(
+    pretrained: Path, run: Path, cli: Cli
+) -> None:
+    result = cli("compare", run, pretrained)
+    assert result.code == 2
+    assert "compare looks at classifiers" in result.err
 
 
 def test_timm_loads_the_backbone(pretrained: Path) -> None:
