@@ -19,6 +19,7 @@ from transferkit.network import head_design, make_structure
 from transferkit.recipes import config_of, to_toml
 from transferkit.report import write_report
 from transferkit.run_folder import RunFolder, create_run, default_run_path, open_run
+from transferkit.run_lock import only_process
 from transferkit.session import Session, prepare
 from transferkit.training.checkpoints import continue_run
 from transferkit.training.events import Event, Notice, StageEnded, StageStarted
@@ -103,7 +104,8 @@ def resume(path: Path, show: Show) -> RunSummary:
 def train(session: Session, folder: RunFolder, show: Show) -> RunSummary:
     """Run the plan, from the start or from the last checkpoint, and finish the run folder."""
     try:
-        return run_plan(session, folder, show)
+        with only_process(folder.path):
+            return run_plan(session, folder, show)
     except KeyboardInterrupt:
         raise resume_advice(folder) from None
     finally:

@@ -38,6 +38,7 @@ from transferkit.pretraining.watch import Watch
 from transferkit.recipes import config_of, to_toml
 from transferkit.report import write_report
 from transferkit.run_folder import RunFolder, create_run, default_run_path, open_run
+from transferkit.run_lock import only_process
 from transferkit.session import make_fabric
 from transferkit.training.events import Event, Notice, PretrainingEpoch, Progress
 from transferkit.training.optimizers import hyperparameters_of
@@ -191,7 +192,8 @@ def scan_probe(config: Config, show: Show) -> DatasetIndex | None:
 def train(session: PretrainingSession, folder: RunFolder, show: Show) -> PretrainingSummary:
     """Run the method, from the start or from the last checkpoint, and finish the run folder."""
     try:
-        return run_method(session, folder, show)
+        with only_process(folder.path):
+            return run_method(session, folder, show)
     except KeyboardInterrupt:
         raise UserError(
             "interrupted; every finished epoch is saved",

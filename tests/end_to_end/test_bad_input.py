@@ -14,6 +14,8 @@ import pytest
 import torch
 from PIL import Image
 
+from transferkit.run_lock import only_process
+
 Cli = Callable[..., Any]
 TINY = ("--backbone", "test_efficientnet", "--no-pretrained", "--image-size", 32)
 
@@ -415,3 +417,15 @@ def test_resuming_after_the_pictures_changed(run: Path, pictures: Path, cli: Cli
     result = cli("finetune", "--resume", "r")
     assert result.code == 1
     assert result.message[0] == "error: cannot resume r: the pictures have changed since it started"
+
+
+def test_a_run_that_another_process_works_on_is_left_alone(
+    pictures: Path, cli: Cli, own_folder: Path
+) -> None:
+    assert cli("finetune", pictures, *TINY, "--stages", "1:1", "--out", "r").code == 0
+    before = {path: path.read_bytes() for path in Path("r").rglob("*") if path.is_file()}
+    with only_process(own_folder / "r"):
+        result = cli("finetune", "--resume", "r")
+    assert result.code == 1
+    assert "another process is working on" in result.err
+    assert {p: p.read_bytes() for p in Path("r").rglob("*") if p.is_file()} == before
