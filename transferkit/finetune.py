@@ -17,7 +17,7 @@ from transferkit.evaluation.plots import confusion, curves, learning_rates
 from transferkit.evaluation.reliability_plot import reliability
 from transferkit.network import head_design, make_structure
 from transferkit.recipes import config_of, to_toml
-from transferkit.report import write_report
+from transferkit.report import write_card, write_report
 from transferkit.run_folder import RunFolder, create_run, default_run_path, open_run
 from transferkit.run_lock import only_process
 from transferkit.session import Session, prepare
@@ -175,7 +175,8 @@ def finish(session: Session, run: Run, folder: RunFolder, show: Show) -> RunSumm
     summary = summarize(session, run, folder, evaluation)
     folder.write_json("summary", summary.to_dict())
     write_report(folder, show)
-    summary = replace(summary, files=folder.files)  # the report is one of them
+    write_card(folder, evaluation.intervals)
+    summary = replace(summary, files=folder.files)  # report and card are among them
     folder.write_json("summary", summary.to_dict())
     return summary
 

@@ -7,10 +7,11 @@ from pathlib import Path
 from transferkit.config import Config
 from transferkit.errors import UserError
 from transferkit.recipes import config_of
+from transferkit.reporting.card import Intervals, model_card
 from transferkit.reporting.gather import RunData, gather
 from transferkit.reporting.pretraining_page import pretraining_page
 from transferkit.reporting.run_page import run_page
-from transferkit.run_folder import RunFolder, open_run
+from transferkit.run_folder import CARD, REPORT, RunFolder, open_run
 from transferkit.training.events import Event, Notice
 
 
@@ -27,12 +28,17 @@ def write_report(folder: RunFolder, show: Callable[[Event], None]) -> Path:
     """Write report.html; tells when the pictures are no longer where they were."""
     if (folder.read_json("model") or {}).get("task") == "pretraining":
         recipe, config = recipe_of(folder)
-        return folder.write_report(pretraining_page(folder, config, recipe))
+        return folder.write_page(REPORT, pretraining_page(folder, config, recipe))
     run = run_data(folder)
     files = [run.file(p) for p in run.surest_mistakes(3) + run.least_sure(3)]
     if files and not any(file and file.is_file() for file in files):
         show(Notice("the pictures are no longer where they were: the report goes without them"))
-    return folder.write_report(run_page(run))
+    return folder.write_page(REPORT, run_page(run))
+
+
+def write_card(folder: RunFolder, intervals: Intervals) -> Path:
+    """Write the run's model card. intervals: of the figures, see `bootstrap_intervals`."""
+    return folder.write_page(CARD, model_card(run_data(folder), intervals))
 
 
 def run_data(folder: RunFolder) -> RunData:

@@ -38,6 +38,7 @@ VALIDATION = "validation.safetensors"  # logits (N, K), labels (N,), features (N
 REFERENCE = "reference.safetensors"  # features (M, D), labels (M,) of training pictures
 LOG = "log.txt"
 REPORT = "report.html"
+CARD = "README.md"  # the model card
 CHECKPOINTS = "checkpoints"
 PLOTS = "plots"
 
@@ -67,6 +68,7 @@ class RunFolder:
         """What there is to look at: name for a person -> path of an existing file or folder."""
         names = {
             "report": REPORT,
+            "model card": CARD,
             "model": MODEL,
             "description": DESCRIPTION,
             "recipe": RECIPE,
@@ -157,10 +159,9 @@ class RunFolder:
     def _read_rows(self, name: str) -> list[dict[str, Any]]:
         if not (self.path / name).exists():
             return []
-        rows = from_csv(self._read_text(name))
         return [
             {name: cell if name in TEXT_COLUMNS else _number(cell) for name, cell in row.items()}
-            for row in rows
+            for row in from_csv(self._read_text(name))
         ]
 
     def save_checkpoint(self, kind: CheckpointKind, state: Mapping[str, Any]) -> None:
@@ -194,10 +195,10 @@ class RunFolder:
             return []
         return from_csv(self._read_text(PREDICTIONS))
 
-    def write_report(self, page: str) -> Path:
-        """Write the page that shows the run; return its path."""
-        self._write_text(REPORT, page)
-        return self.path / REPORT
+    def write_page(self, name: str, text: str) -> Path:
+        """Write a text for people, `REPORT` or `CARD`; return its path."""
+        self._write_text(name, text)
+        return self.path / name
 
     def plot_path(self, name: str) -> Path:
         """Return where the plot called `name` lies: plots/<name>.png."""

@@ -32,7 +32,7 @@ def test_a_run_folder_is_complete_and_agrees_with_itself(run: Path) -> None:
         *("recipe.toml", "data.json", "summary.json", "model.json", "model.safetensors"),
         *("metrics.csv", "predictions.csv", "log.txt", "report.html"),
         *("calibration.json", "validation.safetensors", "plots/reliability.png"),
-        "reference.safetensors",
+        *("reference.safetensors", "README.md"),
         *("checkpoints/last.pt", "checkpoints/best.pt"),
         "monitoring.csv",
         "plots/inside.png",

@@ -1,9 +1,16 @@
+import ast
+import csv
+import io
+import json
+import re
 import shutil
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
 import pytest
+from huggingface_hub import ModelCard
 
 Cli = Callable[..., Any]
 
@@ -46,3 +53,28 @@ def test_a_damaged_recipe_costs_only_what_it_tells(run: Path, cli: Cli) -> None:
     (Path("copy") / "recipe.toml").write_text("not = [toml")
     assert cli("report", "copy").code == 0
     assert "not = [toml" in (Path("copy") / "report.html").read_text()
+
+
+def test_a_run_ends_with_its_model_card(run: Path, pictures: Path) -> None:
+    card = ModelCard.load(run / "README.md")
+    summary = json.loads((run / "summary.json").read_text())
+    assert card.data.model_name == "run"
+    assert card.data.base_model is None  # random weights
+    by_type = {r.metric_type: r.metric_value for r in card.data.eval_results}
+    assert by_type["accuracy"] == round(summary["metrics"]["accuracy"], 4)
+    assert "95 % interval" in card.text
+    assert str(pictures.parent) not in card.content
+    assert summary["files"]["model card"] == str(run / "README.md")
+
+
+def test_the_code_of_the_card_runs(run: Path, pictures: Path) -> None:
+    (code,) = re.findall("```python\n(.*?)```", (run / "README.md").read_text(), re.S)
+    picture = next((pictures / "val" / "disc").iterdir())
+    code = code.replace("RUN", str(run)).replace("picture.jpg", str(picture))
+    with redirect_stdout(io.StringIO()) as out:
+        exec(code, {})
+    with (run / "predictions.csv").open(newline="") as file:
+        rows = {row["path"]: row for row in csv.DictReader(file)}
+    row = rows[str(picture.relative_to(pictures))]
+    found = ast.literal_eval(out.getvalue())
+    assert found[row["label"]] == pytest.approx(float(row["probability"]), abs=1e-5)
