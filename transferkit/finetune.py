@@ -15,6 +15,7 @@ from transferkit.errors import UserError, usage_error
 from transferkit.evaluation.layer_plots import inside
 from transferkit.evaluation.plots import confusion, curves, learning_rates
 from transferkit.evaluation.reliability_plot import reliability
+from transferkit.first_pass import recalibrate_batchnorm
 from transferkit.network import head_design, make_structure
 from transferkit.recipes import config_of, to_toml
 from transferkit.report import write_card, write_report
@@ -138,6 +139,7 @@ def run_plan(session: Session, folder: RunFolder, show: Show) -> RunSummary:
             name: parameter.detach().clone()
             for name, parameter in session.classifier.named_parameters()
         }
+    recalibrate(session, show)
     if continue_run(run):
         stage = session.plan.stages[run.state.stage]
         show(Notice(f"resuming in stage {stage.name} after epoch {run.state.epoch}"))
@@ -147,6 +149,21 @@ def run_plan(session: Session, folder: RunFolder, show: Show) -> RunSummary:
         show(event)
         log_event(folder, event)
     return finish(session, run, folder, show)
+
+
+def recalibrate(session: Session, show: Show) -> None:
+    """Measure batch-norm statistics on the training pictures, if that is wanted.
+
+    A resumed run does so again: what no stage trains is in no checkpoint.
+    """
+    training = session.config.training
+    if training.batchnorm != "recalibrate":
+        return
+    started = time.perf_counter()
+    device, material = session.fabric.device, session.sources.material
+    for event in recalibrate_batchnorm(session.classifier, material, device, training.seed):
+        show(event)
+    session.seconds["batch-norm statistics"] = time.perf_counter() - started
 
 
 def finish(session: Session, run: Run, folder: RunFolder, show: Show) -> RunSummary:

@@ -2,10 +2,12 @@
 
 from transferkit.backbones.create import Backbone, create_backbone
 from transferkit.backbones.head import Classifier, HeadDesign, head_misfit, make_head
+from transferkit.backbones.norm_statistics import has_statistics
 from transferkit.backbones.scratch import DEFAULTS, Scratch, ScratchDesign, scratch_misfit
 from transferkit.backbones.structure import Structure
 from transferkit.config import BackboneOptions, Config
 from transferkit.config.initializers import paired_initializer
+from transferkit.errors import usage_error
 from transferkit.training.events import Notice
 
 
@@ -22,14 +24,19 @@ def make_structure(options: BackboneOptions) -> Structure:
 def check_network(config: Config) -> None:
     """Refuse, before any picture is read, what the backbone cannot do; tried on random weights."""
     options = config.backbone
-    if options.pooling or options.drop_top_blocks or options.replace_activations:
-        create_backbone(
+    changed = options.pooling or options.drop_top_blocks or options.replace_activations
+    batchnorm = config.training.batchnorm
+    if changed or batchnorm != "train":
+        backbone = create_backbone(
             options.name,
             pretrained=False,
             image_size=options.image_size,
             drop_path=options.drop_path,
             structure=make_structure(options),
         )
+        if batchnorm != "train" and not any(map(has_statistics, backbone.model.modules())):
+            what = f"--batchnorm {batchnorm} has no effect: {backbone.name} has no batch norm"
+            raise usage_error(what, "", "leave it out")
 
 
 def scratch_design(options: BackboneOptions) -> ScratchDesign:

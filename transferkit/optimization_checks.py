@@ -108,6 +108,11 @@ def regularization_problems(config: Config) -> list[str]:
             for name in ("backbone_l1", "backbone_l2", "backbone_weight_decay", "l2_sp")
             if getattr(options, name)
         ]
+        if config.training.batchnorm == "frozen":
+            found.append(
+                "training.batchnorm frozen has no effect: every stage trains the head alone, and "
+                "frozen blocks keep their statistics anyway"
+            )
         if config.clipping.adaptive and not config.head.layers:
             found.append(
                 "clipping.adaptive has no effect: it spares the last layer, and no other trains"

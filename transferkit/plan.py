@@ -48,6 +48,8 @@ def plan_row(
     seconds = stage.epochs * epoch_s
     if cached and first_cached and sources.base is not None:
         seconds += material.num_rows * max(picture_s, trunk_seconds(session, sources.base))
+    if stage is session.plan.stages[0] and session.config.training.batchnorm == "recalibrate":
+        seconds += len(material.train) * max(picture_s, forward_seconds(session))
     rates = [stage.lr * multiplier for multiplier in stage.multipliers]
     return PlanRow(
         name=stage.name,

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
 from transferkit.config import Config, Predict, Stage, option_fields
-from transferkit.config.network_checks import network_problems
+from transferkit.config.network_checks import batchnorm_problems, network_problems
 from transferkit.config.predict import predict_problems
 from transferkit.config.pretraining import pretraining_problems
 from transferkit.errors import UserError, usage_error
@@ -303,6 +303,7 @@ def combination_problems(config: Config) -> list[str]:
     if config.stages and config.stages[0].if_improving:
         found.append("stages: the first stage cannot depend on the one before (if_improving)")
     found += network_problems(config.backbone, config.head, config.training.batch_size)
+    found += batchnorm_problems(config.backbone, config.training.batchnorm)
     found += optimization_problems(config)
     for key, check in (
         ("cache.budget", lambda: parse_bytes(config.cache.budget)),

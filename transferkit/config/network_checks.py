@@ -24,6 +24,15 @@ def network_problems(backbone: BackboneOptions, head: HeadOptions, batch_size: i
     return found
 
 
+def batchnorm_problems(backbone: BackboneOptions, batchnorm: str) -> Iterator[str]:
+    """Yield what is wrong with how the backbone's batch-norm statistics are treated."""
+    if batchnorm != "train" and backbone.starts_random:
+        yield (
+            f"training.batchnorm {batchnorm} needs pretrained weights: random ones have no "
+            "statistics to keep or to correct"
+        )
+
+
 def initializer_problems(backbone: BackboneOptions, head: HeadOptions) -> Iterator[str]:
     """Yield a line for every initialiser that cannot be read."""
     for key, text in (

@@ -99,6 +99,13 @@ class Training(Section):
             "When the loss is NaN or infinite: stop, or go back and halve the learning rate.",
         ),
     ] = "stop"
+    batchnorm: Annotated[
+        Literal["train", "frozen", "recalibrate"],
+        Option(
+            "--batchnorm",
+            "The backbone's batch-norm statistics: of each batch, kept, or measured anew.",
+        ),
+    ] = "train"
     seed: Annotated[
         int, Ge(0), Lt(2**32), Option("--seed", "Same seed, same machine: same run.")
     ] = 0

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from transferkit.backbones.norm_statistics import has_statistics
 from transferkit.config import Config, Stage
 from transferkit.errors import usage_error
 
@@ -22,6 +23,7 @@ class PlannedStage:
 
     multipliers: (G + 1,), one per block group from the stem and last the head; 0 is frozen.
     lr: peak learning rate at multiplier 1, which is the head's.
+    kept_statistics: how many groups from the stem keep their batch-norm statistics, trained or not.
     boundary: groups below it are frozen, 0..G; G means that the head alone trains.
     """
 
@@ -30,6 +32,7 @@ class PlannedStage:
     lr: float
     multipliers: tuple[float, ...]
     if_improving: bool = False
+    kept_statistics: int = 0
 
     @property
     def boundary(self) -> int:
@@ -102,7 +105,8 @@ def plan_stage(stage: Stage, config: Config, groups: Sequence[str]) -> PlannedSt
     lr = stage.lr or (training.lr if depth == 0 else training.unfrozen_lr)
     multipliers = [0.0] * (count - depth) + [decay ** (depth - i) for i in range(depth)] + [1.0]
     name = {0: "head", count: "all"}.get(depth, f"top {depth}")
-    return PlannedStage(name, stage.epochs, lr, tuple(multipliers), stage.if_improving)
+    kept = count if training.batchnorm == "frozen" else 0
+    return PlannedStage(name, stage.epochs, lr, tuple(multipliers), stage.if_improving, kept)
 
 
 def apply_stage(model: nn.Module, group_of: Callable[[str], int], stage: PlannedStage) -> None:
@@ -110,13 +114,15 @@ def apply_stage(model: nn.Module, group_of: Callable[[str], int], stage: Planned
 
     group_of: parameter or module name -> column of the plan, -1 for a container of several groups.
     A frozen group is in evaluation mode, so that its batch-norm statistics do not move either; so
-    are containers, which hold nothing of their own.
+    are containers, which hold nothing of their own, and batch norms whose statistics are kept.
     """
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(stage.multipliers[group_of(name)] > 0)
     for name, module in model.named_modules():
         column = group_of(name)
-        set_mode(module, column >= 0 and stage.multipliers[column] > 0)
+        trains = column >= 0 and stage.multipliers[column] > 0
+        keeps = column < stage.kept_statistics and has_statistics(module)
+        set_mode(module, trains and not keeps)
 
 
 def set_mode(module: nn.Module, training: bool) -> None:
