@@ -256,7 +256,7 @@ def loop_settings(config: Config, method: Method) -> PretrainingSettings:
             config.schedule, options.warmup, bool(takes & {"momentum", "beta1"})
         ),
         optimizer=rules.optimizer,
-        hyper=rules.hyper,
+        hyper={**{n: v for n, v in method.hyper.items() if n in takes}, **rules.hyper},
         clipping=rules.clipping,
         drop_last=kind.drops_last,
         seed=config.training.seed,
@@ -269,6 +269,8 @@ def finish(
     """Write the backbone, the plots, the summary and the report."""
     started = time.perf_counter()
     backbone = session.backbone
+    if session.method.finish is not None:
+        session.method.finish()
     folder.save_model(model_description(session), backbone.model.state_dict())
     folder.save_plot("curves", pretraining_curves(run.state.rows))
     first = first_weights(session)
@@ -351,5 +353,8 @@ def resolve(raw: dict[str, Any]) -> dict[str, Any]:
     """Fill in, before the checks, what a method takes unless the user names another backbone."""
     method = raw.get("pretraining", {}).get("method", "simclr")
     if method in METHODS:
-        raw.setdefault("backbone", {}).setdefault("name", METHODS[method].backbone)
+        backbone = raw.setdefault("backbone", {})
+        backbone.setdefault("name", METHODS[method].backbone)
+        if method == "rbm" and backbone["name"] == "mlp":
+            backbone.setdefault("activation", "logistic")
     return raw

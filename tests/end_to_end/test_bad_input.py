@@ -276,7 +276,10 @@ def test_a_failure_takes_away_only_what_was_made(flat: Path, cli: Cli, target: s
 WRONG_OPTIONS = {
     ("--set", "trainig.lr=1"): "unknown key trainig; did you mean training? (known here: data, ",
     ("--set", "training.lrr=1"): "unknown key training.lrr; did you mean training.lr? (known here",
-    ("--set", "lr=1"): "unknown key lr; did you mean training.lr or stages.lr? (known here: ",
+    (
+        "--set",
+        "lr=1",
+    ): "unknown key lr; did you mean training.lr or pretraining.lr or stages.lr? (known here: ",
     ("--set", "lr"): "--set 'lr' is not KEY=VALUE",
     ("--set", "training..lr=1"): "--set 'training..lr=1' is not KEY=VALUE",
     ("--set", "training=1"): "training must be an object, not 1",

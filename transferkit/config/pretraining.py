@@ -13,13 +13,21 @@ from transferkit.units import parse_duration
 
 SECTION = "pretraining"
 
-MethodName = Literal["autoencoder", "simclr"]
+MethodName = Literal["autoencoder", "gan", "rbm", "simclr"]
 METHOD_NAMES: tuple[str, ...] = get_args(MethodName)
 
 USES: dict[str, tuple[str, ...]] = {
     "variant": ("autoencoder",),
     "noise": ("autoencoder",),
     "loss": ("autoencoder",),
+    "sparsity": ("rbm",),
+    "sparsity_weight": ("rbm",),
+    "visible": ("rbm",),
+    "cd_steps": ("rbm",),
+    "persistent": ("rbm",),
+    "latent": ("gan",),
+    "gan_loss": ("gan",),
+    "gan_penalty": ("gan",),
     "temperature": ("simclr",),
     "projection": ("simclr",),
 }
@@ -85,6 +93,36 @@ class Pretraining(Section):
     loss: Annotated[Literal["mse", "l1"], Option("--loss", "How a reconstruction is compared.")] = (
         "mse"
     )
+    sparsity: Annotated[
+        float | None,
+        Gt(0),
+        Lt(1),
+        Option("--sparsity", "How often a hidden unit should be on, e.g. 0.05 [no matter]."),
+    ] = None
+    sparsity_weight: Annotated[
+        float, Gt(0), Option("--sparsity-weight", "How much that counts in the loss.")
+    ] = 1.0
+    visible: Annotated[
+        Literal["gaussian", "bernoulli"],
+        Option("--visible", "Of rbm: what pixels are, any number or on and off."),
+    ] = "gaussian"
+    cd_steps: Annotated[
+        int, Ge(1), Le(1000), Option("--cd-steps", "Of rbm: rounds of sampling, CD-k.")
+    ] = 1
+    persistent: Annotated[
+        bool,
+        Option("--persistent/--no-persistent", "Of rbm: sampling goes on from its last draws."),
+    ] = False
+    latent: Annotated[
+        int, Ge(1), Le(65_536), Option("--latent", "Random numbers that a picture is drawn from.")
+    ] = 64
+    gan_loss: Annotated[
+        Literal["non-saturating", "hinge"], Option("--gan-loss", "Of gan: what both sides lower.")
+    ] = "non-saturating"
+    gan_penalty: Annotated[
+        Literal["r1", "spectral", "none"],
+        Option("--gan-penalty", "Of gan: what holds the discriminator back."),
+    ] = "r1"
     temperature: Annotated[
         float | None, Gt(0), Option("--temperature", "Of contrastive losses [simclr 0.5].")
     ] = None
@@ -109,6 +147,8 @@ def pretraining_problems(options: Pretraining) -> list[str]:
             )
     if options.noise != 0.2 and options.variant != "denoising":
         found.append("pretraining.noise has an effect only with pretraining.variant = denoising")
+    if options.sparsity_weight != 1.0 and options.sparsity is None:
+        found.append("pretraining.sparsity_weight has no effect without pretraining.sparsity")
     if options.epochs is not None and options.budget is not None:
         found.append("--epochs and --budget contradict each other: leave one out")
     if options.probe_every is not None and options.probe is None:

@@ -69,20 +69,24 @@ class Method:
 
     networks: everything that a checkpoint must hold, the encoder among it; state that is no
     parameter (momentum encoders, queues, persistent chains) lies in buffers.
-    phases: in order. lr, weight_decay: unless the user names others.
+    phases: in order. lr, weight_decay, hyper (of the optimiser, where it has them): unless the user
+    names others.
     show: pictures (N, 3, H, W), N <= 8, values 0..1 -> name of a plot -> rows of pictures to draw,
     (R, C, 3, H, W), values 0..1.
     measure: (training pictures, pictures kept aside), (N, 3, H, W) each, -> figures of an epoch.
     warnings: of the rows of metrics.csv so far -> what a person should know.
+    finish: called once all is learned, before the backbone is written.
     """
 
     networks: nn.Module
     phases: tuple[Phase, ...]
     lr: float = 1e-3
     weight_decay: float = 1e-4
+    hyper: Mapping[str, float] = field(default_factory=dict)
     show: Callable[[Tensor], Mapping[str, Tensor]] | None = None
     measure: Callable[[Tensor, Tensor], Mapping[str, float]] | None = None
     warnings: Callable[[Sequence[Mapping[str, float]]], list[str]] | None = None
+    finish: Callable[[], None] | None = None
 
 
 @dataclass(frozen=True)

@@ -1,36 +1,49 @@
 """The table of pretraining methods."""
 
+import importlib
 from collections.abc import Callable
 
 from transferkit.config import Pretraining
 from transferkit.pretraining.encoder import Encoder
 from transferkit.pretraining.method import Method, MethodKind
 
-
-def autoencoder(encoder: Encoder, options: Pretraining, seed: int) -> Method:
-    """See `transferkit.pretraining.autoencoders`."""
-    from transferkit.pretraining import autoencoders
-
-    return autoencoders.autoencoder(encoder, options, seed)
+Make = Callable[[Encoder, Pretraining, int], Method]
 
 
-def self_supervised(name: str) -> Callable[[Encoder, Pretraining, int], Method]:
-    """Return what makes a method of `transferkit.pretraining.contrastive`."""
+def lazy(module: str, name: str) -> Make:
+    """Return what makes the method `name` of a module, which is imported only then."""
 
     def make(encoder: Encoder, options: Pretraining, seed: int) -> Method:
-        from transferkit.pretraining import contrastive
-
-        found: Method = getattr(contrastive, name)(encoder, options, seed)
-        return found
+        found = importlib.import_module(f"transferkit.pretraining.{module}")
+        method: Method = getattr(found, name)(encoder, options, seed)
+        return method
 
     return make
 
 
 METHODS: dict[str, MethodKind] = {
     "autoencoder": MethodKind(
-        autoencoder, ("weak",), "to draw a picture again from its features", drops_last=False
+        lazy("autoencoders", "autoencoder"),
+        ("weak",),
+        "to draw a picture again from its features",
+        drops_last=False,
+    ),
+    "gan": MethodKind(
+        lazy("gan", "gan"),
+        ("weak",),
+        "to tell pictures from those that a second network draws",
+        backbone="cnn",
+    ),
+    "rbm": MethodKind(
+        lazy("rbm", "rbm"),
+        ("weak",),
+        "layer by layer, which pictures are probable",
+        backbone="mlp",
+        drops_last=False,
     ),
     "simclr": MethodKind(
-        self_supervised("simclr"), ("strong", "strong"), "to tell views of one picture from others"
+        lazy("contrastive", "simclr"),
+        ("strong", "strong"),
+        "to tell views of one picture from all others",
     ),
 }
