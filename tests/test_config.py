@@ -77,6 +77,7 @@ def needs(key: str) -> dict[str, Any]:
         found |= {"pretraining.method": USES[name][0]}
     found |= {"pretraining.probe": "some"} if key == "pretraining.probe_every" else {}
     found |= {"pretraining.variant": "denoising"} if key == "pretraining.noise" else {}
+    found |= {"pretraining.sparsity": 0.1} if key == "pretraining.sparsity_weight" else {}
     if key == "schedule.momentum_high":
         return {"schedule.name": "1cycle", "schedule.momentum_low": 0.0}
     uses = [s for s, names in SCHEDULE_USES.items() if section == "schedule" and name in names]
