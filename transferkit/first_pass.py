@@ -1,6 +1,6 @@
 """What a run measures on its training pictures before it trains on them."""
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 import numpy as np
 import torch
@@ -13,6 +13,11 @@ from transferkit.training.events import Progress
 from transferkit.training.sources import Material
 
 MOST_IN_BATCH = 64
+SMALLEST_DEVIATION = 1 / 255
+"""One step of a byte: a channel that is the same in all pictures must not be divided by 0."""
+
+Channels = tuple[float, ...]
+"""A value for each of red, green and blue."""
 
 
 def recalibrate_batchnorm(
@@ -41,3 +46,25 @@ def shuffled_batches(material: Material, seed: int) -> Iterator[Tensor]:
     made = ahead(material.make, ((int(position), (CLEAN,)) for position in order))
     for part in np.array_split(order, -(-len(order) // MOST_IN_BATCH)):
         yield torch.from_numpy(np.concatenate([next(made) for _ in part]))
+
+
+def channel_statistics(material: Material) -> Generator[Progress, None, tuple[Channels, Channels]]:
+    """Measure mean and standard deviation per channel of all pixels of the training pictures.
+
+    The pictures as the network sees them, resized and cropped, without augmentation; values 0..1.
+    Sums of whole numbers are exact, so that the order of the pictures does not matter.
+    """
+    total = len(material.train)
+    sums, squares, pixels = np.zeros(3, np.int64), np.zeros(3, np.int64), 0
+    made = ahead(material.make, ((int(position), (CLEAN,)) for position in material.train))
+    for done, views in enumerate(made, start=1):  # (1, 3, H, W) uint8
+        sums += views.sum(axis=(0, 2, 3), dtype=np.int64)
+        squares += np.square(views, dtype=np.int64).sum(axis=(0, 2, 3))
+        pixels += views.size // 3
+        yield Progress("normalisation", done, total)
+    mean = sums / pixels
+    deviation = np.sqrt(np.maximum(squares / pixels - mean**2, 0))
+    return (
+        tuple(float(value) for value in mean / 255),
+        tuple(max(float(value), SMALLEST_DEVIATION) for value in deviation / 255),
+    )

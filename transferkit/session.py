@@ -1,8 +1,8 @@
 """From a configuration to a run that can start: pictures, backbone, head, chain, plan, caches."""
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from transferkit.config import Config
 from transferkit.data.index import DatasetIndex, ScanOptions, scan
 from transferkit.data.loader import ViewMaker
 from transferkit.errors import usage_error
+from transferkit.first_pass import Channels, channel_statistics
 from transferkit.network import check_network, make_classifier, make_structure, start_notices
 from transferkit.training.boundary_cache import default_cache_dir
 from transferkit.training.events import Event, Notice, Progress
@@ -64,6 +65,8 @@ def prepare(config: Config, show: Callable[[Event], None]) -> Session:
         seed=config.training.seed,
         structure=make_structure(config.backbone),
     )
+    for event in set_normalization(config, index, backbone):
+        show(event)
     classifier = make_classifier(config, backbone, len(index.classes))
     classifier.to(fabric.device)
     classifier.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -106,6 +109,21 @@ def scan_pictures(config: Config, show: Callable[[Event], None]) -> DatasetIndex
     for warning in index.warnings:
         show(Notice(warning, warning=True))
     return index
+
+
+def set_normalization(config: Config, index: DatasetIndex, backbone: Backbone) -> Iterator[Event]:
+    """Give the backbone another mean and deviation of its input, if that is wanted."""
+    if config.data.normalize == "backbone":
+        return
+    mean: Channels = (0.0, 0.0, 0.0)
+    deviation: Channels = (1.0, 1.0, 1.0)
+    of = "none: values 0 to 1"
+    if config.data.normalize == "dataset":
+        mean, deviation = yield from channel_statistics(make_material(config, index, backbone))
+        shown = (", ".join(f"{value:.3f}" for value in values) for values in (mean, deviation))
+        of = "mean {}, deviation {} of the training pictures".format(*shown)
+    backbone.preprocessing = replace(backbone.preprocessing, mean=mean, std=deviation)
+    yield Notice(f"input normalisation: {of}")
 
 
 def make_material(config: Config, index: DatasetIndex, backbone: Backbone) -> Material:

@@ -36,6 +36,13 @@ class Data(Section):
     max_pixels: Annotated[
         int, Ge(1), Option("--max-pixels", "Pictures with more pixels than this are not decoded.")
     ] = 100_000_000
+    normalize: Annotated[
+        Literal["backbone", "dataset", "none"],
+        Option(
+            "--normalize",
+            "Mean and deviation of the input: the backbone's, measured on DATA, or as they are.",
+        ),
+    ] = "backbone"
     balance: Annotated[
         Literal["none", "sampler", "loss"],
         Option(

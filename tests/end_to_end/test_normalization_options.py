@@ -1,0 +1,28 @@
+"""--normalize: kept in the run, and used again by whatever reads it."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+Cli = Callable[..., Any]
+
+
+def test_a_run_predicts_on_the_scale_it_was_trained_on(pictures: Path, cli: Cli) -> None:
+    mlp = ("--backbone", "mlp", "--image-size", 16, "--backbone-width", 8, "--views", 1)
+    losses = {}
+    for kind in ("backbone", "dataset", "none"):
+        options = (*mlp, "--stages", "all:2@1e-2,1:1", "--engine", "torch", "--normalize", kind)
+        result = cli("finetune", pictures, *options, "--out", kind, "--json")
+        assert result.code == 0, result.err
+        losses[kind] = result.json["metrics"]["log_loss"]
+        again = cli("evaluate", kind, pictures, "--split", "val", "--json").json
+        assert again["log_loss"] == pytest.approx(losses[kind], abs=1e-5)
+    assert len(set(losses.values())) == 3
+    kept = {kind: json.loads(Path(kind, "model.json").read_text()) for kind in losses}
+    assert kept["none"]["preprocessing"]["mean"] == [0, 0, 0]
+    assert kept["none"]["preprocessing"]["std"] == [1, 1, 1]
+    assert all(0.3 < mean < 0.7 for mean in kept["dataset"]["preprocessing"]["mean"])
+    assert all(0.02 < std < 0.4 for std in kept["dataset"]["preprocessing"]["std"])
