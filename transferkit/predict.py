@@ -26,6 +26,7 @@ from transferkit.inference.members import (
 from transferkit.inference.rows import batch_rows, columns, error_row
 from transferkit.inference.select import Pool, score_by
 from transferkit.inference.uncertainty import Uncertainty, measure
+from transferkit.overlays import Overlays, open_overlays, write_overlays
 from transferkit.recipes import config_of
 from transferkit.row_files import SUFFIXES, ArrayFile, RowFile, open_rows
 from transferkit.run_folder import RunFolder, open_run
@@ -40,6 +41,7 @@ class Outputs:
 
     rows: .csv, .jsonl or .parquet. skip_existing: go on with `rows`. samples, features:
     .safetensors, one array in the order of the pictures. copy_to: folder for selected pictures.
+    saliency: folder for overlays.
     """
 
     rows: Path | None = None
@@ -47,6 +49,7 @@ class Outputs:
     samples: Path | None = None
     features: Path | None = None
     copy_to: Path | None = None
+    saliency: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -87,6 +90,8 @@ def check_outputs(outputs: Outputs, options: Predict, num_runs: int) -> None:
     samples = options.mc_dropout or options.tta or num_runs > 1
     if outputs.copy_to is not None and options.select is None:
         raise usage_error("--copy-to has no effect without --select")
+    if outputs.saliency is not None and options.select is not None:
+        raise usage_error("--saliency has no effect with --select: leave one of them out")
     if options.select is not None and outputs.skip_existing:
         raise usage_error("--select looks at all pictures: leave --skip-existing out")
     if outputs.samples is not None and not samples:
@@ -135,16 +140,21 @@ def predict(job: Job, outputs: Outputs, show: Show) -> Iterator[dict[str, Any]]:
     try:
         yield from select(job, outputs, show) if job.options.select else stream(job, outputs, show)
     except OSError as error:
-        place = outputs.rows or outputs.features or outputs.samples or outputs.copy_to or Path()
+        places = (outputs.rows, outputs.features, outputs.samples, outputs.copy_to)
+        place = next((p for p in (*places, outputs.saliency) if p is not None), Path())
         raise disk_error(place.parent, error) from error
 
 
 def stream(job: Job, outputs: Outputs, show: Show) -> Iterator[dict[str, Any]]:
     """Predict batch by batch; every batch is on disk before the next one begins."""
+    drawn = None
+    if outputs.saliency is not None:
+        drawn = open_overlays(outputs.saliency, job.members, job.files)
     with ExitStack() as stack:
         table: RowFile | None = None
         if outputs.rows is not None:
-            table = open_rows(outputs.rows, job.names, outputs.skip_existing)
+            names = [*job.names[:-1], *(["saliency"] if drawn else []), "error"]
+            table = open_rows(outputs.rows, names, outputs.skip_existing)
         files = [f for f in job.files if str(f) not in table.done] if table else job.files
         if len(files) < len(job.files):
             show(Notice(f"{len(job.files) - len(files):,} pictures were done already"))
@@ -156,6 +166,8 @@ def stream(job: Job, outputs: Outputs, show: Show) -> Iterator[dict[str, Any]]:
         done = 0
         for reads, batch, found in batches(job, files):
             rows = rows_of(job, reads, batch, found)
+            if drawn:
+                add_overlays(rows, drawn, job, reads, found)
             if table:
                 table.write(rows)
             write_arrays(arrays, reads, batch)
@@ -227,6 +239,23 @@ def rows_of(
         error_row(str(read.file), read.reason, job.names) if read.views is None else next(made)
         for read in reads
     ]
+
+
+def add_overlays(
+    rows: list[dict[str, Any]],
+    overlays: Overlays,
+    job: Job,
+    reads: Sequence[Read],
+    found: Uncertainty | None,
+) -> None:
+    """Write the overlays of a batch, each for the picture's first class; put their paths in."""
+    readable = [read for read in reads if read.views is not None]
+    paths: Iterator[Path] = iter(())
+    if readable and found is not None:
+        paths = iter(write_overlays(overlays, job.members, readable, found.mean.argmax(axis=1)))
+    for row, read in zip(rows, reads, strict=True):
+        reason = row.pop("error")  # stays the last column
+        row |= {"saliency": None if read.views is None else str(next(paths)), "error": reason}
 
 
 def open_arrays(job: Job, outputs: Outputs, count: int) -> dict[str, ArrayFile]:

@@ -34,6 +34,7 @@ def exported_options(sets: Iterable[str], flags: Mapping[str, Any], outputs: Out
     keys = [*flags, *(pair.partition("=")[0].strip() for pair in sets)]
     keys += ["--save-samples"] if outputs.samples else []
     keys += ["--save-features"] if outputs.features else []
+    keys += ["--saliency"] if outputs.saliency else []
     if others := [key for key in keys if key not in KEYS]:
         raise usage_error(
             f"{', '.join(others)}: has no effect on an exported model",

@@ -101,7 +101,8 @@ def test_an_exported_model_streams_rows_and_refuses_what_needs_the_run(
     again = ("-o", "rows.csv", "--top-k", "2", "--skip-existing")
     assert cli("predict", "m.onnx", pictures / "val", *again).code == 0
     assert Path("rows.csv").read_bytes() == whole
-    for given in (("--mc-dropout", "5"), ("--set", "predict.tta=3"), ("--engine", "onnx")):
+    options = (("--mc-dropout", "5"), ("--set", "predict.tta=3"), ("--engine", "onnx"))
+    for given in (*options, ("--saliency", "maps")):
         refused = cli("predict", "m.onnx", pictures / "val", *given)
         assert refused.code == 2
         assert "has no effect on an exported model" in refused.message[0]

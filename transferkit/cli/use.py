@@ -26,18 +26,20 @@ Runs = Annotated[
     str, typer.Argument(metavar="RUN[,RUN...]", help="A run folder, or several: an ensemble.")
 ]
 
+Images = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="IMAGES...",
+        help="Files, folders, patterns like 'a/*.jpg', or - for a list on standard input.",
+    ),
+]
+
 
 @app.command()
 @with_predict_options()
 def predict(
     run: Runs,
-    images: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="IMAGES...",
-            help="Files, folders, patterns like 'a/*.jpg', or - for a list on standard input.",
-        ),
-    ],
+    images: Images,
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", help="Write the rows to a .csv, .jsonl or .parquet file."),
@@ -54,6 +56,10 @@ def predict(
     copy_to: Annotated[
         Path | None, typer.Option("--copy-to", help="Copy the pictures of --select to a folder.")
     ] = None,
+    saliency: Annotated[
+        Path | None,
+        typer.Option("--saliency", help="Draw where each answer comes from into a folder."),
+    ] = None,
     sets: Sets = None,
     json: Json = False,
     debug: Debug = False,
@@ -64,10 +70,11 @@ def predict(
         from transferkit.embed import embed_instead
         from transferkit.predict import Outputs
 
-        if embedded := embed_instead(run, images, save_features, view.show):
+        wanted = save_features if saliency is None else None  # these need a classifier
+        if embedded := embed_instead(run, images, wanted, view.show):
             console.print_lines([embedded])
             return
-        outputs = Outputs(output, skip_existing, save_samples, save_features, copy_to)
+        outputs = Outputs(output, skip_existing, save_samples, save_features, copy_to, saliency)
         typed = (sets or (), given_flags(flags))
         options, rows = start(run, images, typed, outputs, view.show)
         most = 0 if output is not None else None if json else MOST_SHOWN
@@ -123,13 +130,7 @@ def require_some(reason: str, as_json: bool) -> None:
 @app.command()
 def embed(
     run: RunArgument,
-    images: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="IMAGES...",
-            help="Files, folders, patterns like 'a/*.jpg', or - for a list on standard input.",
-        ),
-    ],
+    images: Images,
     output: Annotated[
         Path,
         typer.Option("--output", "-o", help="A .safetensors, .csv, .jsonl or .parquet file."),

@@ -1,0 +1,190 @@
+"""Where in a picture the evidence for a class lies: Grad-CAM on the last maps or tokens.
+
+Source: Selvaraju et al., "Grad-CAM: Visual Explanations from Deep Networks via Gradient-based
+Localization", ICCV 2017. For transformers the tokens that enter the last block stand for the maps:
+after it, a class token has gathered all, and the others have no gradient any more.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor, nn
+
+from transferkit.backbones.head import Classifier
+from transferkit.errors import usage_error
+from transferkit.inference.members import Member, Read
+
+STRENGTH = 0.6  # how much of the colour covers the picture where the evidence is strongest
+SHOWN_PX = 320  # smaller views are enlarged to about this, so that something is to be seen
+FEWEST_PLACES = 4  # one place says nothing about where
+BATCH = 16
+
+Run = Callable[[Classifier, Tensor], tuple[Tensor, Tensor]]
+"""(classifier, images) -> (activations that the logits are traced back to, logits (N, K))."""
+
+
+def last_maps(classifier: Classifier, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Return what the backbone pools, (N, C, H, W) or (N, H, W, C), and the logits of it.
+
+    Raises ValueError for a backbone whose last activations are no maps.
+    """
+    backbone: Any = classifier.backbone
+    with torch.no_grad():
+        maps = backbone.forward_features(classifier.normalize(images))
+    if maps.ndim != 4:
+        raise ValueError("these are tokens")
+    leaf = maps.detach().requires_grad_()
+    return leaf, classifier.head(backbone.forward_head(leaf))
+
+
+def last_tokens(classifier: Classifier, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the tokens (N, T, D) that enter the last block, and the logits of them."""
+    backbone: Any = classifier.backbone
+    found: list[Tensor] = []
+
+    def cut(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        found.append(inputs[0].detach().requires_grad_())
+        torch.set_grad_enabled(True)  # from here on; `no_grad` below ends it
+        return (found[0], *inputs[1:])
+
+    handle = backbone.blocks[-1].register_forward_pre_hook(cut)
+    try:
+        with torch.no_grad():
+            logits = classifier(images)
+    finally:
+        handle.remove()
+    return found[0], logits
+
+
+def choose_run(classifier: Classifier, name: str, side_px: tuple[int, int]) -> Run:
+    """Return how a classifier's activations are reached, tried on a grey picture.
+
+    name: of the backbone, for the message. side_px: (height, width) of the input.
+    Raises a usage error for a model whose last activations have no places.
+    """
+    example = torch.full((1, 3, *side_px), 128, dtype=torch.uint8)
+    for run in (last_maps, last_tokens):
+        try:
+            activations, logits = run(classifier, example)
+            placed = to_maps(classifier, activations)
+        except (AttributeError, IndexError, RuntimeError, TypeError, ValueError):
+            continue
+        with torch.no_grad():
+            expected = classifier(example)
+        if placed.shape[2] * placed.shape[3] >= FEWEST_PLACES and torch.allclose(
+            logits, expected, rtol=1e-3, atol=1e-4
+        ):
+            return run
+    raise usage_error(
+        f"--saliency: {name} keeps no map of places to look at",
+        "it needs convolutional maps before the pooling, or tokens on a grid, larger than 1 × 1",
+        "leave --saliency out, or train another backbone or a larger --image-size",
+    )
+
+
+def to_maps(classifier: Classifier, activations: Tensor) -> Tensor:
+    """Return activations as (N, C, H, W), without tokens that stand for no place.
+
+    Raises ValueError where they lie on no grid.
+    """
+    backbone: Any = classifier.backbone
+    if activations.ndim == 4:
+        last = getattr(backbone, "output_fmt", "NCHW") == "NHWC"
+        return activations.permute(0, 3, 1, 2) if last else activations
+    if activations.ndim != 3:
+        raise ValueError("no places")
+    height, width = backbone.patch_embed.grid_size
+    prefix = int(getattr(backbone, "num_prefix_tokens", 0))
+    placed = activations[:, prefix:].transpose(1, 2)  # (N, D, H * W)
+    if placed.shape[2] != height * width:
+        raise ValueError("the tokens are not those of the grid")
+    return placed.unflatten(2, (height, width))
+
+
+def grad_cam(classifier: Classifier, run: Run, images: Tensor, targets: Tensor) -> Tensor:
+    """Return maps (N, H, W), 0 or more, of how much each place speaks for a class.
+
+    images: (N, 3, H, W), values 0..255. targets: (N,) classes. Of linear pooled features this is
+    the class activation map: the maps weighted by the class's row of weights, where positive.
+    """
+    classifier.eval()
+    activations, logits = run(classifier, images)
+    scores = logits.gather(1, targets[:, None]).sum()  # pictures do not touch each other
+    (gradients,) = torch.autograd.grad(scores, activations)
+    maps, slopes = to_maps(classifier, activations.detach()), to_maps(classifier, gradients)
+    weights = slopes.mean(dim=(2, 3), keepdim=True)  # (N, C, 1, 1)
+    return (weights * maps).sum(dim=1).relu()
+
+
+def enlarged(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    """Return maps (N, h, w) at (N, *size), each with its highest value at 1, or all 0."""
+    large = nn.functional.interpolate(
+        maps[:, None].float(), size, mode="bilinear", align_corners=False
+    )[:, 0]
+    return large / large.amax(dim=(1, 2), keepdim=True).clamp_min(1e-12)
+
+
+def choose_runs(members: Sequence[Member]) -> list[Run]:
+    """Return `choose_run` of each member. Raises a usage error where they see different parts."""
+    seen = {m.maker.preprocessing: m for m in members}
+    parts = {(p.height_px, p.width_px, p.crop_pct, p.crop_mode) for p in seen}
+    if len(parts) > 1:
+        raise usage_error(
+            "--saliency: these runs see different parts of a picture",
+            "their input sizes or crops differ, so their maps do not lie over each other",
+            "explain one run at a time",
+        )
+    return [
+        choose_run(
+            m.loaded.classifier,
+            str(m.loaded.description["backbone"]),
+            (m.maker.preprocessing.height_px, m.maker.preprocessing.width_px),
+        )
+        for m in members
+    ]
+
+
+def saliency(
+    members: Sequence[Member], runs: Sequence[Run], reads: Sequence[Read], targets: NDArray[Any]
+) -> NDArray[np.float32]:
+    """Return the evidence (N, H, W), 0..1, for classes (N,) in the clean views of N pictures.
+
+    The mean over the members, whose maps count alike. reads: readable pictures only.
+    """
+    total = []
+    for number, (member, run) in enumerate(zip(members, runs, strict=True)):
+        views = [read.views[number][0] for read in reads if read.views is not None]
+        images = torch.from_numpy(np.stack(views))  # (N, 3, H, W)
+        own = torch.from_numpy(member.order[targets])
+        size = (images.shape[2], images.shape[3])
+        parts = [
+            enlarged(grad_cam(member.loaded.classifier, run, *part), size)
+            for part in zip(images.split(BATCH), own.split(BATCH), strict=True)
+        ]
+        total.append(torch.cat(parts))
+    return torch.stack(total).mean(dim=0).numpy()
+
+
+def overlay(view: NDArray[np.uint8], evidence: NDArray[np.float32]) -> Image.Image:
+    """Return the view (3, H, W) beside itself under the evidence (H, W), 0..1, in colours.
+
+    What speaks for the class is covered in yellow to red; the rest keeps its brightness alone.
+    """
+    from matplotlib import colormaps
+
+    plain = view.transpose(1, 2, 0).astype(np.float32)  # (H, W, 3)
+    grey = plain.mean(axis=2, keepdims=True).repeat(3, axis=2)
+    share = evidence[:, :, None].clip(0, 1)
+    colour = 255 * colormaps["YlOrRd"](0.25 + 0.75 * evidence)[:, :, :3]
+    kept = grey + (plain - grey) * share  # colour comes back where the evidence is
+    covered = kept + (colour - kept) * (STRENGTH * share)
+    height, width = evidence.shape
+    gap = np.full((height, max(1, width // 40), 3), 255.0)
+    both = np.concatenate([plain, gap, covered], axis=1).round().clip(0, 255).astype(np.uint8)
+    factor = max(1, round(SHOWN_PX / max(height, width)))
+    image = Image.fromarray(both)
+    return image.resize((image.width * factor, image.height * factor), Image.Resampling.BICUBIC)
