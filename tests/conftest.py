@@ -98,6 +98,8 @@ def pretraining_config(unlabeled: Path) -> Callable[..., Config]:
     def make(backbone: str = "test_efficientnet", **options: object) -> Config:
         wanted: Any = {"epochs": 2, "batch_size": 8, **options}
         network = BackboneOptions(name=backbone, image_size=32)
+        if backbone == "test_vit":
+            network = replace(network, image_size=64)
         if backbone == "mlp":
             network = replace(network, image_size=16, depth=2, width=24, activation="logistic")
         return Config(

@@ -21,9 +21,13 @@ from transferkit.training.events import Notice, PretrainingEpoch
 
 Make = Callable[..., Config]
 OPTIONS: dict[str, dict[str, Any]] = {name: {"method": name} for name in METHODS}
-LEARNING: dict[str, dict[str, Any]] = {"gan": {"lr": 1e-3}, "rbm": {"lr": 1e-2}}
+LEARNING: dict[str, dict[str, Any]] = {
+    "gan": {"lr": 1e-3},
+    "mae": {"lr": 1e-2},
+    "rbm": {"lr": 1e-2},
+}
 """Method -> options with which it learns within seconds, where the usual ones will not do."""
-BACKBONES: dict[str, str] = {"gan": "cnn", "rbm": "mlp"}
+BACKBONES: dict[str, str] = {"gan": "cnn", "mae": "test_vit", "rbm": "mlp"}
 """Method -> a backbone of its own, where the tiny EfficientNet will not do."""
 
 

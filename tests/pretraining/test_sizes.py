@@ -20,7 +20,7 @@ from transferkit.pretraining.sizes import fit_size
         ("cnn", 30, 32),
         ("cnn", 100, None),
         ("mlp", 28, None),
-        ("vit_tiny_patch16_224", 40, 64),
+        ("vit_tiny_patch16_224", 40, 128),
     ],
 )
 def test_the_input_is_as_small_as_the_pictures(

@@ -13,7 +13,7 @@ from transferkit.units import parse_duration
 
 SECTION = "pretraining"
 
-MethodName = Literal["autoencoder", "gan", "rbm", "simclr"]
+MethodName = Literal["autoencoder", "gan", "mae", "rbm", "simclr"]
 METHOD_NAMES: tuple[str, ...] = get_args(MethodName)
 
 USES: dict[str, tuple[str, ...]] = {
@@ -22,6 +22,7 @@ USES: dict[str, tuple[str, ...]] = {
     "loss": ("autoencoder",),
     "sparsity": ("rbm",),
     "sparsity_weight": ("rbm",),
+    "mask_ratio": ("mae",),
     "visible": ("rbm",),
     "cd_steps": ("rbm",),
     "persistent": ("rbm",),
@@ -102,6 +103,9 @@ class Pretraining(Section):
     sparsity_weight: Annotated[
         float, Gt(0), Option("--sparsity-weight", "How much that counts in the loss.")
     ] = 1.0
+    mask_ratio: Annotated[
+        float, Gt(0), Lt(1), Option("--mask-ratio", "Share of the picture that is hidden.")
+    ] = 0.75
     visible: Annotated[
         Literal["gaussian", "bernoulli"],
         Option("--visible", "Of rbm: what pixels are, any number or on and off."),

@@ -34,6 +34,13 @@ METHODS: dict[str, MethodKind] = {
         "to tell pictures from those that a second network draws",
         backbone="cnn",
     ),
+    "mae": MethodKind(
+        lazy("masked", "mae"),
+        ("weak",),
+        "to draw the patches that were hidden",
+        backbone="vit_tiny_patch16_224",
+        drops_last=False,
+    ),
     "rbm": MethodKind(
         lazy("rbm", "rbm"),
         ("weak",),

@@ -1,5 +1,6 @@
 """How large the input of a pretraining is, where the user does not say."""
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -10,6 +11,9 @@ from transferkit.config import Config
 from transferkit.data.index import DatasetIndex
 from transferkit.errors import UserError
 
+PATCH = re.compile(r"patch(\d+)")
+PATCHES = 8
+"""Along each side of a transformer's input; fewer leave little to attend to."""
 STEP = 32
 """What most backbones halve away; a size that is no multiple wastes rows of pixels."""
 
@@ -17,7 +21,8 @@ STEP = 32
 def fit_size(config: Config, index: DatasetIndex) -> tuple[Config, str]:
     """Make the input as small as the pictures are, where a random backbone can take that.
 
-    The size is the least multiple of 32 that the median shorter side does not exceed. Returns the
+    The size is the least multiple of 32 that the median shorter side does not exceed, and eight
+    patches of a transformer. Returns the
     configuration, and what to tell; "" where all stays as it is.
     """
     options = config.backbone
@@ -26,6 +31,8 @@ def fit_size(config: Config, index: DatasetIndex) -> tuple[Config, str]:
     usual = usual_size(options.name)
     shorter = float(np.median(index.sizes.min(axis=1)))
     fitting = STEP * max(1, int(np.ceil(shorter / STEP)))
+    if patch := PATCH.search(options.name):
+        fitting = max(fitting, PATCHES * int(patch[1]))
     if fitting >= usual:
         return config, ""
     if options.name not in SIZES_PX:
