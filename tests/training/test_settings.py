@@ -1,15 +1,12 @@
 """Every way to configure the optimisation changes a run, and what cannot work is refused."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from transferkit.errors import UserError
-from transferkit.finetune import finetune
 from transferkit.recipes import load_config
-from transferkit.run_folder import RunFolder, open_run
 from transferkit.training.optimizers import OPTIMIZERS
 from transferkit.training.schedules import SCHEDULES
 from transferkit.training.settings import loop_settings
@@ -67,38 +64,6 @@ def test_weight_decay_is_zero_where_it_would_join_the_gradient() -> None:
     assert decays(optimizer__name="adam") == (0, 0)
     assert decays(optimizer__name="adam", training__weight_decay=0.1) == (0.1, 0.1)
     assert decays(regularization__head_weight_decay=0.3) == (0.05, 0.3)
-
-
-@pytest.fixture(scope="module")
-def ran(tmp_path_factory: pytest.TempPathFactory, pictures: Path) -> Callable[..., Any]:
-    """Run two short epochs with other options; return the rows without clock."""
-    root = tmp_path_factory.mktemp("variants")
-    count = [0]
-
-    def run(given: dict[str, Any]) -> list[dict[str, Any]]:
-        base = {
-            "data.path": str(pictures),
-            "backbone.name": "test_efficientnet",
-            "backbone.pretrained": False,
-            "backbone.image_size": 32,
-            "augment.level": "none",
-            "cache.dir": str(root / "cache"),
-            "device.accelerator": "cpu",
-            "device.engine": "torch",
-            "training.batch_size": 6,
-            "stages": "1:3@1e-2",
-        }
-        count[0] += 1
-        out = root / f"run{count[0]}"
-        with pytest.MonkeyPatch.context() as patch:
-            for name in ("curves", "learning_rates", "confusion"):
-                patch.setattr(f"transferkit.finetune.{name}", lambda *_: None)
-            patch.setattr(RunFolder, "save_plot", lambda *_: None)
-            finetune(load_config(None, (), base | given), out, lambda _: None)
-        rows = open_run(out).read_metrics()
-        return [{k: v for k, v in r.items() if not k.startswith("seconds")} for r in rows]
-
-    return run
 
 
 @pytest.fixture(scope="module")

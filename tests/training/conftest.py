@@ -1,0 +1,57 @@
+"""Whole runs of a tiny network, each with options of its own."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from transferkit.finetune import finetune
+from transferkit.recipes import load_config
+from transferkit.run_folder import RunFolder, open_run
+
+Ran = Callable[..., Path]
+
+
+@pytest.fixture(scope="session")
+def train_with(tmp_path_factory: pytest.TempPathFactory, pictures: Path) -> Ran:
+    """Train the top group for three short epochs, with other options; return the run folder."""
+    root = tmp_path_factory.mktemp("variants")
+    count = [0]
+
+    def run(given: dict[str, Any]) -> Path:
+        base = {
+            "data.path": str(pictures),
+            "backbone.name": "test_efficientnet",
+            "backbone.image_size": 32,
+            "augment.level": "none",
+            "cache.dir": str(root / "cache"),
+            "device.accelerator": "cpu",
+            "device.engine": "torch",
+            "training.batch_size": 6,
+            "stages": "1:3@1e-2",
+        }
+        if given.get("backbone.name") not in ("mlp", "cnn") and "backbone.weights" not in given:
+            base["backbone.pretrained"] = False
+        count[0] += 1
+        out = root / f"run{count[0]}"
+        with pytest.MonkeyPatch.context() as patch:
+            for name in ("curves", "learning_rates", "confusion", "inside", "reliability"):
+                patch.setattr(f"transferkit.finetune.{name}", lambda *_: None)
+            patch.setattr("transferkit.finetune.write_report", lambda *_: None)
+            patch.setattr(RunFolder, "save_plot", lambda *_: None)
+            finetune(load_config(None, (), base | given), out, lambda _: None)
+        return out
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def ran(train_with: Ran) -> Callable[..., list[dict[str, Any]]]:
+    """Do as `train_with`, but return the run's rows of metrics without the clock."""
+
+    def rows(given: dict[str, Any]) -> list[dict[str, Any]]:
+        found = open_run(train_with(given)).read_metrics()
+        return [{k: v for k, v in r.items() if not k.startswith("seconds")} for r in found]
+
+    return rows
