@@ -10,7 +10,7 @@ from transferkit.cli import app
 from transferkit.cli.options import pretrains
 from transferkit.config import Config, OptionField, Section, option_fields
 from transferkit.config.network_checks import ONLY_FROM_SCRATCH
-from transferkit.config.pretraining import USES
+from transferkit.config.pretraining import USES, VARIANT_USES
 from transferkit.errors import UserError
 from transferkit.optimization_checks import SCHEDULE_USES
 from transferkit.recipes import load_config
@@ -76,8 +76,8 @@ def needs(key: str) -> dict[str, Any]:
     if section == "pretraining" and name in USES:
         found |= {"pretraining.method": USES[name][0]}
     found |= {"pretraining.probe": "some"} if key == "pretraining.probe_every" else {}
-    found |= {"pretraining.variant": "denoising"} if key == "pretraining.noise" else {}
-    found |= {"pretraining.sparsity": 0.1} if key == "pretraining.sparsity_weight" else {}
+    if section == "pretraining" and name in VARIANT_USES:
+        found |= {"pretraining.method": "autoencoder", "pretraining.variant": VARIANT_USES[name]}
     if key == "schedule.momentum_high":
         return {"schedule.name": "1cycle", "schedule.momentum_low": 0.0}
     uses = [s for s, names in SCHEDULE_USES.items() if section == "schedule" and name in names]

@@ -20,19 +20,30 @@ USES: dict[str, tuple[str, ...]] = {
     "variant": ("autoencoder",),
     "noise": ("autoencoder",),
     "loss": ("autoencoder",),
-    "sparsity": ("rbm",),
-    "sparsity_weight": ("rbm",),
+    "kl_weight": ("autoencoder",),
+    "tied": ("autoencoder",),
+    "sparsity": ("autoencoder", "rbm"),
+    "sparsity_weight": ("autoencoder", "rbm"),
     "mask_ratio": ("mae",),
     "visible": ("rbm",),
     "cd_steps": ("rbm",),
     "persistent": ("rbm",),
-    "latent": ("gan",),
+    "latent": ("autoencoder", "gan"),
     "gan_loss": ("gan",),
     "gan_penalty": ("gan",),
     "temperature": ("simclr",),
     "projection": ("simclr",),
 }
 """Option -> the methods that read it; every other option is read by all."""
+VARIANT_USES = {
+    "noise": "denoising",
+    "kl_weight": "variational",
+    "latent": "variational",
+    "tied": "stacked",
+    "sparsity": "sparse",
+    "sparsity_weight": "sparse",
+}
+"""Option -> the variant of the autoencoder that reads it."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +94,8 @@ class Pretraining(Section):
         int | None, Ge(1), Option("--probe-every", "Epochs between probes [a tenth of all].")
     ] = None
     variant: Annotated[
-        Literal["plain", "denoising"], Option("--variant", "Of autoencoder: which kind.")
+        Literal["plain", "denoising", "sparse", "variational", "stacked"],
+        Option("--variant", "Of autoencoder: which kind."),
     ] = "plain"
     noise: Annotated[
         float,
@@ -91,9 +103,15 @@ class Pretraining(Section):
         Le(2),
         Option("--noise", "Of denoising: deviation of the noise, pictures 0..1."),
     ] = 0.2
-    loss: Annotated[Literal["mse", "l1"], Option("--loss", "How a reconstruction is compared.")] = (
-        "mse"
-    )
+    loss: Annotated[
+        Literal["mse", "l1", "ssim"], Option("--loss", "How a reconstruction is compared.")
+    ] = "mse"
+    kl_weight: Annotated[
+        float, Ge(0), Option("--kl-weight", "Of variational: weight of the divergence.")
+    ] = 0.01
+    tied: Annotated[
+        bool, Option("--tied/--no-tied", "Of stacked: the way back uses the same weights.")
+    ] = False
     sparsity: Annotated[
         float | None,
         Gt(0),
@@ -135,6 +153,24 @@ class Pretraining(Section):
     ] = 128
 
 
+def variant_problems(options: Pretraining) -> list[str]:
+    """Find options that the variant of the autoencoder, or a method without one, does not read."""
+    found = []
+    for item in fields(Pretraining):
+        variant = VARIANT_USES.get(item.name)
+        changed = getattr(options, item.name) != item.default
+        if changed and variant not in (None, options.variant) and options.method == "autoencoder":
+            found.append(
+                f"pretraining.{item.name} has no effect with pretraining.variant = "
+                f"{options.variant}: it is for {variant}"
+            )
+    if options.method == "rbm" and options.sparsity_weight != 1.0 and options.sparsity is None:
+        found.append("pretraining.sparsity_weight has no effect without pretraining.sparsity")
+    if options.variant == "stacked" and options.loss == "ssim":
+        found.append("pretraining.loss ssim compares pictures, a stacked layer also activations")
+    return found
+
+
 def pretraining_problems(options: Pretraining) -> list[str]:
     """Find options of pretraining that contradict each other or would have no effect."""
     found = []
@@ -149,10 +185,7 @@ def pretraining_problems(options: Pretraining) -> list[str]:
                 f"pretraining.{item.name} has no effect with pretraining.method = "
                 f"{options.method}: it is for {', '.join(methods)}"
             )
-    if options.noise != 0.2 and options.variant != "denoising":
-        found.append("pretraining.noise has an effect only with pretraining.variant = denoising")
-    if options.sparsity_weight != 1.0 and options.sparsity is None:
-        found.append("pretraining.sparsity_weight has no effect without pretraining.sparsity")
+    found += variant_problems(options)
     if options.epochs is not None and options.budget is not None:
         found.append("--epochs and --budget contradict each other: leave one out")
     if options.probe_every is not None and options.probe is None:

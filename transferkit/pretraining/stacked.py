@@ -1,0 +1,106 @@
+"""Stacked autoencoders: a network of our own, trained greedily from the first layer up."""
+
+from collections.abc import Callable, Iterator, Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from transferkit.backbones.scratch import Scratch
+from transferkit.config import Pretraining
+from transferkit.errors import usage_error
+from transferkit.pretraining.encoder import Encoder
+from transferkit.pretraining.method import Batch, Learn, Method, Move, Phase
+
+TOGETHER = 2.0
+"""Share of the epochs that train all layers, a single layer's being 1."""
+LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "mse": functional.mse_loss,
+    "l1": functional.l1_loss,
+}
+"""What can compare activations, too."""
+
+
+class Inverse(nn.Module):
+    """The way back through a layer: its output to its input, a linear map of its own or tied.
+
+    tied: the layer's own weight, transposed; only the bias is learned.
+    """
+
+    def __init__(self, layer: nn.Linear | nn.Conv2d, tied: bool) -> None:
+        super().__init__()
+        self.stride = layer.stride[0] if isinstance(layer, nn.Conv2d) else 0
+        self._layer = [layer]  # in a list: it is not a part of this module
+        inputs = layer.in_channels if isinstance(layer, nn.Conv2d) else layer.in_features
+        self.bias = nn.Parameter(torch.zeros(inputs))
+        self.weight = None if tied else nn.Parameter(layer.weight.detach().clone())
+
+    def forward(self, outputs: Tensor) -> Tensor:
+        """Return what the layer may have seen of its outputs."""
+        weight = self._layer[0].weight if self.weight is None else self.weight
+        if not self.stride:
+            return functional.linear(outputs, weight.t(), self.bias)
+        extra = self.stride - 1
+        return functional.conv_transpose2d(outputs, weight, self.bias, self.stride, 1, extra)
+
+
+def stacked_autoencoder(encoder: Encoder, options: Pretraining, seed: int) -> Method:
+    """Train each layer to draw its own input again, the ones below it fixed; then all together.
+
+    Source: Bengio et al., "Greedy Layer-Wise Training of Deep Networks", NeurIPS 2007.
+    """
+    backbone = encoder.backbone
+    if not isinstance(backbone, Scratch):
+        raise usage_error(
+            "--variant stacked needs a plain stack of layers",
+            f"this backbone is a {type(backbone).__name__}",
+            "use --backbone mlp or --backbone cnn, or another --variant",
+        )
+    layers = [layer_of(block) for block in backbone.blocks.children()]
+    inverses = nn.ModuleList(Inverse(layer, options.tied) for layer in layers)
+    networks = nn.ModuleDict({"encoder": encoder, "inverses": inverses})
+    compare = LOSSES[options.loss]
+
+    def below(images: Tensor, depth: int) -> Tensor:
+        seen: Tensor = backbone.flatten(backbone.input_norm(encoder.normalized(images)))
+        for block in list(backbone.blocks.children())[:depth]:
+            seen = block(seen)
+        return seen
+
+    def one_layer(number: int) -> Learn:
+        def learn(batch: Batch) -> Iterator[Move]:
+            with torch.no_grad():
+                seen = below(batch.views[0], number)
+            yield Move(compare(inverses[number](backbone.blocks[number](seen)), seen))
+
+        return learn
+
+    def drawn(images: Tensor) -> Tensor:
+        found = below(images, len(layers))
+        for inverse in reversed(list(inverses)):
+            found = inverse(found)
+        return found
+
+    def together(batch: Batch) -> Iterator[Move]:
+        (images,) = batch.views
+        yield Move(compare(drawn(images), below(images, 0)))
+
+    def show(images: Tensor) -> Mapping[str, Tensor]:
+        again = drawn(images).view_as(images) * encoder.std + encoder.mean
+        return {"reconstructions": torch.stack([images, again.clamp(0, 1)])}
+
+    phases = [
+        Phase(
+            f"layer {number + 1}",
+            {"network": nn.ModuleList([backbone.blocks[number], inverses[number]])},
+            one_layer(number),
+        )
+        for number in range(len(layers))
+    ]
+    phases.append(Phase("together", {"network": networks}, together, share=TOGETHER))
+    return Method(networks, tuple(phases), show=show)
+
+
+def layer_of(block: nn.Module) -> nn.Linear | nn.Conv2d:
+    """Return the linear map of a hidden layer."""
+    return next(m for m in block.modules() if isinstance(m, nn.Linear | nn.Conv2d))
