@@ -1,13 +1,18 @@
 """The verb `report`: a page that shows what came out of a run."""
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from transferkit.atomic_write import disk_error, write_atomically
+from transferkit.compare import compare
 from transferkit.config import Config
-from transferkit.errors import UserError
+from transferkit.errors import UserError, usage_error
+from transferkit.evaluation.bootstrap import bootstrap_intervals
+from transferkit.inference.calibration import log_softmax
 from transferkit.recipes import config_of
 from transferkit.reporting.card import Intervals, model_card
+from transferkit.reporting.comparison_page import comparison_page
 from transferkit.reporting.gather import RunData, gather
 from transferkit.reporting.pretraining_page import pretraining_page
 from transferkit.reporting.run_page import run_page
@@ -22,6 +27,41 @@ def report(path: Path, show: Callable[[Event], None]) -> Path:
     """
     folder = open_run(path)
     return write_report(folder, show)
+
+
+def report_together(paths: Sequence[Path], output: Path, show: Callable[[Event], None]) -> Path:
+    """Write one page of several finished runs side by side into `output`, and return it.
+
+    Raises a usage error for fewer than two different runs, or pretraining runs among them.
+    """
+    if output.suffix.lower() not in (".html", ".htm"):
+        raise usage_error(f"--output {output}: the name must end in .html")
+    folders = [open_run(path) for path in paths]
+    for folder in folders:
+        if (folder.read_json("model") or {}).get("task") == "pretraining":
+            what = f"{folder.path} is a pretraining run: there is no accuracy to compare"
+            raise usage_error(what, "", f"look at it by itself: transferkit report {folder.path}")
+    found = compare(paths, None)
+    runs = [run_data(folder) for folder in folders]
+    page = comparison_page(runs, found, [intervals_of(folder) for folder in folders])
+    shown = [run.file(p) for run in runs for p in run.least_sure(3)]
+    if shown and not any(file and file.is_file() for file in shown):
+        show(Notice("the pictures are no longer where they were: the report goes without them"))
+    data = page.encode(errors="backslashreplace")
+    try:
+        write_atomically(output, lambda file: file.write(data))
+    except OSError as error:
+        raise disk_error(output.parent, error) from error
+    return output
+
+
+def intervals_of(folder: RunFolder) -> Intervals:
+    """Return the intervals of a run's figures, from what it kept of its validation; {} without."""
+    kept, calibration = folder.load_validation(), folder.read_json("calibration")
+    if kept is None or calibration is None:
+        return {}
+    logs = log_softmax(kept["logits"], float(calibration["temperature"]))
+    return bootstrap_intervals(logs, kept["labels"].numpy())
 
 
 def write_report(folder: RunFolder, show: Callable[[Event], None]) -> Path:

@@ -87,3 +87,13 @@ def samples(tmp_path_factory: pytest.TempPathFactory) -> Path:
             for file in sorted((SAMPLES / split / name).iterdir())[:count]:
                 shutil.copy(file, root / split / name)
     return root
+
+
+@pytest.fixture(scope="session")
+def other(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A second finished run on the same pictures, of one stage."""
+    root = tmp_path_factory.mktemp("compared")
+    options = ("--stages", "1:2@1e-2", "--views", "1", "--batch-size", "5")
+    cache = ("--cache-dir", root / "cache")
+    assert call("finetune", pictures, *TINY, *options, *cache, "--out", root / "run").code == 0
+    return root / "run"

@@ -8,16 +8,6 @@ from PIL import Image
 from transferkit.evaluation.comparison import short_names
 
 Cli = Callable[..., Any]
-TINY = ("--backbone", "test_efficientnet", "--no-pretrained", "--image-size", "32")
-
-
-@pytest.fixture(scope="session")
-def other(pictures: Path, cli: Cli, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("compared")
-    options = ("--stages", "1:2@1e-2", "--views", "1", "--batch-size", "5")
-    cache = ("--cache-dir", root / "cache")
-    assert cli("finetune", pictures, *TINY, *options, *cache, "--out", root / "run").code == 0
-    return root / "run"
 
 
 def test_runs_stand_side_by_side(run: Path, other: Path, pictures: Path, cli: Cli) -> None:

@@ -12,6 +12,9 @@ from typing import Any
 import pytest
 from huggingface_hub import ModelCard
 
+from transferkit.csv_rows import from_csv
+from transferkit.evaluation.comparison import short_names
+
 Cli = Callable[..., Any]
 
 
@@ -78,3 +81,31 @@ def test_the_code_of_the_card_runs(run: Path, pictures: Path) -> None:
     row = rows[str(picture.relative_to(pictures))]
     found = ast.literal_eval(out.getvalue())
     assert found[row["label"]] == pytest.approx(float(row["probability"]), abs=1e-5)
+
+
+def test_runs_are_reported_side_by_side(run: Path, other: Path, pictures: Path, cli: Cli) -> None:
+    assert cli("report", run, other).out == "report: comparison.html\n"
+    page = Path("comparison.html").read_text()
+    names = short_names([run, other])
+    assert all(f">{name}<" in page for name in names)
+    assert "<code>training.batch_size</code>" in page
+    known = [json.loads((r / "summary.json").read_text()) for r in (run, other)]
+    assert all(f"{100 * k['metrics']['accuracy']:.1f}%" in page for k in known)
+    tables = [
+        {row["path"]: row["label"] for row in from_csv((r / "predictions.csv").read_text())}
+        for r in (run, other)
+    ]
+    differ = sum(tables[0][path] != tables[1][path] for path in tables[0])
+    assert f"{differ} of 12 pictures are not answered alike" in page or not differ
+    assert page.count("data:image/jpeg;base64") == differ
+    assert cli("report", run, other, "-o", "p.html", "--json").json == {"report": "p.html"}
+
+
+def test_what_cannot_be_reported_together_is_refused(run: Path, other: Path, cli: Cli) -> None:
+    assert "the name must end in .html" in cli("report", run, other, "-o", "p.pdf").message[0]
+    assert "two or more different runs" in cli("report", run, run).message[0]
+    alone = cli("report", run, "-o", "p.html")
+    assert alone.code == 2
+    assert "no effect on the report of one run" in alone.message[0]
+    assert cli("report", run, other, "-o", "none/p.html").code == 1
+    assert not any(Path().iterdir())

@@ -7,16 +7,33 @@ import typer
 
 from transferkit import console
 from transferkit.cli.app import Debug, Json, RunArgument, app, live_view
+from transferkit.errors import usage_error
 from transferkit.tables.export import export_table
 
 
 @app.command()
-def report(run: RunArgument, json: Json = False, debug: Debug = False) -> None:
-    """Write a run's report.html again: figures, curves, mistakes, all in one file."""
+def report(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN [RUN...]", help="Run folders.")],
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Page of several runs [comparison.html]."),
+    ] = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Write a run's report.html again, or one page of several runs side by side."""
+    if len(runs) == 1 and output is not None:
+        raise usage_error(
+            "--output has no effect on the report of one run",
+            "it lies in the run's folder: report.html",
+        )
     with live_view(json) as view:
         from transferkit import report as verb
 
-        path = verb.report(run, view.show)
+        if len(runs) == 1:
+            path = verb.report(runs[0], view.show)
+        else:
+            path = verb.report_together(runs, output or Path("comparison.html"), view.show)
     if json:
         console.print_json({"report": path})
     else:

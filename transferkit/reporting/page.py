@@ -32,6 +32,7 @@ def environment() -> Environment:
         "duration": duration_text,
         "count": count_text,
         "rate": rate_text,
+        "zip": lambda left, right: list(zip(left, right, strict=True)),
         "shell": lambda value: shlex.quote(str(value)),
     }
     return made
