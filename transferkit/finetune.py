@@ -135,9 +135,11 @@ def run_plan(session: Session, folder: RunFolder, show: Show) -> RunSummary:
         session.column_of,
     )
     if settings.rules.penalties.l2_sp:
+        kept = config.backbone.reuse_blocks or len(session.plan.groups)
         run.pretrained = {
             name: parameter.detach().clone()
             for name, parameter in session.classifier.named_parameters()
+            if session.column_of(name) < kept
         }
     recalibrate(session, show)
     if continue_run(run):

@@ -10,7 +10,10 @@ from transferkit.errors import usage_error
 from transferkit.run_folder import RunFolder, open_run
 
 KEY = "from_run"
-OF_THE_RUN_ALONE = ("pretrained", "weights", "drop_path", "dropout", "dropout_kind", KEY)
+OF_THE_RUN_ALONE = (
+    *("pretrained", "weights", "drop_path", "dropout", "dropout_kind"),
+    *("reuse_blocks", KEY),
+)
 """What a new run decides for itself; all other options of a backbone give it its tensors."""
 
 

@@ -1,5 +1,11 @@
 """The network's options as objects: structure of the backbone, new layers, what is said of them."""
 
+from collections.abc import Sequence
+
+import torch
+
+from transferkit.backbones.block_groups import BlockGroup
+from transferkit.backbones.chain import find_chain
 from transferkit.backbones.create import Backbone, create_backbone
 from transferkit.backbones.head import Classifier, HeadDesign, head_misfit, make_head
 from transferkit.backbones.norm_statistics import has_statistics
@@ -9,6 +15,7 @@ from transferkit.config import BackboneOptions, Config
 from transferkit.config.initializers import paired_initializer
 from transferkit.errors import usage_error
 from transferkit.training.events import Notice
+from transferkit.training.stages import column_finder, make_plan
 
 
 def make_structure(options: BackboneOptions) -> Structure:
@@ -21,19 +28,56 @@ def make_structure(options: BackboneOptions) -> Structure:
     )
 
 
+def random_backbone(config: Config) -> Backbone:
+    """Build the configured backbone with random weights, whatever weights it is to have."""
+    options = config.backbone
+    return create_backbone(
+        options.name,
+        pretrained=False,
+        image_size=options.image_size,
+        drop_path=options.drop_path,
+        seed=config.training.seed,
+        structure=make_structure(options),
+    )
+
+
+def block_groups(backbone: Backbone) -> tuple[BlockGroup, ...]:
+    """Find the block groups of a backbone on the CPU."""
+    size = backbone.preprocessing
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(2, 3, size.height_px, size.width_px, generator=generator)
+    return tuple(find_chain(backbone.model, images).groups)
+
+
+def reinitialize_above(config: Config, backbone: Backbone, groups: Sequence[BlockGroup]) -> None:
+    """Give the block groups above the lowest `reuse_blocks` random weights and no statistics.
+
+    Those that the model has when it is made without pretrained weights, by the seed of the run.
+    Source: Yosinski et al., "How transferable are features in deep neural networks?", NeurIPS 2014.
+    """
+    kept = config.backbone.reuse_blocks
+    if kept is None:
+        return
+    column_of = column_finder([group.modules for group in groups])
+    fresh = random_backbone(config).model.state_dict()
+    with torch.no_grad():
+        for name, tensor in backbone.model.state_dict().items():
+            if column_of(f"backbone.{name}") >= kept:
+                tensor.copy_(fresh[name])
+    names = ", ".join(group.name for group in groups[kept:])
+    backbone.weights_source += f"; random (seed {config.training.seed}): {names}"
+    backbone.notices.append(f"{backbone.name}: {names} start from random weights")
+
+
 def check_network(config: Config) -> None:
     """Refuse, before any picture is read, what the backbone cannot do; tried on random weights."""
     options = config.backbone
-    changed = options.pooling or options.drop_top_blocks or options.replace_activations
+    surgery = (options.pooling, options.drop_top_blocks, options.replace_activations)
     batchnorm = config.training.batchnorm
-    if changed or batchnorm != "train":
-        backbone = create_backbone(
-            options.name,
-            pretrained=False,
-            image_size=options.image_size,
-            drop_path=options.drop_path,
-            structure=make_structure(options),
-        )
+    if any(surgery) or options.reuse_blocks or batchnorm != "train":
+        backbone = random_backbone(config)
+        if options.reuse_blocks:
+            make_plan(config, [group.name for group in block_groups(backbone)])
         if batchnorm != "train" and not any(map(has_statistics, backbone.model.modules())):
             what = f"--batchnorm {batchnorm} has no effect: {backbone.name} has no batch norm"
             raise usage_error(what, "", "leave it out")

@@ -125,4 +125,5 @@ def trains_head_alone(config: Config) -> bool:
     if config.stages:
         return all(stage.unfreeze == "head" for stage in config.stages)
     training = config.training
-    return config.backbone.pretrained and training.depth == 0 and training.full_epochs == 0
+    whole = config.backbone.pretrained and config.backbone.reuse_blocks is None
+    return whole and training.depth == 0 and training.full_epochs == 0

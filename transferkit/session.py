@@ -15,7 +15,13 @@ from transferkit.data.index import DatasetIndex, ScanOptions, scan
 from transferkit.data.loader import ViewMaker
 from transferkit.errors import usage_error
 from transferkit.first_pass import Channels, channel_statistics
-from transferkit.network import check_network, make_classifier, make_structure, start_notices
+from transferkit.network import (
+    check_network,
+    make_classifier,
+    make_structure,
+    reinitialize_above,
+    start_notices,
+)
 from transferkit.training.boundary_cache import default_cache_dir
 from transferkit.training.events import Event, Notice, Progress
 from transferkit.training.sources import CacheSettings, Material, Sources
@@ -74,6 +80,7 @@ def prepare(config: Config, show: Callable[[Event], None]) -> Session:
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(2, 3, size.height_px, size.width_px, generator=generator)
     chain = find_chain(backbone.model, images.to(fabric.device))
+    reinitialize_above(config, backbone, chain.groups)
     if not chain.verified:
         backbone.notices.append(f"no cut inside {backbone.name} ({chain.reason}): trains live")
     for notice in (*map(Notice, backbone.notices), *start_notices(config, backbone)):

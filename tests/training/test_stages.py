@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -191,3 +193,39 @@ def test_frozen_tensors_keep_every_bit_and_the_others_change(
 
 def same_bits(one: Tensor, other: Tensor) -> bool:
     return torch.equal(one.reshape(-1).view(torch.uint8), other.reshape(-1).view(torch.uint8))
+
+
+def test_random_groups_learn_with_the_head_from_the_first_stage() -> None:
+    config = Config(backbone=BackboneOptions(reuse_blocks=6))
+    fresh, one, two, whole = make_plan(config, EIGHT).stages
+    assert (fresh.name, fresh.epochs, fresh.lr) == ("top 2", 30, 1e-3)
+    assert fresh.multipliers == (0,) * 6 + (1, 1, 1)
+    assert one.multipliers == (0,) * 5 + (0.5, 1, 1, 1)
+    assert two.multipliers == (0,) * 4 + (0.25, 0.5, 1, 1, 1)
+    assert whole.multipliers == (*(0.5 ** (6 - i) for i in range(6)), 1, 1, 1)
+    assert whole.if_improving
+    (own,) = make_plan(replace(config, stages=(Stage(4, 1, decay=0.1),)), EIGHT).stages
+    assert own.multipliers == pytest.approx((0,) * 4 + (0.01, 0.1, 1, 1, 1))
+
+
+def test_random_groups_keep_no_statistics() -> None:
+    config = Config(backbone=BackboneOptions(reuse_blocks=6), training=Training(batchnorm="frozen"))
+    assert {stage.kept_statistics for stage in make_plan(config, EIGHT).stages} == {6}
+    whole = Config(training=Training(batchnorm="frozen"))
+    assert {stage.kept_statistics for stage in make_plan(whole, EIGHT).stages} == {8}
+
+
+@pytest.mark.parametrize(
+    ("kept", "stages", "what"),
+    [
+        (8, (), "--reuse-blocks 8 leaves no block group of the 8"),
+        (6, (Stage("head", 2), Stage("all", 2)), "the first one trains head, on random frozen"),
+        (6, (Stage(1, 2),), "the first one trains top 1, on random frozen"),
+    ],
+)
+def test_plans_that_leave_random_groups_untrained_are_refused(
+    kept: int, stages: tuple[Stage, ...], what: str
+) -> None:
+    with pytest.raises(UserError, match=what) as refused:
+        make_plan(Config(backbone=BackboneOptions(reuse_blocks=kept), stages=stages), EIGHT)
+    assert refused.value.exit_code == 2

@@ -34,7 +34,10 @@ PRETRAINING_READS_ALSO = (
     *("data.strict", "data.background", "data.max_pixels"),
     *("augment.flip", "training.seed"),
 )
-PRETRAINING_HAS_OWN = ("backbone.pretrained", "backbone.from_run", "device.engine")
+PRETRAINING_HAS_OWN = (
+    *("backbone.pretrained", "backbone.from_run", "backbone.reuse_blocks"),
+    "device.engine",
+)
 
 
 def option_parameter(item: OptionField) -> signatures.Parameter:

@@ -100,6 +100,11 @@ class BackboneOptions(Section):
     drop_top_blocks: Annotated[
         int, Ge(0), Option("--drop-top-blocks", "Block groups to take off before the new head.")
     ] = 0
+    reuse_blocks: Annotated[
+        int | None,
+        Ge(1),
+        Option("--reuse-blocks", "Lowest block groups to keep the weights of; random above."),
+    ] = None
     replace_activations: Annotated[
         Activation | None,
         Option("--replace-activations", "Another activation in all blocks of a timm model."),

@@ -14,7 +14,11 @@ ONLY_FROM_SCRATCH = (
 
 def network_problems(backbone: BackboneOptions, head: HeadOptions, batch_size: int) -> list[str]:
     """List the problems of the sections `backbone` and `head`, each with its key."""
-    found = [*initializer_problems(backbone, head), *head_problems(head)]
+    found = [
+        *initializer_problems(backbone, head),
+        *head_problems(head),
+        *reuse_problems(backbone),
+    ]
     found += scratch_problems(backbone) if backbone.from_scratch else timm_problems(backbone)
     for key, places in (("head", head.batchnorm), ("backbone", backbone.batchnorm)):
         if "before" in places and "after" in places:
@@ -22,6 +26,12 @@ def network_problems(backbone: BackboneOptions, head: HeadOptions, batch_size: i
         if places and batch_size == 1:
             found.append(f"{key}.batchnorm needs training.batch_size of 2 or more")
     return found
+
+
+def reuse_problems(backbone: BackboneOptions) -> Iterator[str]:
+    """Yield what is wrong with keeping only the lowest blocks' weights."""
+    if backbone.reuse_blocks is not None and backbone.starts_random:
+        yield "backbone.reuse_blocks needs pretrained weights: there are none to keep"
 
 
 def batchnorm_problems(backbone: BackboneOptions, batchnorm: str) -> Iterator[str]:

@@ -69,22 +69,47 @@ def default_stages(config: Config, num_groups: int) -> tuple[Stage, ...]:
     if config.backbone.starts_random:
         epochs = training.head_epochs + training.block_epochs * training.depth
         return (Stage("all", epochs + training.full_epochs, training.unfrozen_lr, 1.0),)
-    step = unfreezing_step(num_groups)
-    depths = [step * i for i in range(1, training.depth + 1) if step * i < num_groups]
+    step, fresh = unfreezing_step(num_groups), num_fresh(config, num_groups)
+    depths = [fresh + step * i for i in range(1, training.depth + 1)]
+    depths = [depth for depth in depths if depth < num_groups]
     stages = [Stage("head", training.head_epochs, training.lr)]
+    if fresh:  # features of random blocks say nothing: they learn together with the head
+        stages = [Stage(fresh, training.head_epochs, training.unfrozen_lr)]
     stages += [Stage(depth, training.block_epochs, training.unfrozen_lr) for depth in depths]
     if training.full_epochs:
         stages.append(Stage("all", training.full_epochs, training.unfrozen_lr, None, bool(depths)))
     return tuple(stages)
 
 
+def num_fresh(config: Config, num_groups: int) -> int:
+    """Return how many groups at the top were re-initialised, and have all to learn."""
+    kept = config.backbone.reuse_blocks
+    return 0 if kept is None else num_groups - kept
+
+
 def make_plan(config: Config, groups: Sequence[str]) -> StagePlan:
     """Resolve the configuration's stages, or the default ones, over a backbone's block groups.
 
-    Raises a usage error when a stage unfreezes more groups than there are.
+    Raises a usage error when a stage unfreezes more groups than there are, when no group is left
+    to re-initialise, or when re-initialised ones would stay as they are in the first stage.
     """
+    fresh = num_fresh(config, len(groups))
+    if config.backbone.reuse_blocks is not None and fresh < 1:
+        raise usage_error(
+            f"--reuse-blocks {config.backbone.reuse_blocks} leaves no block group of the "
+            f"{len(groups)} to re-initialise",
+            f"from the stem to the top: {', '.join(groups)}",
+            f"use a number up to {len(groups) - 1}, or leave it out",
+        )
     stages = config.stages or default_stages(config, len(groups))
-    return StagePlan(tuple(plan_stage(s, config, groups) for s in stages), tuple(groups))
+    plan = StagePlan(tuple(plan_stage(s, config, groups) for s in stages), tuple(groups))
+    if len(groups) - plan.stages[0].boundary < fresh:
+        raise usage_error(
+            f"stages: the first one trains {plan.stages[0].name}, on random frozen blocks",
+            f"--reuse-blocks re-initialises {fresh} block groups: {', '.join(groups[-fresh:])}",
+            f"let it unfreeze {fresh} or more",
+        )
+    return plan
 
 
 def plan_stage(stage: Stage, config: Config, groups: Sequence[str]) -> PlannedStage:
@@ -103,9 +128,11 @@ def plan_stage(stage: Stage, config: Config, groups: Sequence[str]) -> PlannedSt
     given = [value for value in (stage.decay, training.block_decay) if value is not None]
     decay = given[0] if given else usual
     lr = stage.lr or (training.lr if depth == 0 else training.unfrozen_lr)
-    multipliers = [0.0] * (count - depth) + [decay ** (depth - i) for i in range(depth)] + [1.0]
+    fresh = num_fresh(config, count)
+    powers = (max(0, depth - i - fresh) for i in range(depth))  # counted below the random groups
+    multipliers = [0.0] * (count - depth) + [decay**power for power in powers] + [1.0]
     name = {0: "head", count: "all"}.get(depth, f"top {depth}")
-    kept = count if training.batchnorm == "frozen" else 0
+    kept = count - fresh if training.batchnorm == "frozen" else 0
     return PlannedStage(name, stage.epochs, lr, tuple(multipliers), stage.if_improving, kept)
 
 
