@@ -147,7 +147,7 @@ def prepare(config: Config, show: Show) -> PretrainingSession:
     method.networks.to(fabric.device)
     method.networks.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     views = PretrainingViews(
-        kind.views,
+        kind.views if kind.views_of is None else kind.views_of(encoder, options),
         backbone.preprocessing,
         config.augment.flip,
         config.training.seed,

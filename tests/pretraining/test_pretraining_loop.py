@@ -11,6 +11,7 @@ from torch import nn
 
 from transferkit import pretrain as verb
 from transferkit.config import Config
+from transferkit.config.pretraining import USES
 from transferkit.errors import UserError
 from transferkit.pretraining import loop
 from transferkit.pretraining.autoencoders import VARIANTS
@@ -25,6 +26,8 @@ OPTIONS: dict[str, dict[str, Any]] = {name: {"method": name} for name in METHODS
 OPTIONS |= {
     name: {"method": "autoencoder", "variant": name} for name in VARIANTS if name != "plain"
 }
+for _name in USES["projection"]:
+    OPTIONS[_name] |= {"projection": 32}
 LEARNING: dict[str, dict[str, Any]] = {
     "gan": {"lr": 1e-3},
     "mae": {"lr": 1e-2},

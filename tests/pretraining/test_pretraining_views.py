@@ -2,10 +2,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from transferkit.data.preprocessing import Preprocessing
 from transferkit.errors import UserError
-from transferkit.pretraining.views import VIEWS, PretrainingViews
+from transferkit.pretraining.views import VIEWS, PretrainingViews, cropped
 
 SIZE = Preprocessing(32, 32, 1.0, "center", "bicubic", (0.5,) * 3, (0.5,) * 3)
 
@@ -21,7 +22,7 @@ def test_a_view_is_a_function_of_picture_epoch_and_seed(kind: str, unlabeled: Pa
     first, second = maker.make(path, 3, 5)
     again, _ = maker.make(path, 3, 5)
     later, _ = maker.make(path, 3, 6)
-    assert first.shape == (3, 32, 32)
+    assert first.shape == ((3, 16, 16) if kind == "local" else (3, 32, 32))
     assert first.dtype == np.uint8
     assert np.array_equal(first, again)
     assert np.array_equal(first, second) == (kind == "clean")
@@ -36,6 +37,18 @@ def test_strong_views_differ_more_than_weak_ones(unlabeled: Path) -> None:
         return float(np.abs(np.stack(made).astype(float) - np.stack(clean)).mean())
 
     assert change("strong") > 1.3 * change("weak") > 0
+
+
+def test_parts_are_small_parts(unlabeled: Path) -> None:
+    """A ramp from left to right: a view spans as much of it as its crop is wide."""
+    ramp = Image.fromarray(np.tile(np.arange(200, dtype=np.uint8), (200, 1))).convert("RGB")
+    generator = np.random.default_rng(0)
+    spans = []
+    for _ in range(200):
+        view = cropped(ramp, SIZE, (0.05, 0.4), True, generator)
+        spans.append(np.ptp(np.asarray(view)[..., 0].astype(float)) / 200)
+    assert 0.15 < min(spans) < 0.25
+    assert 0.55 < max(spans) < np.sqrt(0.4 * 4 / 3)
 
 
 def test_nothing_is_mirrored_where_sides_matter(unlabeled: Path) -> None:

@@ -13,7 +13,18 @@ from transferkit.units import parse_duration
 
 SECTION = "pretraining"
 
-MethodName = Literal["autoencoder", "gan", "mae", "rbm", "simclr"]
+MethodName = Literal[
+    "autoencoder",
+    "mae",
+    "gan",
+    "rbm",
+    "simclr",
+    "simsiam",
+    "byol",
+    "barlow",
+    "vicreg",
+    "dino",
+]
 METHOD_NAMES: tuple[str, ...] = get_args(MethodName)
 
 USES: dict[str, tuple[str, ...]] = {
@@ -31,8 +42,11 @@ USES: dict[str, tuple[str, ...]] = {
     "latent": ("autoencoder", "gan"),
     "gan_loss": ("gan",),
     "gan_penalty": ("gan",),
-    "temperature": ("simclr",),
-    "projection": ("simclr",),
+    "temperature": ("simclr", "dino"),
+    "teacher_temperature": ("dino",),
+    "target_momentum": ("byol", "dino"),
+    "projection": ("simclr", "simsiam", "byol", "barlow", "vicreg", "dino"),
+    "local_views": ("dino",),
 }
 """Option -> the methods that read it; every other option is read by all."""
 VARIANT_USES = {
@@ -146,11 +160,28 @@ class Pretraining(Section):
         Option("--gan-penalty", "Of gan: what holds the discriminator back."),
     ] = "r1"
     temperature: Annotated[
-        float | None, Gt(0), Option("--temperature", "Of contrastive losses [simclr 0.5].")
+        float | None,
+        Gt(0),
+        Option("--temperature", "How sharply outputs are compared [simclr 0.5, dino 0.1]."),
+    ] = None
+    teacher_temperature: Annotated[
+        float, Gt(0), Option("--teacher-temperature", "Of dino: how sharp the targets are.")
+    ] = 0.04
+    target_momentum: Annotated[
+        float | None,
+        Ge(0),
+        Lt(1),
+        Option("--target-momentum", "What the slow copy keeps of itself in the first step [0.99]."),
     ] = None
     projection: Annotated[
-        int, Ge(2), Le(65_536), Option("--projection", "Width of the projection's output.")
-    ] = 128
+        int | None,
+        Ge(2),
+        Le(65_536),
+        Option("--projection", "Width of the projection's output [by method]."),
+    ] = None
+    local_views: Annotated[
+        int, Ge(0), Le(32), Option("--local-views", "Of dino: small crops beside two large ones.")
+    ] = 4
 
 
 def variant_problems(options: Pretraining) -> list[str]:

@@ -152,16 +152,20 @@ def varied_view(
 
 
 def random_box(
-    width: int, height: int, min_area: float, generator: np.random.Generator
+    width: int,
+    height: int,
+    min_area: float,
+    generator: np.random.Generator,
+    max_area: float = 1.0,
 ) -> tuple[float, float, float, float]:
-    """Draw a crop (left, top, right, bottom) of at least `min_area` of the picture.
+    """Draw a crop (left, top, right, bottom) of `min_area` to `max_area` of the picture.
 
-    Area uniform in min_area..1, aspect ratio log-uniform in 3/4..4/3, place uniform; after ten
+    Area uniform between these, aspect ratio log-uniform in 3/4..4/3, place uniform; after ten
     failed draws the largest centred crop within these ratios.
     Source: Szegedy et al., "Going Deeper with Convolutions", CVPR 2015, section 6.
     """
     for _ in range(10):
-        area = width * height * generator.uniform(min_area, 1)
+        area = width * height * generator.uniform(min_area, max_area)
         ratio = math.exp(generator.uniform(math.log(MIN_RATIO), math.log(1 / MIN_RATIO)))
         crop_w, crop_h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
         if 0 < crop_w <= width and 0 < crop_h <= height:

@@ -95,6 +95,7 @@ class MethodKind:
 
     make: builds the method around an encoder, its new networks seeded by the third argument.
     views: what each picture of a batch is shown as, see `transferkit.pretraining.views.VIEWS`.
+    views_of: returns the views instead, where they depend on the encoder or on options.
     backbone: the usual one. summary: what is learned, in a few words.
     reads_labels: it learns from the data set's labels (identities, classes).
     drops_last: a smaller last batch is left out.
@@ -106,3 +107,4 @@ class MethodKind:
     backbone: str = "resnet18"
     reads_labels: bool = False
     drops_last: bool = True
+    views_of: Callable[[Encoder, Pretraining], tuple[str, ...]] | None = None

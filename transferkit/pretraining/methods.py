@@ -21,6 +21,15 @@ def lazy(module: str, name: str) -> Make:
     return make
 
 
+def dino_views(encoder: Encoder, options: Pretraining) -> tuple[str, ...]:
+    """See `transferkit.pretraining.teachers`."""
+    from transferkit.pretraining import teachers
+
+    return teachers.dino_views(encoder, options)
+
+
+TWO_VIEWS = ("strong", "strong")
+
 METHODS: dict[str, MethodKind] = {
     "autoencoder": MethodKind(
         lazy("autoencoders", "autoencoder"),
@@ -49,8 +58,28 @@ METHODS: dict[str, MethodKind] = {
         drops_last=False,
     ),
     "simclr": MethodKind(
-        lazy("contrastive", "simclr"),
-        ("strong", "strong"),
-        "to tell views of one picture from all others",
+        lazy("contrastive", "simclr"), TWO_VIEWS, "to tell views of one picture from all others"
+    ),
+    "simsiam": MethodKind(
+        lazy("contrastive", "simsiam"), TWO_VIEWS, "to predict the other view, which is held still"
+    ),
+    "byol": MethodKind(
+        lazy("teachers", "byol"),
+        TWO_VIEWS,
+        "to predict what a slow copy of itself makes of the other view",
+    ),
+    "barlow": MethodKind(
+        lazy("contrastive", "barlow"),
+        TWO_VIEWS,
+        "outputs that agree on two views and not with each other",
+    ),
+    "vicreg": MethodKind(
+        lazy("contrastive", "vicreg"), TWO_VIEWS, "outputs that are near, vary, and vary apart"
+    ),
+    "dino": MethodKind(
+        lazy("teachers", "dino"),
+        TWO_VIEWS,
+        "to name small views as a slow copy of itself names large ones",
+        views_of=dino_views,
     ),
 }

@@ -33,7 +33,7 @@ def weak(
     image: Image.Image, size: Preprocessing, flip: bool, generator: np.random.Generator
 ) -> np.ndarray:
     """Draw a large crop, perhaps mirrored: (3, H, W) uint8."""
-    return to_array(cropped(image, size, 0.6, flip, generator))
+    return to_array(cropped(image, size, (0.6, 1.0), flip, generator))
 
 
 def strong(
@@ -44,26 +44,49 @@ def strong(
     Source: Chen et al., "A Simple Framework for Contrastive Learning", ICML 2020, appendix A, with
     half of its strength of colour, as its authors use for small pictures.
     """
-    view = cropped(image, size, 0.2, flip, generator)
+    return to_array(varied(cropped(image, size, (0.2, 1.0), flip, generator), generator))
+
+
+def part(
+    image: Image.Image, size: Preprocessing, flip: bool, generator: np.random.Generator
+) -> np.ndarray:
+    """Draw a small part of a picture, enlarged and varied like `strong`: (3, H, W) uint8."""
+    return to_array(varied(cropped(image, size, (0.05, 0.4), flip, generator), generator))
+
+
+def local(
+    image: Image.Image, size: Preprocessing, flip: bool, generator: np.random.Generator
+) -> np.ndarray:
+    """Draw what `part` draws, at half the height and width: (3, H // 2, W // 2) uint8.
+
+    Source: Caron et al., "Unsupervised Learning of Visual Features by Contrasting Cluster
+    Assignments", NeurIPS 2020, section 3.2.
+    """
+    half = replace(size, height_px=max(1, size.height_px // 2), width_px=max(1, size.width_px // 2))
+    return part(image, half, flip, generator)
+
+
+def varied(view: Image.Image, generator: np.random.Generator) -> Image.Image:
+    """Change the colours of a view, make it grey or blur it, each by chance."""
     if generator.random() < 0.8:
         view = jittered(view, 0.4, 0.1, generator)
     if generator.random() < 0.2:
         view = ImageOps.grayscale(view).convert("RGB")
     if min(view.size) >= SMALLEST_BLURRED_PX and generator.random() < 0.5:
         view = view.filter(ImageFilter.GaussianBlur(generator.uniform(0.1, 2.0)))
-    return to_array(view)
+    return view
 
 
 def cropped(
     image: Image.Image,
     size: Preprocessing,
-    min_area: float,
+    area: tuple[float, float],
     flip: bool,
     generator: np.random.Generator,
 ) -> Image.Image:
-    """Return a random crop of at least `min_area` of a picture, resized, perhaps mirrored."""
+    """Return a random crop of a share within `area` of a picture, resized, perhaps mirrored."""
     resample = INTERPOLATIONS.get(size.interpolation, Image.Resampling.BICUBIC)
-    box = random_box(image.width, image.height, min_area, generator)
+    box = random_box(image.width, image.height, area[0], generator, area[1])
     view = image.resize((size.width_px, size.height_px), resample, box=box, reducing_gap=3.0)
     return ImageOps.mirror(view) if flip and generator.random() < 0.5 else view
 
@@ -79,7 +102,13 @@ def jittered(
     return Image.fromarray(turned, "HSV").convert("RGB")
 
 
-VIEWS: dict[str, View] = {"clean": clean, "weak": weak, "strong": strong}
+VIEWS: dict[str, View] = {
+    "clean": clean,
+    "weak": weak,
+    "strong": strong,
+    "part": part,
+    "local": local,
+}
 
 
 @dataclass(frozen=True)
