@@ -29,9 +29,12 @@ OPTIONS |= {
 for _name in USES["projection"]:
     OPTIONS[_name] |= {"projection": 32}
 LEARNING: dict[str, dict[str, Any]] = {
+    "barlow": {"lr": 1e-2},
     "gan": {"lr": 1e-3},
     "mae": {"lr": 1e-2},
     "rbm": {"lr": 1e-2},
+    "simsiam": {"lr": 3e-3, "projection": 256},
+    "vicreg": {"lr": 1e-2},
 }
 """Method -> options with which it learns within seconds, where the usual ones will not do."""
 BACKBONES: dict[str, str] = {"gan": "cnn", "mae": "test_vit", "rbm": "mlp", "stacked": "cnn"}
