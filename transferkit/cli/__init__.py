@@ -18,6 +18,7 @@ from transferkit.cli import (  # noqa: F401  # their commands join the applicati
     share,
     train,
     use,
+    viewing,
 )
 from transferkit.cli.app import app
 from transferkit.cli.options import with_default_samples

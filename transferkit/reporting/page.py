@@ -38,28 +38,50 @@ def environment() -> Environment:
     return made
 
 
-def render(template: str, scripts: tuple[str, ...], **values: Any) -> str:
-    """Fill a template. scripts: files beside it whose code the page runs, and no other code."""
-    style = asset("report.css")
-    codes = [asset(name) for name in scripts]
-    policy = "; ".join(
-        [
-            "default-src 'none'",
-            "img-src data:",
-            f"style-src {digest(style)}",
-            f"script-src {' '.join(map(digest, codes))}",
-            "connect-src 'none'",
-            "base-uri 'none'",
-            "form-action 'none'",
-        ]
-    )
+def render(
+    template: str,
+    scripts: tuple[str, ...],
+    styles: tuple[str, ...] = ("report.css",),
+    connect: str = "'none'",
+    **values: Any,
+) -> str:
+    """Fill a template. scripts, styles: files beside it; the page runs their code and no other.
+
+    connect: where the scripts may ask, see `policy`.
+    """
     return (
         environment()
         .get_template(template)
         .render(
-            policy=policy, style=Markup(style), scripts=[Markup(code) for code in codes], **values
+            policy=policy(styles, scripts, connect),
+            style=Markup(style_of(styles)),
+            scripts=[Markup(asset(name)) for name in scripts],
+            **values,
         )
     )
+
+
+def policy(styles: tuple[str, ...], scripts: tuple[str, ...], connect: str = "'none'") -> str:
+    """Return the content security policy of a page with exactly these styles and scripts.
+
+    connect: a source expression of the places that scripts may send requests to.
+    """
+    return "; ".join(
+        [
+            "default-src 'none'",
+            "img-src data:",
+            f"style-src {digest(style_of(styles))}",
+            f"script-src {' '.join(digest(asset(name)) for name in scripts)}",
+            f"connect-src {connect}",
+            "base-uri 'none'",
+            "form-action 'none'",
+        ]
+    )
+
+
+def style_of(styles: tuple[str, ...]) -> str:
+    """Return several style sheets as one."""
+    return "".join(asset(name) for name in styles)
 
 
 def asset(name: str) -> str:

@@ -1,0 +1,136 @@
+"""Reports and `view` with hostile names, in a real browser: no code runs, and they work."""
+
+import io
+import shutil
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from transferkit.cli import main
+from transferkit.run_folder import open_run
+from transferkit.view import make_pages, view_options
+from transferkit.viewing.answer import Answerer
+from transferkit.viewing.server import open_server
+
+CLASSES = {
+    "disc": "<img src=x onerror=alert(1)>",
+    "square": "\"'><script>alert(2)<",
+    "stripes": "{{ 7*7 }} ${alert(3)} & <b>",
+}
+FILE = "<svg onload=alert(4)> ' \" & .png"
+TINY = ("--backbone", "test_efficientnet", "--no-pretrained", "--image-size", "32")
+
+
+@pytest.fixture(scope="module")
+def hostile_run(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run on classes and files whose names are code."""
+    root = tmp_path_factory.mktemp("hostile")
+    for split in ("train", "val"):
+        for kind, name in CLASSES.items():
+            shutil.copytree(pictures / split / kind, root / "data" / split / name)
+            first = root / "data" / split / name / "0.png"
+            first.rename(first.with_name(FILE))
+    run = root / "<u>run"
+    arguments = ["finetune", root / "data", *TINY, "--stages", "1:2", "--views", "1", "--out", run]
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(io.StringIO()):
+        patch.setenv("TRANSFERKIT_CACHE", str(root / "cache"))
+        patch.setattr(sys, "argv", ["transferkit", *map(str, arguments)])
+        with pytest.raises(SystemExit) as left:
+            main()
+    assert left.value.code == 0
+    return run
+
+
+@pytest.fixture(scope="module")
+def address(hostile_run: Path) -> Iterator[str]:
+    folder = open_run(hostile_run)
+    options = view_options(folder, [], {})
+    with Answerer(folder, options, flip=True) as answerer:
+        pages = make_pages(folder, answerer, lambda event: None)
+        with open_server(0, pages, lambda p: answerer(p).to_dict(), lambda e: None) as server:
+            thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+            thread.start()
+            yield server.address
+            server.shutdown()
+            thread.join()
+
+
+def nothing_ran(page: Any) -> None:
+    assert page.problems == []
+    assert (
+        page.value("document.querySelectorAll('b[onload], svg[onload], img[onerror]').length") == 0
+    )
+
+
+@pytest.mark.parametrize(("width", "dark"), [(390, False), (1280, True)])
+def test_a_report_opens_and_shows_names_as_text(
+    page: Any, hostile_run: Path, width: int, dark: bool
+) -> None:
+    page.screen(width, dark=dark)
+    page.open((hostile_run / "report.html").as_uri())
+    nothing_ran(page)
+    text = page.value("document.body.textContent")
+    for name in (*CLASSES.values(), FILE):
+        assert name in text
+    assert page.value("document.documentElement.scrollWidth") <= width
+    assert {address.partition(":")[0] for address in page.requests} <= {"file", "data"}
+
+
+def test_a_heading_sorts_its_table(page: Any, hostile_run: Path) -> None:
+    page.open((hostile_run / "report.html").as_uri())
+    cells = "[...document.querySelectorAll('#per-class tbody tr')].map(r => r.cells[5].textContent)"
+    head = "document.querySelector('#per-class thead').rows[0].cells[5].querySelector('button')"
+    page.value(f"{head}.click()")
+    assert page.value(cells) == sorted(page.value(cells), key=float, reverse=True)
+    page.value(f"{head}.click()")
+    assert page.value(cells) == sorted(page.value(cells), key=float)
+    nothing_ran(page)
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_a_dropped_picture_is_answered(
+    page: Any, address: str, hostile_run: Path, width: int
+) -> None:
+    page.screen(width)
+    page.open(address)
+    source = hostile_run.parent / "data" / "val" / CLASSES["disc"] / FILE
+    page.drop(source, width // 2, 250)
+    page.wait_for("document.querySelector('section.answer[data-done]') !== null")
+    nothing_ran(page)
+    card = page.value("document.querySelector('section.answer').textContent")
+    assert FILE in card
+    assert any(name in card for name in CLASSES.values())
+    assert "entropy" in card
+    assert page.value("document.querySelector('section.answer img').naturalWidth") > 0
+    assert page.value("document.documentElement.scrollWidth") <= width
+    assert all(r.startswith((address, "data:")) for r in page.requests)
+
+
+def test_what_is_no_picture_is_told(page: Any, address: str, tmp_path: Path) -> None:
+    page.open(address)
+    path = tmp_path / "no.png"
+    path.write_bytes(b"<script>alert(5)</script>")
+    page.drop(path, 300, 250)
+    page.wait_for("document.querySelector('section.answer[data-done]') !== null")
+    assert "cannot be read" in page.value("document.querySelector('section.answer').textContent")
+    # the browser itself notes the status 422 in its console; nothing else is there
+    assert all("422" in problem for problem in page.problems)
+
+
+def test_the_report_of_a_viewed_run_opens(page: Any, address: str) -> None:
+    page.open(f"{address}report")
+    nothing_ran(page)
+    assert page.value("document.querySelectorAll('section').length") >= 4
+
+
+def test_the_driver_notices_code_that_runs(page: Any, tmp_path: Path) -> None:
+    """What the other tests rely on: a page whose script runs and fails is noticed."""
+    path = tmp_path / "bad.html"
+    path.write_text("<!doctype html><script>console.error('ran'); nothing.here</script>")
+    page.open(path.as_uri())
+    assert len(page.problems) == 2

@@ -1,0 +1,128 @@
+"""One uploaded picture in, everything there is to show about it out."""
+
+import tempfile
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from transferkit.atomic_write import write_atomically
+from transferkit.config import Predict
+from transferkit.errors import UserError
+from transferkit.inference.decide import Rules, make_rules
+from transferkit.inference.members import Member, open_members, read_files, sample_batch
+from transferkit.inference.rows import batch_rows
+from transferkit.inference.saliency import Run, choose_runs, overlay, saliency
+from transferkit.inference.uncertainty import measure
+from transferkit.reporting.thumbnails import data_uri
+from transferkit.run_folder import RunFolder
+
+MEANINGS = {
+    "entropy": "how unsure in all, in nats; 0 is certain",
+    "margin": "first probability minus second",
+    "expected_entropy": "what is unclear in the picture itself",
+    "mutual_information": "what the model does not know",
+    "variation_ratio": "how often the samples vote otherwise",
+    "ood": "above 1, the picture is unlike the training data",
+    "set": "holds the truth with the coverage asked for",
+}
+
+
+class Answerer:
+    """A run that answers one picture after the other. Close it: it keeps a temporary folder.
+
+    The network's state, and the memory of a decoded picture, are of one picture at a time: calls
+    from several threads wait for each other.
+    """
+
+    def __init__(self, folder: RunFolder, options: Predict, flip: bool) -> None:
+        self.members: list[Member] = open_members([folder], options, 1, flip)
+        self.options = options
+        self.rules: Rules = make_rules(self.members, options)
+        self.maps, self.no_maps = _maps(self.members)
+        self._folder = tempfile.TemporaryDirectory(prefix="transferkit-view-")
+        self._one_at_a_time = threading.Lock()
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The K class names."""
+        return self.members[0].loaded.classes
+
+    def __enter__(self) -> "Answerer":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType
+    ) -> None:
+        self._folder.cleanup()
+
+    def __call__(self, picture: bytes) -> "Answer":
+        """Return what the run makes of a picture. Raises UserError when it cannot be read."""
+        with self._one_at_a_time:
+            path = Path(self._folder.name) / "picture"
+            try:
+                write_atomically(path, lambda file: file.write(picture))
+                return self._answer(path)
+            finally:
+                path.unlink(missing_ok=True)
+
+    def _answer(self, path: Path) -> "Answer":
+        (read,) = read_files(self.members, [path], max(self.options.tta, 1))
+        if read.views is None:
+            raise UserError(f"this picture cannot be read: {read.reason}")
+        batch = sample_batch(self.members, [read], self.options)
+        found = measure(batch.probabilities)
+        (row,) = batch_rows([""], batch, found, self.rules, self.options, self.classes)
+        image = ""
+        if self.maps:
+            evidence = saliency(self.members, self.maps, [read], found.mean.argmax(axis=1))
+            image = data_uri(overlay(read.views[0][0], evidence[0]))
+        return Answer(row, batch.probabilities.shape[1], image)
+
+
+def _maps(members: list[Member]) -> tuple[list[Run], str]:
+    """Return how maps of evidence are made; none, and the reason, where the model has none."""
+    try:
+        return choose_runs(members), ""
+    except UserError as error:
+        return [], error.what.removeprefix("--saliency: ")
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What is shown of a picture. row: of `batch_rows`. image: the overlay, a data URI, or ""."""
+
+    row: Mapping[str, Any]
+    samples: int
+    image: str = field(repr=False)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as the page reads it: answers, the highest first, and figures with meanings."""
+        row, answers = self.row, []
+        for rank in range(1, len(row)):
+            ending = "" if rank == 1 else f"_{rank}"
+            if f"label{ending}" not in row:
+                break
+            answer = {"label": row[f"label{ending}"], "probability": row[f"probability{ending}"]}
+            answers.append(answer | {"std": row.get("std" if rank == 1 else f"std_{rank}")})
+        figures = [
+            {"name": name.replace("_", " "), "value": _text(row[name]), "meaning": meaning}
+            for name, meaning in MEANINGS.items()
+            if name in row
+        ]
+        return {
+            "answers": answers,
+            "figures": figures,
+            "samples": self.samples,
+            "unlike": bool(row.get("unlike", False)),
+            "abstain": bool(row.get("abstain", False)),
+            "image": self.image,
+        }
+
+
+def _text(value: Any) -> str:
+    return f"{value:.3f}" if isinstance(value, float | np.floating) else str(value)

@@ -1,0 +1,66 @@
+"""Which requests a server on this machine answers: its own page's, and nobody else's.
+
+Any page in the browser can send requests to 127.0.0.1, and a name of any site can be made to point
+there (DNS rebinding). So the host has to be the one that was printed, and whatever changes or
+costs something has to come from the page itself.
+Source: W3C, Fetch Metadata Request Headers; RFC 9110, section 7.2 (Host) and RFC 6454 (Origin).
+"""
+
+from dataclasses import dataclass
+from email.message import Message
+
+LOOPBACK = "127.0.0.1"
+MAX_BYTES = 20_000_000
+BODY_TYPE = "application/octet-stream"
+
+HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cache-Control": "no-store",
+}
+"""Of every answer, beside its content security policy."""
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why a request is not answered. status: of HTTP."""
+
+    status: int
+    reason: str
+
+
+def refuse(headers: Message, port: int) -> Refusal | None:
+    """Return why a request of any kind is refused; None when it may pass.
+
+    headers: as `http.server` reads them.
+    """
+    named = [host.lower() for host in headers.get_all("Host", [])]
+    if len(named) != 1 or named[0] not in hosts(port):
+        return Refusal(421, "this server answers on its own address alone")
+    if headers.get("Sec-Fetch-Site", "none") not in ("same-origin", "none"):
+        return Refusal(403, "requests of other pages are not answered")
+    return None
+
+
+def refuse_upload(headers: Message, port: int) -> Refusal | None:
+    """Return why an upload is refused; None when its body may be read."""
+    if refusal := refuse(headers, port):
+        return refusal
+    if headers.get("Origin", "").lower() not in {f"http://{host}" for host in hosts(port)}:
+        return Refusal(403, "only the page of this server may send pictures")
+    if headers.get("Content-Type", "") != BODY_TYPE:  # one that no form can send
+        return Refusal(415, f"the body has to be {BODY_TYPE}")
+    length = headers.get("Content-Length", "")
+    if "Transfer-Encoding" in headers or not (length.isascii() and length.isdigit()):
+        return Refusal(411, "the length of the picture has to be told")
+    if not 0 < int(length[:20]) <= MAX_BYTES:
+        return Refusal(413, f"a picture has 1 to {MAX_BYTES:,} bytes")
+    return None
+
+
+def hosts(port: int) -> set[str]:
+    """Return the hosts that the server is known by."""
+    return {f"{name}:{port}" for name in (LOOPBACK, "localhost")}

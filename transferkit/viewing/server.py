@@ -1,0 +1,171 @@
+"""The server behind `view`: two pages and one question, on the loopback address alone.
+
+It reads no path from a request: what it gives are texts made beforehand, and answers.
+"""
+
+import json
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+from transferkit.errors import UserError, usage_error
+from transferkit.strict_json import strict_json
+from transferkit.viewing.gate import HEADERS, LOOPBACK, Refusal, refuse, refuse_upload
+
+MOST_CONNECTIONS = 64
+MOST_UPLOADS = 16  # wait at once, each in memory
+IDLE_S = 20.0  # without a byte
+UPLOAD_S = 60.0  # for the whole of a picture
+PIECE = 1 << 16
+JSON_POLICY = "default-src 'none'; frame-ancestors 'none'"
+
+
+@dataclass(frozen=True)
+class Page:
+    """An HTML page. policy: its content security policy."""
+
+    text: str
+    policy: str
+
+
+class Server(ThreadingHTTPServer):
+    """Listens on 127.0.0.1. pages: path -> page. answer: bytes of a picture -> what to show."""
+
+    daemon_threads = True
+    allow_reuse_address = False
+    request_queue_size = MOST_CONNECTIONS
+
+    def __init__(
+        self,
+        port: int,
+        pages: Mapping[str, Page],
+        answer: Callable[[bytes], Mapping[str, Any]],
+        failed: Callable[[Exception], None],
+    ) -> None:
+        super().__init__((LOOPBACK, port), Handler)
+        self.pages, self.answer, self.failed = pages, answer, failed
+        self.connections = threading.BoundedSemaphore(MOST_CONNECTIONS)
+        self.uploads = threading.BoundedSemaphore(MOST_UPLOADS)
+
+    @property
+    def address(self) -> str:
+        """The address of the page."""
+        return f"http://{LOOPBACK}:{self.server_port}/"
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Start a thread for a connection, as long as there are not too many."""
+        if not self.connections.acquire(blocking=False):
+            self.shutdown_request(request)
+            return
+        super().process_request(request, client_address)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        """Serve one connection."""
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self.connections.release()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say nothing of connections that broke."""
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Answers one request; HTTP/1.0, so that every connection ends with it."""
+
+    server: Server
+    server_version = "transferkit"
+    sys_version = ""
+    timeout = IDLE_S
+
+    def do_GET(self) -> None:
+        """Give a page."""
+        if refusal := refuse(self.headers, self.server.server_port):
+            return self.refuse(refusal)
+        page = self.server.pages.get(self.path)
+        if page is None:
+            return self.refuse(Refusal(404, "there is nothing here"))
+        self.give(200, "text/html; charset=utf-8", page.text, page.policy)
+
+    def do_POST(self) -> None:
+        """Answer a picture."""
+        if refusal := refuse_upload(self.headers, self.server.server_port):
+            return self.refuse(refusal)
+        if self.path != "/predict":
+            return self.refuse(Refusal(404, "there is nothing here"))
+        if not self.server.uploads.acquire(blocking=False):
+            return self.refuse(Refusal(503, "too many pictures at once: try again"))
+        try:
+            picture = self.body(int(self.headers["Content-Length"]))
+            if picture is None:
+                return self.refuse(Refusal(408, "the picture did not arrive"))
+            self.give_answer(picture)
+        finally:
+            self.server.uploads.release()
+
+    def body(self, length: int) -> bytes | None:
+        """Read the whole body; None where it stops short or takes too long."""
+        pieces, missing, until = [], length, time.monotonic() + UPLOAD_S
+        while missing:
+            try:
+                piece = self.rfile.read1(min(PIECE, missing))
+            except OSError:  # a timeout is one, too
+                return None
+            if not piece or time.monotonic() > until:
+                return None
+            pieces.append(piece)
+            missing -= len(piece)
+        return b"".join(pieces)
+
+    def give_answer(self, picture: bytes) -> None:
+        """Predict; a picture that cannot be read is no fault of the server."""
+        try:
+            text = strict_json(dict(self.server.answer(picture)))
+        except UserError as error:
+            return self.refuse(Refusal(422, error.what))
+        except Exception as error:  # the next picture may go well
+            self.server.failed(error)
+            return self.refuse(Refusal(500, "this picture could not be predicted"))
+        self.give(200, "application/json", text, JSON_POLICY)
+
+    def refuse(self, refusal: Refusal) -> None:
+        """Say why there is no answer."""
+        text = json.dumps({"error": refusal.reason})
+        self.give(refusal.status, "application/json", text, JSON_POLICY)
+
+    def give(self, status: int, kind: str, text: str, policy: str) -> None:
+        """Send an answer with the headers that all have."""
+        data = text.encode(errors="backslashreplace")
+        self.send_response(status)
+        for name, value in HEADERS.items():
+            self.send_header(name, value)
+        self.send_header("Content-Security-Policy", policy)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
+        """Refuse what `http.server` itself refuses, without repeating what was sent."""
+        self.refuse(Refusal(code, "this request is not understood"))
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Keep quiet: a person drops pictures, nobody reads access logs."""
+
+
+def open_server(
+    port: int,
+    pages: Mapping[str, Page],
+    answer: Callable[[bytes], Mapping[str, Any]],
+    failed: Callable[[Exception], None],
+) -> Server:
+    """Start to listen. port: 0 takes a free one. Raises a usage error for a port in use."""
+    try:
+        return Server(port, pages, answer, failed)
+    except OSError as error:
+        raise usage_error(
+            f"--port {port}: {error.strerror or error}", remedy="leave --port out for a free one"
+        ) from None
