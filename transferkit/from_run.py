@@ -40,6 +40,7 @@ def start_from(raw: dict[str, Any], config_of: Callable[[RunFolder], Config]) ->
     own["name"] = config.backbone.name
     for name in (f.name for f in fields(BackboneOptions)):
         given = section.get(name)
+        given = tuple(given) if isinstance(given, list) else given  # a list in TOML
         if name in own and given is not None and name != "image_size" and given != own[name]:
             raise usage_error(
                 f"backbone.{name} = {given} contradicts --from {run.path}",

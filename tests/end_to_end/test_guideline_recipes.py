@@ -1,0 +1,137 @@
+"""The guideline recipes as shipped, on a tiny input: each runs, and does what it is there for."""
+
+import json
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from transferkit.backbones.create import create_backbone
+from transferkit.recipes import read_recipe, shipped_recipes
+from transferkit.run_folder import RunFolder
+
+Cli = Callable[..., Any]
+RECIPES = shipped_recipes()
+ON_PRETRAINED = ("sparse", "low_latency", "risk_sensitive", "imbalanced", "high_accuracy")
+FROM_SCRATCH = ("default_dnn", "self_normalizing", "batchnorm_high_lr")
+
+
+def short_plan(name: str) -> str:
+    """The recipe's stages, one epoch each."""
+    stages = read_recipe(RECIPES[name])["stages"]
+    return ", ".join(f"{s['unfreeze']}:1@{s['lr']}" for s in stages)
+
+
+@pytest.fixture
+def trained(
+    pictures: Path, cli: Cli, own_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., dict[str, Any]]:
+    """Run a recipe in short on a tiny backbone, without plots; return the summary."""
+    for plot in ("curves", "learning_rates", "confusion", "inside", "reliability", "write_report"):
+        monkeypatch.setattr(f"transferkit.finetune.{plot}", lambda *_: None)
+    monkeypatch.setattr(RunFolder, "save_plot", lambda *_: None)
+    model = create_backbone("test_efficientnet", pretrained=False, image_size=32).model
+    save_file(model.state_dict(), own_folder / "start.safetensors")
+
+    def run(name: str, *options: object) -> dict[str, Any]:
+        tiny: tuple[object, ...] = ("--image-size", 32, "--batch-size", 6, "--views", 1)
+        if name in ON_PRETRAINED:
+            tiny += ("--backbone", "test_efficientnet", "--weights", "start.safetensors")
+        if name != "few_labels":
+            tiny += ("--stages", short_plan(name))
+        level = read_recipe(RECIPES[name]).get("augment", {}).get("level")
+        tiny += ("--augment", "light") if level == "none" else ()
+        result = cli(
+            "finetune", pictures, "--recipe", name, *tiny, *options, "--json", "--out", "r"
+        )
+        assert result.code == 0, result.err
+        found: dict[str, Any] = result.json
+        return found
+
+    return run
+
+
+def tensors() -> dict[str, torch.Tensor]:
+    return load_file("r/model.safetensors")
+
+
+def kept() -> dict[str, Any]:
+    return tomllib.loads(Path("r/recipe.toml").read_text())
+
+
+@pytest.mark.parametrize("name", FROM_SCRATCH)
+def test_from_scratch(name: str, trained: Callable[..., dict[str, Any]]) -> None:
+    (stage,) = trained(name)["stages"]
+    assert (stage["name"], stage["cached"]) == ("all", False)
+    normed = any("running_mean" in key for key in tensors())
+    assert normed == (name == "batchnorm_high_lr")
+    structure = json.loads(Path("r/model.json").read_text())["structure"]["scratch"]
+    activation = "relu" if normed else "selu"
+    assert structure["activation"] == activation
+    depth = {"default_dnn": 5, "self_normalizing": 20, "batchnorm_high_lr": 6}[name]
+    assert sum(key.endswith("linear.weight") for key in tensors()) == depth
+
+
+def test_sparse_has_smaller_weights_than_without_its_penalty(
+    trained: Callable[..., dict[str, Any]], cli: Cli, pictures: Path
+) -> None:
+    trained("sparse", "--stages", "head:12@1e-2")
+    penalised = tensors()["head.1.weight"].abs()
+    again = ("--recipe", "r", "--head-l1", 0, "--out", "without")
+    assert cli("finetune", pictures, *again).code == 0
+    free = load_file("without/model.safetensors")["head.1.weight"].abs()
+    assert (penalised < 1e-3).sum() > 2 * (free < 1e-3).sum()
+    assert penalised.mean() < free.mean()
+
+
+def test_low_latency_is_smaller(trained: Callable[..., dict[str, Any]]) -> None:
+    trained("low_latency")
+    blocks = {key.split(".")[2] for key in tensors() if key.startswith("backbone.blocks.")}
+    assert blocks == {"0", "1", "2"}  # of five
+    assert json.loads(Path("r/model.json").read_text())["head"]["activation"] == "leaky_relu"
+
+
+def test_risk_sensitive_samples_and_abstains_by_itself(
+    trained: Callable[..., dict[str, Any]], cli: Cli, pictures: Path
+) -> None:
+    trained("risk_sensitive", "--stages", "head:8@3e-2")
+    careful = ("--set", "predict.mc_dropout=4", "--target-accuracy", 0.3)
+    result = cli("predict", "r", pictures / "val" / "disc", *careful, "--json")
+    assert result.code == 0, result.err
+    assert any(row["mutual_information"] > 0 for row in result.json["predictions"])
+    assert all("abstain" in row for row in result.json["predictions"])
+
+
+def test_imbalanced_draws_and_judges_by_class(trained: Callable[..., dict[str, Any]]) -> None:
+    trained("imbalanced")
+    assert kept()["data"]["balance"] == "sampler"
+    assert kept()["training"]["metric"] == "balanced_accuracy"
+
+
+def test_high_accuracy_predicts_by_views(
+    trained: Callable[..., dict[str, Any]], cli: Cli, pictures: Path
+) -> None:
+    trained("high_accuracy")
+    result = cli("predict", "r", pictures / "val" / "disc", "--set", "predict.tta=2", "--json")
+    assert result.code == 0, result.err
+    assert all("mutual_information" in row for row in result.json["predictions"])
+
+
+def test_few_labels_goes_on_from_its_own_pretraining(
+    unlabeled: Path, trained: Callable[..., dict[str, Any]], cli: Cli
+) -> None:
+    tiny = ("--image-size", 32, "--epochs", 1, "--batch-size", 8)
+    result = cli("pretrain", unlabeled, "--recipe", "few_labels", *tiny, "--out", "learned")
+    assert result.code == 0, result.err
+    short = [f"training.{key}=1" for key in ("head_epochs", "block_epochs", "depth", "full_epochs")]
+    sets = [part for pair in short for part in ("--set", pair)]
+    stages = trained("few_labels", "--from", "learned", *sets)["stages"]
+    assert [stage["name"] for stage in stages][:2] == ["head", "top 1"]
+    learned = load_file("learned/model.safetensors")
+    frozen = [key for key in learned if key.startswith("blocks.0.")]
+    if len([s for s in stages if s["name"] == "all" and s["epochs"]]) == 0:
+        assert all(torch.equal(learned[key], tensors()[f"backbone.{key}"]) for key in frozen)
