@@ -8,7 +8,13 @@ from annotated_types import Ge, Gt, Le, Lt
 
 from transferkit.cli import app
 from transferkit.cli.options import pretrains
-from transferkit.config import Config, OptionField, Section, option_fields
+from transferkit.config import (
+    Config,
+    OptionField,
+    Section,
+    option_fields,
+    words_beside_a_number,
+)
 from transferkit.config.network_checks import ONLY_FROM_SCRATCH
 from transferkit.config.pretraining import USES, VARIANT_USES
 from transferkit.errors import UserError
@@ -34,6 +40,8 @@ def other_value(item: OptionField) -> Any:
         return special[item.key]
     if item.key.startswith("schedule.") and get_origin(kind) is tuple:
         return [0.25, 0.5]
+    if words_beside_a_number(item.annotation):
+        return words_beside_a_number(item.annotation)[0]
     if get_origin(kind) is tuple:
         if get_origin(get_args(kind)[0]) is Literal:
             return [get_args(get_args(kind)[0])[0]]

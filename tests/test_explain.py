@@ -66,7 +66,7 @@ def test_every_member_of_a_family_is_on_its_page() -> None:
 def test_default_and_range_are_read_from_the_configuration() -> None:
     options = {o.key: o for topic in TOPICS for o in read_page(topic).options}
     assert options["training.lr"].default == "0.003"
-    assert options["training.lr"].allowed == "> 0, ≤ 10"
+    assert options["training.lr"].allowed == "> 0, ≤ 10; or auto"
     assert options["training.warmup"].allowed == "≥ 0, < 1"
     assert options["data.balance"].allowed == "none | sampler | loss"
     assert (options["augment.flip"].default, options["augment.flip"].allowed) == ("yes", "")

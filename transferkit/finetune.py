@@ -15,20 +15,18 @@ from transferkit.errors import UserError, usage_error
 from transferkit.evaluation.layer_plots import inside
 from transferkit.evaluation.plots import confusion, curves, learning_rates
 from transferkit.evaluation.reliability_plot import reliability
-from transferkit.first_pass import recalibrate_batchnorm
+from transferkit.find_lr import resolve_rate
 from transferkit.network import head_design, make_structure
 from transferkit.recipes import config_of, to_toml
 from transferkit.report import write_card, write_report
 from transferkit.run_folder import RunFolder, create_run, default_run_path, open_run
 from transferkit.run_lock import only_process
-from transferkit.session import Session, prepare
+from transferkit.session import Session, make_run, prepare, recalibrate
 from transferkit.training.checkpoints import continue_run
 from transferkit.training.events import Event, Notice, StageEnded, StageStarted
 from transferkit.training.loop import fit
 from transferkit.training.run import Run
-from transferkit.training.settings import loop_settings
 from transferkit.training.summary import RunSummary
-from transferkit.training.supervised import Objective, balanced_class_weights
 from transferkit.validation import Validation, validate
 
 Show = Callable[[Event], None]
@@ -47,6 +45,8 @@ def finetune(config: Config, out: Path | None, show: Show) -> RunSummary:
     folder = create_run(path)
     try:
         session = prepare(absolute_paths(config), show)
+        if config.training.lr == "auto":
+            resolve_rate(session, folder, show)
         folder.write_recipe(to_toml(session.config))
         folder.write_json("data", data_description(session))
         return train(session, folder, show)
@@ -115,32 +115,7 @@ def train(session: Session, folder: RunFolder, show: Show) -> RunSummary:
 
 def run_plan(session: Session, folder: RunFolder, show: Show) -> RunSummary:
     """Train stage by stage, then validate and describe the result."""
-    config = session.config
-    weights = None
-    if config.data.balance == "loss":
-        labels = session.index.labels[session.sources.material.train]
-        weights = balanced_class_weights(labels, len(session.index.classes))
-    objective = Objective(
-        config.training.label_smoothing, weights, config.augment.mixup, config.augment.cutmix
-    )
-    settings = loop_settings(config)
-    run = Run(
-        session.classifier,
-        session.plan,
-        session.sources,
-        objective,
-        settings,
-        session.fabric,
-        folder,
-        session.column_of,
-    )
-    if settings.rules.penalties.l2_sp:
-        kept = config.backbone.reuse_blocks or len(session.plan.groups)
-        run.pretrained = {
-            name: parameter.detach().clone()
-            for name, parameter in session.classifier.named_parameters()
-            if session.column_of(name) < kept
-        }
+    run = make_run(session, folder)
     recalibrate(session, show)
     if continue_run(run):
         stage = session.plan.stages[run.state.stage]
@@ -151,21 +126,6 @@ def run_plan(session: Session, folder: RunFolder, show: Show) -> RunSummary:
         show(event)
         log_event(folder, event)
     return finish(session, run, folder, show)
-
-
-def recalibrate(session: Session, show: Show) -> None:
-    """Measure batch-norm statistics on the training pictures, if that is wanted.
-
-    A resumed run does so again: what no stage trains is in no checkpoint.
-    """
-    training = session.config.training
-    if training.batchnorm != "recalibrate":
-        return
-    started = time.perf_counter()
-    device, material = session.fabric.device, session.sources.material
-    for event in recalibrate_batchnorm(session.classifier, material, device, training.seed):
-        show(event)
-    session.seconds["batch-norm statistics"] = time.perf_counter() - started
 
 
 def finish(session: Session, run: Run, folder: RunFolder, show: Show) -> RunSummary:

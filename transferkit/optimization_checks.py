@@ -4,7 +4,7 @@ import itertools
 from dataclasses import fields
 from typing import Any
 
-from transferkit.config import Config, OptimizerOptions
+from transferkit.config import Config, OptimizerOptions, Training
 
 SCHEDULE_USES = {
     "power": ("power", "period"),
@@ -24,7 +24,27 @@ def optimization_problems(config: Config) -> list[str]:
     if len(clipping) > 1:
         keys = " and ".join(f"clipping.{name}" for name in clipping)
         found.append(f"{keys} exclude each other: choose one")
-    return found + regularization_problems(config)
+    return found + rate_problems(config) + regularization_problems(config)
+
+
+def rate_problems(config: Config) -> list[str]:
+    """Say where a rate that is to be found is given already."""
+    if config.training.lr != "auto":
+        return []
+    if config.stages and config.stages[0].lr is not None:
+        return [
+            "training.lr = auto has no effect: it finds the first stage's rate, "
+            "and that stage has one of its own"
+        ]
+    first = config.stages[0].unfreeze if config.stages else "head"
+    fresh = config.backbone.starts_random or config.backbone.reuse_blocks is not None
+    unfreezes = first != "head" or fresh
+    if unfreezes and config.training.unfrozen_lr != Training().unfrozen_lr:
+        return [
+            "training.unfrozen_lr has no effect with training.lr = auto, which finds it: the first "
+            "stage unfreezes blocks"
+        ]
+    return []
 
 
 def changed(section: Any) -> list[str]:

@@ -22,7 +22,10 @@ SAMPLE = 16  # pictures measured
 def plan(config: Config, show: Callable[[Event], None]) -> tuple[list[PlanRow], list[str]]:
     """Return the plan's rows, with expected times from a short measurement, and its notices."""
     session = prepare(config, show)
-    notices = [notice.text for notice in session.sources.choose_base(session.plan)]
+    notices = []
+    if config.training.lr == "auto":
+        notices = ["finetune finds the first rate by a range test; shown is the usual one"]
+    notices += [notice.text for notice in session.sources.choose_base(session.plan)]
     picture_s = seconds_per_picture(session)
     rows, cached_before = [], False
     for stage in session.plan.stages:

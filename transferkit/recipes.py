@@ -21,7 +21,10 @@ from transferkit.units import parse_bytes, parse_colour
 
 MAX_RECIPE_BYTES = 1_000_000
 MAX_SHOWN = 80  # characters of a wrong value
-UNION_TAGS = ("literal['head','all']", "constrained-int", "int", "NoneType")
+UNION_TAGS = (
+    *("literal['head','all']", "literal['auto']"),
+    *("constrained-int", "int", "constrained-float", "NoneType"),
+)
 
 
 def shipped_recipes() -> dict[str, Path]:

@@ -14,7 +14,7 @@ from transferkit.config import Config
 from transferkit.data.index import DatasetIndex, ScanOptions, scan
 from transferkit.data.loader import ViewMaker
 from transferkit.errors import usage_error
-from transferkit.first_pass import Channels, channel_statistics
+from transferkit.first_pass import Channels, channel_statistics, recalibrate_batchnorm
 from transferkit.network import (
     check_network,
     make_classifier,
@@ -22,10 +22,14 @@ from transferkit.network import (
     reinitialize_above,
     start_notices,
 )
+from transferkit.run_folder import RunFolder
 from transferkit.training.boundary_cache import default_cache_dir
 from transferkit.training.events import Event, Notice, Progress
+from transferkit.training.run import Run
+from transferkit.training.settings import loop_settings
 from transferkit.training.sources import CacheSettings, Material, Sources
 from transferkit.training.stages import StagePlan, column_finder, make_plan
+from transferkit.training.supervised import Objective, balanced_class_weights
 from transferkit.units import parse_bytes, parse_colour
 
 CACHED_VIEWS = 2400
@@ -93,6 +97,51 @@ def prepare(config: Config, show: Callable[[Event], None]) -> Session:
         classifier, chain, material, cache_settings(config), fabric.device, architecture
     )
     return Session(config, index, backbone, classifier, chain, plan, sources, fabric, seconds)
+
+
+def recalibrate(session: Session, show: Callable[[Event], None]) -> None:
+    """Measure batch-norm statistics on the training pictures, if that is wanted.
+
+    A resumed run does so again: what no stage trains is in no checkpoint.
+    """
+    training = session.config.training
+    if training.batchnorm != "recalibrate":
+        return
+    started = time.perf_counter()
+    device, material = session.fabric.device, session.sources.material
+    for event in recalibrate_batchnorm(session.classifier, material, device, training.seed):
+        show(event)
+    session.seconds["batch-norm statistics"] = time.perf_counter() - started
+
+
+def make_run(session: Session, folder: RunFolder) -> Run:
+    """Put together what the loop needs; the classifier is as it starts."""
+    config = session.config
+    weights = None
+    if config.data.balance == "loss":
+        labels = session.index.labels[session.sources.material.train]
+        weights = balanced_class_weights(labels, len(session.index.classes))
+    objective = Objective(
+        config.training.label_smoothing, weights, config.augment.mixup, config.augment.cutmix
+    )
+    run = Run(
+        session.classifier,
+        session.plan,
+        session.sources,
+        objective,
+        loop_settings(config),
+        session.fabric,
+        folder,
+        session.column_of,
+    )
+    if run.settings.rules.penalties.l2_sp:
+        kept = config.backbone.reuse_blocks or len(session.plan.groups)
+        run.pretrained = {
+            name: parameter.detach().clone()
+            for name, parameter in session.classifier.named_parameters()
+            if session.column_of(name) < kept
+        }
+    return run
 
 
 def scan_pictures(config: Config, show: Callable[[Event], None]) -> DatasetIndex:

@@ -293,8 +293,8 @@ WRONG_OPTIONS = {
     ("--lr", "abc"): (
         "Invalid value for '--lr': must be a valid number, unable to parse string as a number"
     ),
-    ("--lr", "nan"): "training.lr must be a finite number, not nan",
-    ("--lr", "0"): "training.lr must be greater than 0, not 0.0",
+    ("--lr", "nan"): "training.lr must be a valid number or 'auto', not 'nan'",
+    ("--lr", "0"): "training.lr must be greater than 0 or 'auto', not 0.0",
     ("--seed", "99999999999999999999"): "training.seed must be less than 4294967296, not 9999",
     ("--batch-size", "0"): "training.batch_size must be greater than or equal to 1, not 0",
     ("--val-fraction", "1"): "data.val_fraction must be less than 1, not 1.0",

@@ -46,6 +46,7 @@ def test_no_arguments_show_the_commands(cli: Cli) -> None:
     commands = (
         "finetune",
         "plan",
+        "find-lr",
         "predict",
         "evaluate",
         "inspect",

@@ -30,6 +30,11 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "max norm": {"regularization.max_norm": 1e-3},
 }
 REFUSED: list[tuple[dict[str, Any], str]] = [
+    ({"training.lr": "auto", "stages": "head:3@1e-3"}, "training.lr = auto has no effect"),
+    (
+        {"training.lr": "auto", "training.unfrozen_lr": 0.1, "backbone.pretrained": False},
+        "training.unfrozen_lr has no effect with training.lr = auto",
+    ),
     ({"optimizer.name": "adm"}, "optimizer.name must be one of"),
     ({"optimizer.name": "timm:nothing"}, "optimizer.name is none of timm's"),
     ({"optimizer.momentum": 0.8}, "optimizer.momentum has no effect"),

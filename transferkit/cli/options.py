@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 
 import typer
 
-from transferkit.config import Config, OptionField, option_fields
+from transferkit.config import Config, OptionField, option_fields, words_beside_a_number
 from transferkit.config.predict import SECTION
 from transferkit.errors import usage_error
 
@@ -43,8 +43,11 @@ PRETRAINING_HAS_OWN = (
 def option_parameter(item: OptionField) -> signatures.Parameter:
     """Make a command-line option from a row of the table; unset is None."""
     kind: Any = item.annotation
+    words = words_beside_a_number(kind)
     if get_origin(kind) is tuple:
         kind = list[str]
+    elif words:
+        kind = str
     elif type(None) in get_args(kind) and get_origin(kind) is not Literal:
         kind = next(a for a in get_args(kind) if a is not type(None))
         kind = get_args(kind)[0] if get_origin(kind) is Annotated else kind
@@ -55,6 +58,7 @@ def option_parameter(item: OptionField) -> signatures.Parameter:
         item.option.flag,
         help=item.option.help + note,
         show_default=False,
+        metavar="|".join(("NUMBER", *words)) if words else None,
         rich_help_panel=PANELS[section],
     )
     return signatures.Parameter(
@@ -65,15 +69,19 @@ def option_parameter(item: OptionField) -> signatures.Parameter:
     )
 
 
-def with_config_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command every option of the configuration, in place of its **flags."""
-    own = [
-        parameter.replace(kind=signatures.Parameter.KEYWORD_ONLY)
-        for parameter in signatures.signature(command).parameters.values()
-        if parameter.kind is not signatures.Parameter.VAR_KEYWORD
-    ]
-    every = own + [option_parameter(item) for item in option_fields() if _finetunes(item)]
-    return _signed(command, every)
+def with_config_options(*without: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command the options of training but the keys `without`, in place of its **flags."""
+
+    def add(command: Callable[..., None]) -> Callable[..., None]:
+        own = [
+            parameter.replace(kind=signatures.Parameter.KEYWORD_ONLY)
+            for parameter in signatures.signature(command).parameters.values()
+            if parameter.kind is not signatures.Parameter.VAR_KEYWORD
+        ]
+        wanted = (i for i in option_fields() if _finetunes(i) and i.key not in without)
+        return _signed(command, own + [option_parameter(item) for item in wanted])
+
+    return add
 
 
 def with_pretraining_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -164,6 +172,8 @@ def build_raw(
         if value is not None:
             numbers = get_args(types[key])[:1] != (str,)
             given[key] = split_list(value, numbers) if isinstance(value, list) else value
+            if words_beside_a_number(types[key]) and NUMBER.fullmatch(value):
+                given[key] = float(value)
     if data is not None:
         given["data.path"] = data
     if stages is not None:

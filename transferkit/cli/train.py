@@ -9,11 +9,11 @@ from transferkit import console
 from transferkit.cli.app import Debug, Json, app, live_view
 from transferkit.cli.options import Recipe, Sets, Stages, build_config, with_config_options
 from transferkit.errors import usage_error
-from transferkit.tables.training import closing_table, plan_table
+from transferkit.tables.training import closing_table, plan_table, range_table
 
 
 @app.command()
-@with_config_options
+@with_config_options()
 def finetune(
     data: Annotated[Path | None, typer.Argument(help="Folder: train/CLASS/, or CLASS/.")] = None,
     recipe: Recipe = None,
@@ -53,7 +53,7 @@ def finetune(
 
 
 @app.command()
-@with_config_options
+@with_config_options()
 def plan(
     data: Annotated[Path | None, typer.Argument(help="Folder: train/CLASS/, or CLASS/.")] = None,
     recipe: Recipe = None,
@@ -74,3 +74,39 @@ def plan(
     else:
         plan_table(rows)
         console.print_lines(notices)
+
+
+@app.command("find-lr")
+@with_config_options("training.lr", "training.unfrozen_lr")
+def find_lr(
+    data: Annotated[Path | None, typer.Argument(help="Folder: train/CLASS/, or CLASS/.")] = None,
+    recipe: Recipe = None,
+    sets: Sets = None,
+    stages: Stages = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="The plot [learning-rate-DATA.png].")
+    ] = None,
+    lowest: Annotated[
+        float, typer.Option("--from-lr", min=1e-12, max=1e3, help="The first rate tried.")
+    ] = 1e-6,
+    highest: Annotated[
+        float, typer.Option("--to-lr", min=1e-12, max=1e3, help="The last rate tried.")
+    ] = 10.0,
+    steps: Annotated[
+        int, typer.Option("--steps", min=20, max=100_000, help="Batches from one to the other.")
+    ] = 200,
+    json: Json = False,
+    debug: Debug = False,
+    **flags: Any,
+) -> None:
+    """Suggest a learning rate for the plan's first stage, and plot the loss over the rate."""
+    config = build_config(data, recipe, sets, stages, flags)
+    with live_view(json) as view:
+        from transferkit import find_lr as verb
+        from transferkit.training.rate_range import Range
+
+        found, path = verb.find_lr(config, output, Range(lowest, highest, steps), view.show)
+    if json:
+        console.print_json({**found.to_dict(), "output": path})
+    else:
+        range_table(found, path)

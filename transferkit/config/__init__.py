@@ -6,7 +6,8 @@ The command line, recipes, `--set`, `--help` and the checks all read these datac
 """
 
 from dataclasses import dataclass, field, fields, is_dataclass
-from typing import Annotated, Any, ClassVar, get_args, get_origin, get_type_hints
+from types import UnionType
+from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
 
 from transferkit.config.data import Augmentation, Cache, Data
 from transferkit.config.network import BackboneOptions, HeadOptions
@@ -38,6 +39,7 @@ __all__ = [
     "Stage",
     "Training",
     "option_fields",
+    "words_beside_a_number",
 ]
 
 
@@ -75,6 +77,15 @@ class OptionField:
     constraints: tuple[Any, ...] = ()
 
 
+def words_beside_a_number(annotation: Any) -> tuple[str, ...]:
+    """Return the words that an option takes in place of a number, such as auto; () for none."""
+    kinds = [kind for kind in get_args(annotation) if kind is not type(None)]
+    numbers = [kind for kind in kinds if (get_args(kind) or (kind,))[0] in (int, float)]
+    if get_origin(annotation) not in (Union, UnionType) or not numbers:
+        return ()
+    return tuple(word for kind in kinds if get_origin(kind) is Literal for word in get_args(kind))
+
+
 def option_fields() -> list[OptionField]:
     """List every option of `Config` that has a flag, in the order of the help page."""
     found = []
@@ -90,6 +101,8 @@ def option_fields() -> list[OptionField]:
             option = next((e for e in extras if isinstance(e, Option)), None)
             if option is not None:
                 key = f"{section_field.name}.{item.name}"
-                bounds = tuple(e for e in extras if e is not option)
+                inner = [a for kind in get_args(annotation) for a in get_args(kind)[1:]]
+                beside = inner if words_beside_a_number(annotation) else []
+                bounds = tuple(e for e in (*extras, *beside) if e is not option)
                 found.append(OptionField(key, annotation, item.default, option, bounds))
     return found

@@ -7,6 +7,9 @@ from annotated_types import Ge, Gt, Le, Lt
 
 from transferkit.config.option import Option, Section
 
+USUAL_LR = 3e-3
+"""Of the head alone; also what is planned with while `auto` is not resolved yet."""
+
 
 @dataclass(frozen=True)
 class Stage(Section):
@@ -31,8 +34,9 @@ class Training(Section):
     """The optimisation: rates, regularisation, when to stop."""
 
     lr: Annotated[
-        float, Gt(0), Le(10), Option("--lr", "Peak learning rate of the head while alone.")
-    ] = 3e-3
+        Annotated[float, Gt(0), Le(10)] | Literal["auto"],
+        Option("--lr", "Peak learning rate of the head while alone; auto: see find-lr."),
+    ] = USUAL_LR
     unfrozen_lr: Annotated[
         float, Gt(0), Le(10), Option("--unfrozen-lr", "Peak head rate once blocks are unfrozen.")
     ] = 1e-3
@@ -109,6 +113,11 @@ class Training(Section):
     seed: Annotated[
         int, Ge(0), Lt(2**32), Option("--seed", "Same seed, same machine: same run.")
     ] = 0
+
+    @property
+    def head_lr(self) -> float:
+        """The peak rate of the head alone; with `auto` the usual one, until a test has found it."""
+        return USUAL_LR if self.lr == "auto" else self.lr
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
-from transferkit.config import OptionField, option_fields
+from transferkit.config import OptionField, option_fields, words_beside_a_number
 from transferkit.errors import usage_error
 
 FOLDER = Path(__file__).parent
@@ -156,14 +156,16 @@ def _explain(item: OptionField) -> ExplainedOption:
 
 def allowed(item: OptionField) -> str:
     """Say which values an option takes: `a | b | c`, or a range such as `≥ 0, < 1`."""
-    if names := choices(item):
+    words = words_beside_a_number(item.annotation)
+    if not words and (names := choices(item)):
         return " | ".join(names)
-    return ", ".join(
+    ranges = ", ".join(
         f"{sign}{getattr(bound, name):,g}"
         for bound in item.constraints
         for name, sign in BOUNDS
         if hasattr(bound, name)
     )
+    return ranges + "".join(f"; or {word}" for word in words)
 
 
 def choices(item: OptionField) -> tuple[str, ...]:

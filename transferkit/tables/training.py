@@ -1,6 +1,8 @@
 """What plan and finetune print, as tables."""
 
+import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from transferkit.console import print_lines, print_styled, print_table
@@ -8,6 +10,7 @@ from transferkit.tables.results import SUMMARY_METRICS
 from transferkit.units import bytes_text, count_text, duration_text, rate_text
 
 if TYPE_CHECKING:
+    from transferkit.training.rate_range import RangeTest
     from transferkit.training.summary import PlanRow, RunSummary, StageSummary
 
 ENDINGS = {"finished": "done", "stopped early": "early"}
@@ -40,6 +43,35 @@ def plan_table(rows: Sequence["PlanRow"]) -> None:
     if known:
         total = f"expected in all: {duration_text(sum(known))}"
         print_lines([f"{total}; stages end earlier when validation stops improving"])
+
+
+def range_table(test: "RangeTest", plot: Path) -> None:
+    """Print a range test: the smoothed loss at every third of a decade, and the suggestion."""
+    wanted = [
+        min(range(len(test.rates)), key=lambda n: abs(math.log(test.rates[n] / rate)))
+        for rate in (*_thirds(test.rates[0], test.rates[-1]), test.suggestion, test.lowest)
+    ]
+    *_, suggested, lowest = wanted
+    notes = {suggested: "suggested", lowest: "lowest"}
+    rows = [
+        [rate_text(test.rates[n]), f"{test.smoothed[n]:.3f}", notes.get(n, "")]
+        for n in sorted(set(wanted))
+    ]
+    headings = ["learning rate", "loss, smoothed", ""]
+    print_table(f"Range test of stage {test.stage}", headings, rows)
+    if test.diverged:
+        print_lines([f"the loss exploded above {rate_text(test.rates[-1])}"])
+    flag = "--lr" if test.stage == "head" else "--unfrozen-lr"
+    print_styled(f"suggested learning rate: {rate_text(test.suggestion)}", "bold")
+    print_lines([f"plot:   {plot}", f"use it: transferkit finetune ... {flag} {test.suggestion:g}"])
+    print_lines(["        or let finetune run the test itself: --lr auto"])
+
+
+def _thirds(first: float, last: float) -> list[float]:
+    """Return the rates 1, 2 and 5 of every decade between two rates."""
+    decades = range(math.floor(math.log10(first)), math.ceil(math.log10(last)) + 1)
+    every = [digit * 10.0**decade for decade in decades for digit in (1, 2, 5)]
+    return [rate for rate in every if first <= rate <= last]
 
 
 def closing_table(summary: "RunSummary") -> None:

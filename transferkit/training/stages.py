@@ -72,7 +72,7 @@ def default_stages(config: Config, num_groups: int) -> tuple[Stage, ...]:
     step, fresh = unfreezing_step(num_groups), num_fresh(config, num_groups)
     depths = [fresh + step * i for i in range(1, training.depth + 1)]
     depths = [depth for depth in depths if depth < num_groups]
-    stages = [Stage("head", training.head_epochs, training.lr)]
+    stages = [Stage("head", training.head_epochs, training.head_lr)]
     if fresh:  # features of random blocks say nothing: they learn together with the head
         stages = [Stage(fresh, training.head_epochs, training.unfrozen_lr)]
     stages += [Stage(depth, training.block_epochs, training.unfrozen_lr) for depth in depths]
@@ -127,7 +127,7 @@ def plan_stage(stage: Stage, config: Config, groups: Sequence[str]) -> PlannedSt
     usual = 1.0 if config.backbone.starts_random else BLOCK_DECAY
     given = [value for value in (stage.decay, training.block_decay) if value is not None]
     decay = given[0] if given else usual
-    lr = stage.lr or (training.lr if depth == 0 else training.unfrozen_lr)
+    lr = stage.lr or (training.head_lr if depth == 0 else training.unfrozen_lr)
     fresh = num_fresh(config, count)
     powers = (max(0, depth - i - fresh) for i in range(depth))  # counted below the random groups
     multipliers = [0.0] * (count - depth) + [decay**power for power in powers] + [1.0]
