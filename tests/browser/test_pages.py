@@ -37,13 +37,18 @@ def hostile_run(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
             first.rename(first.with_name(FILE))
     run = root / "<u>run"
     arguments = ["finetune", root / "data", *TINY, "--stages", "1:2", "--views", "1", "--out", run]
-    with pytest.MonkeyPatch.context() as patch, redirect_stdout(io.StringIO()):
+    with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TRANSFERKIT_CACHE", str(root / "cache"))
+        command(*arguments)
+    return run
+
+
+def command(*arguments: object) -> None:
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(io.StringIO()):
         patch.setattr(sys, "argv", ["transferkit", *map(str, arguments)])
         with pytest.raises(SystemExit) as left:
             main()
     assert left.value.code == 0
-    return run
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +86,19 @@ def test_a_report_opens_and_shows_names_as_text(
     assert {address.partition(":")[0] for address in page.requests} <= {"file", "data"}
 
 
+def test_runs_side_by_side_show_names_as_text(page: Any, hostile_run: Path, tmp_path: Path) -> None:
+    other = tmp_path / "<img src=x onerror=alert(6)>"
+    shutil.copytree(hostile_run, other)
+    command("report", hostile_run, other, "-o", tmp_path / "both.html")
+    page.screen(390)
+    page.open((tmp_path / "both.html").as_uri())
+    nothing_ran(page)
+    text = page.value("document.body.textContent")
+    for name in (*CLASSES.values(), other.name, hostile_run.name):
+        assert name in text
+    assert page.value("document.documentElement.scrollWidth") <= 390
+
+
 def test_a_heading_sorts_its_table(page: Any, hostile_run: Path) -> None:
     page.open((hostile_run / "report.html").as_uri())
     cells = "[...document.querySelectorAll('#per-class tbody tr')].map(r => r.cells[5].textContent)"
@@ -90,6 +108,24 @@ def test_a_heading_sorts_its_table(page: Any, hostile_run: Path) -> None:
     page.value(f"{head}.click()")
     assert page.value(cells) == sorted(page.value(cells), key=float)
     nothing_ran(page)
+
+
+def test_a_wide_confusion_matrix_is_printed_clear_of_its_neighbour(
+    page: Any, hostile_run: Path
+) -> None:
+    page.screen(700)
+    page.call("Emulation.setEmulatedMedia", media="print")
+    page.open((hostile_run / "report.html").as_uri())
+    twelve_more = """for (const row of document.querySelector('table.confusion').rows)
+        for (let n = 0; n < 12; n++) row.append(row.cells[1].cloneNode(true));"""
+    page.value(twelve_more)
+    cells = page.value(
+        """[document.querySelector('table.confusion'),
+            document.querySelector('.pair:has(.confusion) figure + figure table')]
+            .map(e => e.getBoundingClientRect()).map(b => [b.left, b.right, b.top, b.bottom])"""
+    )
+    (_, right, _, bottom), (left, _, top, _) = cells
+    assert right <= left or bottom <= top
 
 
 @pytest.mark.parametrize("width", [390, 1280])
