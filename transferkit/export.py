@@ -3,7 +3,7 @@
 import copy
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -15,14 +15,12 @@ from torch import Tensor
 
 from transferkit.atomic_write import disk_error, write_atomically
 from transferkit.data.index import DatasetIndex
-from transferkit.data.loader import CLEAN, ViewMaker, ahead
+from transferkit.data.loader import CLEAN, ViewMaker, ahead, epoch_order
 from transferkit.errors import UserError, usage_error
 from transferkit.exporting.batchnorm import fold_batchnorm
 from transferkit.exporting.compare import Comparison, compare
 from transferkit.exporting.formats import (
-    DTYPES,
     FORMATS,
-    Deployed,
     Files,
     onnx_bytes,
     openvino_files,
@@ -30,13 +28,19 @@ from transferkit.exporting.formats import (
     with_metadata,
 )
 from transferkit.exporting.int8 import BATCH, quantized
+from transferkit.exporting.sparsity import pruned, zeros
+from transferkit.inference.deployed import DTYPES, Deployed
 from transferkit.inference.engine import TOLERANCE, torch_runner
 from transferkit.inference.exported import open_exported
 from transferkit.inference.predict import LoadedRun, load_run
+from transferkit.inference.weights_file import REBUILDS
 from transferkit.recipes import config_of
 from transferkit.run_folder import MODEL, open_run
 from transferkit.session import scan_pictures
 from transferkit.training.events import Event, Notice
+from transferkit.training.loop import batches
+
+TRAINING_BATCH = 32
 
 Show = Callable[[Event], None]
 
@@ -45,17 +49,26 @@ Show = Callable[[Event], None]
 class ExportOptions:
     """What to export. data: labelled pictures to compare on; None: those of the run.
 
-    pictures: at most so many validation pictures are compared, and training pictures calibrate.
-    max_accuracy_drop: 0..1; a model that loses more is not kept.
+    fold_batchnorm: None is what is usual for the format. max_accuracy_drop: 0..1; a model that
+    loses more is not kept. pictures: at most so many validation pictures are compared, and
+    calibration_pictures of training calibrate. sparsity, sparse_epochs: see `pruned`; 0 is off.
     """
 
     format: str = "onnx"
     precision: str = "fp32"
-    fold_batchnorm: bool = True
+    fold_batchnorm: bool | None = None
     max_accuracy_drop: float = 0.015
     data: Path | None = None
     pictures: int = 300
     calibration_pictures: int = 96
+    sparsity: float = 0.0
+    sparse_epochs: int = 0
+
+    @property
+    def folds(self) -> bool:
+        """Whether batch norms are folded."""
+        usual = FORMATS[self.format].folds
+        return usual if self.fold_batchnorm is None else self.fold_batchnorm
 
 
 def export(
@@ -80,13 +93,16 @@ def export(
             "name the right folder with --data",
         )
     images, labels = views(index, loaded.maker, "val", options.pictures)
+    original = torch_runner(copy.deepcopy(loaded.classifier), torch.device("cpu"))
+    if options.sparsity:
+        augmentation = (config.augment.level, config.augment.flip)
+        loaded = thinned_out(loaded, index, options, augmentation, show)
     files = made_files(loaded, index, options, images[:2], show)
     suffix = next(iter(files))
     name = "model" + ("" if options.precision == "fp32" else f"-{options.precision}")
     target = output or run / "exports" / f"{name}{suffix}"
     if target.suffix != suffix:
         raise usage_error(f"--output {target}: the name must end in {suffix}")
-    original = torch_runner(loaded.classifier, torch.device("cpu"))
     before = (run / MODEL).stat().st_size
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -97,6 +113,8 @@ def export(
             back = open_exported(Path(waiting) / target.name)
             sizes = (before, sum(map(len, files.values())))
             result = compare(original, back.engine.run, images, labels, sizes)
+            if options.sparsity:
+                result = replace(result, sparsity=zeros(loaded.classifier))
             refuse_losses(result, options)
             for end in files:
                 os.replace((Path(waiting) / target.name).with_suffix(end), target.with_suffix(end))
@@ -113,6 +131,14 @@ def refuse_combinations(options: ExportOptions) -> None:
             f"--format {options.format} has no --precision {options.precision}",
             f"it has: {', '.join(known)}",
         )
+    if options.sparsity and not FORMATS[options.format].sparse:
+        raise usage_error(
+            f"--sparsity has no effect with --format {options.format}",
+            "it stores zeros in full, and its kernels compute with them",
+            "choose --format safetensors",
+        )
+    if options.sparse_epochs and not options.sparsity:
+        raise usage_error("--sparse-epochs has no effect without --sparsity")
     if options.format == "openvino":
         require_openvino()
 
@@ -125,9 +151,12 @@ def refuse_losses(result: Comparison, options: ExportOptions) -> None:
             f"{result.accuracy_after:.1%} on {result.pictures} pictures",
             f"that is {100 * result.accuracy_drop:.1f} points; "
             f"--max-accuracy-drop allows {100 * options.max_accuracy_drop:.1f}",
-            "choose a higher --precision, or allow more",
+            "choose a lower --sparsity, more --sparse-epochs, or allow more"
+            if options.sparsity
+            else "choose a higher --precision, or allow more",
         )
-    if options.precision == "fp32" and not result.relative_difference <= TOLERANCE:
+    exact = options.precision == "fp32" and not options.sparsity
+    if exact and not result.relative_difference <= TOLERANCE:
         raise UserError(
             "not exported: the exported model computes something else",
             f"its outputs differ by {result.relative_difference:.1e} of the largest",
@@ -141,7 +170,7 @@ def made_files(
     """Return the exported model: suffix -> bytes."""
     network = Deployed(copy.deepcopy(loaded.classifier), torch.float32).eval()
     folded = 0
-    if options.fold_batchnorm:
+    if options.folds:
         made, folded = fold_batchnorm(network, example)
         network = made  # type: ignore[assignment]
         if not folded:
@@ -159,14 +188,58 @@ def made_files(
     return {".onnx": data} if options.format == "onnx" else openvino_files(data, about, False)
 
 
+def thinned_out(
+    loaded: LoadedRun,
+    index: DatasetIndex,
+    options: ExportOptions,
+    augmentation: tuple[str, bool],
+    show: Show,
+) -> LoadedRun:
+    """Return the model with its smallest weights at zero, trained on for `sparse_epochs`.
+
+    augmentation: level and flip of the varied views that it trains on.
+    """
+    level, flip = augmentation
+    maker = replace(loaded.maker, level=level, flip=flip)
+    train = index.of_split("train")
+    if options.sparse_epochs and len(train) < 2:
+        raise usage_error("--sparse-epochs needs training pictures", "", "name others with --data")
+    count = len(batches(train, TRAINING_BATCH))
+
+    def batches_of(epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        order = epoch_order(index.labels[train], "none", 0, epoch)
+        picks = batches(train[order], TRAINING_BATCH)
+
+        def one(position: int) -> np.ndarray:
+            file = index.file(position)
+            return maker.views(file, position, (epoch + 1 if level != "none" else CLEAN,))
+
+        made = ahead(one, (int(position) for pick in picks for position in pick))
+        for pick in picks:
+            images = np.concatenate([next(made) for _ in pick])
+            yield torch.from_numpy(images), torch.from_numpy(index.labels[pick])
+
+    events = pruned(loaded.classifier, options.sparsity, options.sparse_epochs, count, batches_of)
+    while True:
+        try:
+            show(next(events))
+        except StopIteration as end:
+            return replace(loaded, classifier=end.value)
+
+
 def description(loaded: LoadedRun, options: ExportOptions, folded: int) -> dict[str, Any]:
     """Return what an exported model says of itself: all that is needed to use it."""
     names = ("classes", "preprocessing", "background", "max_pixels", "backbone", "license")
+    more = {}
+    if options.format == "safetensors":  # the others hold the network itself
+        more = {"network": {name: loaded.description[name] for name in REBUILDS}}
     return {
         **{name: loaded.description[name] for name in names},
+        **more,
         "temperature": loaded.temperature,
         "precision": options.precision,
         "folded_batchnorms": folded,
+        "sparsity": options.sparsity,
         "input": "images: uint8 (N, 3, H, W), RGB 0..255, resized as preprocessing says",
         "output": "logits: float32 (N, K); probabilities are softmax(logits / temperature)",
         "transferkit": version("transferkit"),

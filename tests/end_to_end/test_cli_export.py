@@ -11,7 +11,13 @@ Cli = Callable[..., Any]
 
 
 @pytest.mark.parametrize(
-    ("name", "suffix"), [("onnx", "onnx"), ("torchscript", "ts"), ("torch-export", "pt2")]
+    ("name", "suffix"),
+    [
+        ("onnx", "onnx"),
+        ("torchscript", "ts"),
+        ("torch-export", "pt2"),
+        ("safetensors", "safetensors"),
+    ],
 )
 def test_an_exported_model_predicts_like_its_run(
     run: Path, pictures: Path, cli: Cli, name: str, suffix: str
@@ -61,6 +67,31 @@ def test_int8_is_calibrated_and_a_great_loss_is_refused(run: Path, cli: Cli) -> 
     assert allowed.json["largest_difference"] > 0
 
 
+def test_pruned_weights_are_small_on_disk_and_zero(run: Path, pictures: Path, cli: Cli) -> None:
+    given = ("--format", "safetensors", "--max-accuracy-drop", "1", "--json")
+    sizes = []
+    for sparsity in ("0.5", "0.9"):
+        out = f"s{sparsity}.safetensors"
+        result = cli("export", run, *given, "--sparsity", sparsity, "-o", out)
+        assert result.code == 0, result.err
+        assert result.json["sparsity"] == pytest.approx(float(sparsity), abs=0.001)
+        assert result.json["bytes_after"] == Path(out).stat().st_size
+        sizes.append(result.json["bytes_after"] / result.json["bytes_before"])
+    assert sizes[1] < 0.75 * sizes[0] < 0.75
+    assert cli("predict", "s0.9.safetensors", pictures / "val", "--json").code == 0
+    tuned = cli("export", run, *given, "--sparsity", "0.9", "--sparse-epochs", "1", "-o", out)
+    assert tuned.json["sparsity"] == pytest.approx(0.9, abs=0.001)
+    assert tuned.json["largest_difference"] != result.json["largest_difference"]
+
+
+def test_folded_weights_predict_the_same(run: Path, pictures: Path, cli: Cli) -> None:
+    given = ("--format", "safetensors", "-o", "f.safetensors", "--json")
+    assert cli("export", run, "--fold-batchnorm", *given).json["largest_difference"] < 1e-4
+    half = cli("export", run, "--precision", "bf16", "--max-accuracy-drop", "1", *given).json
+    assert half["bytes_after"] < 0.75 * half["bytes_before"]
+    assert cli("predict", "f.safetensors", pictures / "val", "--json").code == 0
+
+
 def test_too_much_loss_keeps_no_file(run: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     from transferkit import export as verb
 
@@ -82,6 +113,13 @@ def test_what_cannot_be_is_refused(run: Path, cli: Cli) -> None:
     result = cli("export", run, "--format", "torchscript", "--precision", "int8")
     assert result.code == 2
     assert result.message[0] == "error: --format torchscript has no --precision int8"
+    for given, said in (
+        (("--sparsity", "0.5"), "error: --sparsity has no effect with --format onnx"),
+        (("--sparse-epochs", "1"), "error: --sparse-epochs has no effect without --sparsity"),
+    ):
+        result = cli("export", run, *given)
+        assert result.code == 2
+        assert result.message[0] == said
     assert cli("export", run, "-o", "m.txt").code == 2
     Path("m.onnx").write_bytes(b"no model")
     damaged = cli("predict", "m.onnx", "x.png")

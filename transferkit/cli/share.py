@@ -47,7 +47,7 @@ def export(
         Path | None, typer.Option("--output", "-o", help="File to write [RUN/exports/...].")
     ] = None,
     format: Annotated[
-        Literal["onnx", "torchscript", "torch-export", "openvino"],
+        Literal["onnx", "torchscript", "torch-export", "openvino", "safetensors"],
         typer.Option("--format", help="What kind of file."),
     ] = "onnx",
     precision: Annotated[
@@ -55,11 +55,12 @@ def export(
         typer.Option("--precision", help="Of weights; int8 also of activations, calibrated."),
     ] = "fp32",
     fold: Annotated[
-        bool,
+        bool | None,
         typer.Option(
-            "--fold-batchnorm/--no-fold-batchnorm", help="Fold batch norms into their layers."
+            "--fold-batchnorm/--no-fold-batchnorm",
+            help="Fold batch norms into their layers [yes, but for safetensors].",
         ),
-    ] = True,
+    ] = None,
     max_drop: Annotated[
         float,
         typer.Option(
@@ -76,6 +77,13 @@ def export(
         int,
         typer.Option("--calibration-pictures", min=16, help="Training pictures that set int8."),
     ] = 96,
+    sparsity: Annotated[
+        float,
+        typer.Option("--sparsity", min=0, max=0.99, help="Share of weights to set to 0."),
+    ] = 0.0,
+    sparse_epochs: Annotated[
+        int, typer.Option("--sparse-epochs", min=0, help="Train on so long with the others.")
+    ] = 0,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -83,7 +91,17 @@ def export(
     with live_view(json) as view:
         from transferkit import export as verb
 
-        options = verb.ExportOptions(format, precision, fold, max_drop, data, pictures, calibration)
+        options = verb.ExportOptions(
+            format=format,
+            precision=precision,
+            fold_batchnorm=fold,
+            max_accuracy_drop=max_drop,
+            data=data,
+            pictures=pictures,
+            calibration_pictures=calibration,
+            sparsity=sparsity,
+            sparse_epochs=sparse_epochs,
+        )
         path, result = verb.export(run, output, options, view.show)
     if json:
         console.print_json(verb.to_dict(path, result))

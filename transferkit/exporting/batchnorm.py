@@ -1,6 +1,7 @@
 """Fold batch norm into the layer before it: fewer operations, the same function."""
 
 import copy
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -25,18 +26,23 @@ def fold_batchnorm(network: nn.Module, example: Tensor) -> tuple[nn.Module, int]
     network = network.eval()
     folded = copy.deepcopy(network)
     pairs = foldable_pairs(folded, example)
-    for layer_name, norm_name in pairs:
-        layer: Any = folded.get_submodule(layer_name)
-        norm: Any = folded.get_submodule(norm_name)
-        fuse: Any = fuse_linear_bn_eval if isinstance(layer, nn.Linear) else fuse_conv_bn_eval
-        folded.set_submodule(layer_name, fuse(layer, norm))
-        folded.set_submodule(norm_name, what_remains(norm))
+    fold_(folded, pairs)
     with torch.inference_mode():
         expected, found = network(example), folded(example)
     difference = (found - expected).abs().max() / expected.abs().max().clamp_min(1e-12)
     if not difference <= TOLERANCE:
         return copy.deepcopy(network), 0
     return folded.eval(), len(pairs)
+
+
+def fold_(network: nn.Module, pairs: Iterable[tuple[str, str]]) -> None:
+    """Fold batch norms in place. pairs: names of (layer, batch norm), see `foldable_pairs`."""
+    for layer_name, norm_name in pairs:
+        layer: Any = network.get_submodule(layer_name)
+        norm: Any = network.get_submodule(norm_name)
+        fuse: Any = fuse_linear_bn_eval if isinstance(layer, nn.Linear) else fuse_conv_bn_eval
+        network.set_submodule(layer_name, fuse(layer, norm))
+        network.set_submodule(norm_name, what_remains(norm))
 
 
 def foldable_pairs(network: nn.Module, example: Tensor) -> list[tuple[str, str]]:

@@ -18,6 +18,7 @@ class Comparison:
     agreement: share with the same first class. largest_difference: of any logit.
     relative_difference: the same over the largest logit. accuracy_*: 0..1. speed_*: pictures per
     second of the network alone, in batches of 32, the better of `ROUNDS` alternating rounds.
+    sparsity: share of zeros among the weights that were pruned; 0 without pruning.
     """
 
     pictures: int
@@ -30,6 +31,7 @@ class Comparison:
     bytes_after: int
     speed_before: float
     speed_after: float
+    sparsity: float = 0.0
 
     @property
     def accuracy_drop(self) -> float:

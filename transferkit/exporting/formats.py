@@ -13,30 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from transferkit.errors import usage_error
+from transferkit.inference.deployed import METADATA
 from transferkit.inference.engine import onnx_model
-from transferkit.inference.exported import METADATA, OPSET
+from transferkit.inference.exported import OPSET
+from transferkit.inference.weights_file import weights_bytes
 
-DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 Files = dict[str, bytes]
-
-
-class Deployed(nn.Module):
-    """A classifier for other programs: bytes (N, 3, H, W) in, float32 logits (N, K) out."""
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, classifier: Any, dtype: torch.dtype) -> None:
-        super().__init__()
-        self.classifier = classifier.to(dtype)
-        self.register_buffer("mean", classifier.mean.float())
-        self.register_buffer("std", classifier.std.float())
-        self.dtype = dtype
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Normalise in float32, since 16 bits would round 255 shades; run the rest in `dtype`."""
-        inputs = ((images.float() / 255 - self.mean) / self.std).to(self.dtype)
-        return self.classifier.head(self.classifier.backbone(inputs)).float()
 
 
 def onnx_bytes(network: nn.Module, example: Tensor, about: dict[str, Any]) -> bytes:
@@ -88,6 +70,12 @@ def write_openvino(network: nn.Module, example: Tensor, about: dict[str, Any]) -
     return openvino_files(onnx_bytes(network, example, about), about, about["precision"] == "fp16")
 
 
+def write_weights(network: nn.Module, example: Tensor, about: dict[str, Any]) -> Files:
+    """Return a safetensors file of the weights, the zeros of a pruned model left out."""
+    classifier: Any = network.classifier
+    return {".safetensors": weights_bytes(classifier, about, about["sparsity"] > 0)}
+
+
 def openvino_files(onnx_model: bytes, about: dict[str, Any], half: bool) -> Files:
     """Convert an ONNX model; half: keep the weights in 16 bits."""
     openvino = require_openvino()
@@ -111,10 +99,16 @@ def require_openvino() -> Any:
 
 @dataclass(frozen=True)
 class Format:
-    """A file format. write: (network, example, about) -> suffix -> bytes."""
+    """A file format. write: (network, example, about) -> suffix -> bytes.
+
+    folds: whether batch norms are folded if nothing else is said. sparse: whether it can leave
+    zeros out.
+    """
 
     write: Callable[[nn.Module, Tensor, dict[str, Any]], Files]
     precisions: tuple[str, ...]
+    folds: bool = True
+    sparse: bool = False
 
 
 FORMATS = {
@@ -122,4 +116,5 @@ FORMATS = {
     "torchscript": Format(write_torchscript, ("fp32", "fp16", "bf16")),
     "torch-export": Format(write_torch_export, ("fp32", "fp16", "bf16")),
     "openvino": Format(write_openvino, ("fp32", "fp16", "int8")),
+    "safetensors": Format(write_weights, ("fp32", "fp16", "bf16"), folds=False, sparse=True),
 }

@@ -14,10 +14,11 @@ from torch import Tensor
 from transferkit.data.loader import ViewMaker
 from transferkit.data.preprocessing import Preprocessing
 from transferkit.errors import UserError, usage_error
-from transferkit.inference.engine import Engine, open_session
+from transferkit.inference.deployed import METADATA
+from transferkit.inference.engine import Engine, open_session, torch_runner
+from transferkit.inference.weights_file import open_weights
 from transferkit.units import parse_colour
 
-METADATA = "transferkit"
 OPSET = 17
 
 
@@ -77,6 +78,12 @@ def open_openvino(path: Path) -> Opened:
     return run, str(model.get_rt_info([METADATA]).astype(str))
 
 
+def open_safetensors(path: Path) -> Opened:
+    """Open a file of weights: the network is built by timm and run by torch."""
+    network, text = open_weights(path)
+    return torch_runner(network, torch.device("cpu")), text
+
+
 def module_runner(module: Any) -> Callable[[Tensor], Tensor]:
     """Return a call that runs a torch module without gradients."""
 
@@ -97,6 +104,7 @@ OPENERS: dict[str, tuple[str, Callable[[Path], Opened]]] = {
     ".ts": ("torchscript", open_torchscript),
     ".pt2": ("torch-export", open_torch_export),
     ".xml": ("openvino", open_openvino),
+    ".safetensors": ("safetensors", open_safetensors),
 }
 
 

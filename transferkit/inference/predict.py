@@ -59,30 +59,43 @@ def load_run(folder: RunFolder, drop_path: float | None = None) -> LoadedRun:
     return loaded
 
 
+def blank_classifier(
+    description: Mapping[str, Any], drop_path: float | None = None
+) -> tuple[Classifier, int]:
+    """Build the network that a model.json describes, for weights to be loaded, and its D.
+
+    The head of a pretraining run is the identity. drop_path: see `load_run`.
+    Raises KeyError, TypeError or ValueError where entries are missing or wrong.
+    """
+    backbone = create_backbone(
+        description["backbone"],
+        pretrained=False,
+        image_size=description["image_size"],
+        structure=Structure.from_dict(description["structure"]),
+        drop_path=description.get("drop_path", 0.0) if drop_path is None else drop_path,
+    )
+    head: nn.Module = nn.Identity()
+    if not is_pretraining(description):
+        design = HeadDesign.from_dict(description["head"])
+        head = make_head(backbone.num_features, len(description["classes"]), design)
+    preprocessing = Preprocessing.from_dict(description["preprocessing"])
+    classifier = Classifier(backbone.model, head, preprocessing.mean, preprocessing.std)
+    return classifier, backbone.num_features
+
+
 def load_backbone(folder: RunFolder, drop_path: float | None = None) -> LoadedRun:
     """Do as `load_run`, but also for a pretraining run, which has no classes and no head."""
     description, tensors = folder.load_model()
     pretrained_only = is_pretraining(description)
     try:
-        backbone = create_backbone(
-            description["backbone"],
-            pretrained=False,
-            image_size=description["image_size"],
-            structure=Structure.from_dict(description["structure"]),
-            drop_path=description.get("drop_path", 0.0) if drop_path is None else drop_path,
-        )
+        classifier, num_features = blank_classifier(description, drop_path)
+        if pretrained_only:
+            tensors = {f"backbone.{name}": tensor for name, tensor in tensors.items()}
+        classifier.load_state_dict(tensors)
         classes = tuple(
             description.get("classes", ()) if pretrained_only else description["classes"]
         )
-        head: nn.Module = nn.Identity()
-        if pretrained_only:
-            tensors = {f"backbone.{name}": tensor for name, tensor in tensors.items()}
-        else:
-            design = HeadDesign.from_dict(description["head"])
-            head = make_head(backbone.num_features, len(classes), design)
         preprocessing = Preprocessing.from_dict(description["preprocessing"])
-        classifier = Classifier(backbone.model, head, preprocessing.mean, preprocessing.std)
-        classifier.load_state_dict(tensors)
         background = parse_colour(description["background"])
         temperature = float(description.get("temperature", 1.0))
         if not 0 < temperature < float("inf"):
@@ -96,9 +109,7 @@ def load_backbone(folder: RunFolder, drop_path: float | None = None) -> LoadedRu
     maker = ViewMaker(
         preprocessing, background=background, max_pixels=int(description["max_pixels"])
     )
-    return LoadedRun(
-        classifier.eval(), classes, maker, description, temperature, backbone.num_features
-    )
+    return LoadedRun(classifier.eval(), classes, maker, description, temperature, num_features)
 
 
 class FeatureNetwork(nn.Module):

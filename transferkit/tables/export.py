@@ -20,6 +20,8 @@ def export_table(path: Path, result: "Comparison") -> None:
         ["same answer", "", f"{r.agreement:.1%}"],
         ["largest difference of a logit", "", f"{r.largest_difference:.1e}"],
     ]
+    if r.sparsity:
+        rows.insert(2, ["weights at zero", "", f"{r.sparsity:.1%}"])
     title = f"Compared on {r.pictures:,} pictures"
     print_table(title, ["", "torch", "exported"], rows)
     speed, size = r.speed_after / r.speed_before, r.bytes_after / r.bytes_before
