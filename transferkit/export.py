@@ -31,7 +31,7 @@ from transferkit.exporting.int8 import BATCH, quantized
 from transferkit.exporting.sparsity import pruned, zeros
 from transferkit.inference.deployed import DTYPES, Deployed
 from transferkit.inference.engine import TOLERANCE, torch_runner
-from transferkit.inference.exported import open_exported
+from transferkit.inference.exported import OPENERS, open_exported
 from transferkit.inference.predict import LoadedRun, load_run
 from transferkit.inference.weights_file import REBUILDS
 from transferkit.recipes import config_of
@@ -76,10 +76,10 @@ def export(
 ) -> tuple[Path, Comparison]:
     """Write a run's model, load it back, compare, and keep it only if it is good enough.
 
-    output: the file to write; None: RUN/exports/model[-PRECISION].SUFFIX.
+    output: the file to write; None: RUN/exports/model[-PRECISION][-sparse].SUFFIX.
     Raises UserError for what the format cannot do, and when too much accuracy is lost.
     """
-    refuse_combinations(options)
+    suffix = refuse_combinations(options, output)
     folder = open_run(run)
     loaded = load_run(folder)
     config = config_of(folder)
@@ -98,11 +98,9 @@ def export(
         augmentation = (config.augment.level, config.augment.flip)
         loaded = thinned_out(loaded, index, options, augmentation, show)
     files = made_files(loaded, index, options, images[:2], show)
-    suffix = next(iter(files))
-    name = "model" + ("" if options.precision == "fp32" else f"-{options.precision}")
-    target = output or run / "exports" / f"{name}{suffix}"
-    if target.suffix != suffix:
-        raise usage_error(f"--output {target}: the name must end in {suffix}")
+    kinds = [] if options.precision == "fp32" else [options.precision]
+    kinds += ["sparse"] if options.sparsity else []
+    target = output or run / "exports" / f"{'-'.join(['model', *kinds])}{suffix}"
     before = (run / MODEL).stat().st_size
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -123,8 +121,11 @@ def export(
     return target, result
 
 
-def refuse_combinations(options: ExportOptions) -> None:
-    """Raise a usage error for what a format cannot do, before anything is read."""
+def refuse_combinations(options: ExportOptions, output: Path | None) -> str:
+    """Raise a usage error for what a format cannot do, before anything is read.
+
+    Return how the name of such a file ends.
+    """
     known = FORMATS[options.format].precisions
     if options.precision not in known:
         raise usage_error(
@@ -141,6 +142,10 @@ def refuse_combinations(options: ExportOptions) -> None:
         raise usage_error("--sparse-epochs has no effect without --sparsity")
     if options.format == "openvino":
         require_openvino()
+    suffix = next(end for end, (name, _) in OPENERS.items() if name == options.format)
+    if output is not None and output.suffix != suffix:
+        raise usage_error(f"--output {output}: the name must end in {suffix}")
+    return suffix
 
 
 def refuse_losses(result: Comparison, options: ExportOptions) -> None:

@@ -10,6 +10,16 @@ from transferkit.cli.app import Debug, Json, RunArgument, app, live_view
 from transferkit.errors import usage_error
 from transferkit.tables.export import export_table
 
+Compared = Annotated[
+    Path | None, typer.Option("--data", help="Pictures to compare on [those of the run].")
+]
+Sparsity = Annotated[
+    float, typer.Option("--sparsity", min=0, max=0.99, help="Share of weights to set to 0.")
+]
+SparseEpochs = Annotated[
+    int, typer.Option("--sparse-epochs", min=0, help="Train on so long with the others.")
+]
+
 
 @app.command()
 def report(
@@ -67,9 +77,7 @@ def export(
             "--max-accuracy-drop", min=0, max=1, help="Refuse a model that loses more accuracy."
         ),
     ] = 0.015,
-    data: Annotated[
-        Path | None, typer.Option("--data", help="Pictures to compare on [those of the run].")
-    ] = None,
+    data: Compared = None,
     pictures: Annotated[
         int, typer.Option("--pictures", min=2, help="Compare on at most so many.")
     ] = 300,
@@ -77,13 +85,8 @@ def export(
         int,
         typer.Option("--calibration-pictures", min=16, help="Training pictures that set int8."),
     ] = 96,
-    sparsity: Annotated[
-        float,
-        typer.Option("--sparsity", min=0, max=0.99, help="Share of weights to set to 0."),
-    ] = 0.0,
-    sparse_epochs: Annotated[
-        int, typer.Option("--sparse-epochs", min=0, help="Train on so long with the others.")
-    ] = 0,
+    sparsity: Sparsity = 0.0,
+    sparse_epochs: SparseEpochs = 0,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
