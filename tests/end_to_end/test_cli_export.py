@@ -62,8 +62,14 @@ def test_int8_is_calibrated_and_a_great_loss_is_refused(run: Path, cli: Cli) -> 
     few = ("--precision", "int8", "--calibration-pictures", "16")
     allowed = cli("export", run, *few, "--max-accuracy-drop", "1", "-o", "q.onnx", "--json")
     assert allowed.code == 0, allowed.err
-    kinds = {node.op_type for node in onnx.load("q.onnx").graph.node}
-    assert "QuantizeLinear" in kinds
+    nodes = onnx.load("q.onnx").graph.node
+    assert "QuantizeLinear" in {node.op_type for node in nodes}
+    made = {name for n in nodes if n.op_type == "DequantizeLinear" for name in n.output}
+    in_8_bits = [made >= set(n.input[:2]) for n in nodes if n.op_type == "Conv"]
+    assert in_8_bits[:2] == [False, False]
+    assert all(in_8_bits[2:])
+    assert len(in_8_bits) > 2
+    assert not made & set(next(n for n in nodes if n.op_type == "Gemm").input)
     assert allowed.json["largest_difference"] > 0
 
 

@@ -3,14 +3,31 @@
 import logging
 import tempfile
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 BATCH = 16
-QUANTIZED = ["Conv", "Gemm", "MatMul", "Add", "GlobalAveragePool", "Clip", "Relu"]
-"""Normalisation at the input stays in float32: quantised, it cost half a point on five flowers."""
+QUANTIZED = ["Conv", "Gemm", "MatMul", "Clip", "Relu"]
+"""Normalisation at the input stays in float32: quantised, it cost half a point on five flowers. So
+does pooling, which is next to nothing of the work."""
+FLOAT_CONVOLUTIONS = 2
+"""At the start, where few channels of few weights carry everything that comes after."""
+
+
+def kept_in_float(nodes: Iterable[Any]) -> list[str]:
+    """Return the names of the ONNX nodes that 8 bits cost most: the first convolutions, the last
+    layer.
+
+    On five flowers (300 pictures, 92.7 % in float32) they and the pooling made the difference
+    between 91.3 % and 92.3 %, for 0.001 of the size.
+    """
+    every = list(nodes)
+    convolutions = [node.name for node in every if node.op_type == "Conv"]
+    dense = [node.name for node in every if node.op_type in ("Gemm", "MatMul")]
+    return convolutions[:FLOAT_CONVOLUTIONS] + dense[-1:]
 
 
 def quantized(model: bytes, pictures: np.ndarray) -> Any:
@@ -18,7 +35,7 @@ def quantized(model: bytes, pictures: np.ndarray) -> Any:
 
     pictures: (N, 3, H, W) uint8, N >= 16, as they go into the model. Ranges are moving averages of
     the batches' extremes; weights have 7 bits per channel, as products of 8 saturate on processors
-    without VNNI; the first convolution stays in float32.
+    without VNNI; what `kept_in_float` names stays in float32.
     Source: Nagel et al., "A White Paper on Neural Network Quantization", 2021; ONNX Runtime,
     "Quantize ONNX Models", on reduce_range.
     """
@@ -49,14 +66,13 @@ def quantized(model: bytes, pictures: np.ndarray) -> Any:
             prepared, out = Path(folder) / "prepared.onnx", Path(folder) / "int8.onnx"
             quant_pre_process(onnx.load_from_string(model), prepared)
             nodes = onnx.load(prepared).graph.node
-            first = [n.name for n in nodes if n.op_type == "Conv"][:1]
             quantize_static(
                 prepared,
                 out,
                 Batches(),
                 quant_format=QuantFormat.QDQ,
                 op_types_to_quantize=QUANTIZED,
-                nodes_to_exclude=first,
+                nodes_to_exclude=kept_in_float(nodes),
                 per_channel=True,
                 reduce_range=True,
                 activation_type=QuantType.QUInt8,
