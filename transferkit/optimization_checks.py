@@ -122,6 +122,12 @@ def regularization_problems(config: Config) -> list[str]:
             "training.weight_decay has no effect beside regularization.backbone_weight_decay and "
             "regularization.head_weight_decay: leave it out"
         )
+    if config.averaging.ema and config.averaging.swa:
+        found.append("averaging.ema and averaging.swa exclude each other: choose one")
+    if config.averaging.swa and config.training.patience != Training().patience:
+        found.append(
+            "training.patience has no effect with averaging.swa, whose stages run all their epochs"
+        )
     if trains_head_alone(config):
         found += [
             f"regularization.{name} has no effect: every stage trains the head alone"

@@ -30,6 +30,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "max norm": {"regularization.max_norm": 1e-3},
 }
 REFUSED: list[tuple[dict[str, Any], str]] = [
+    ({"averaging.ema": 0.9, "averaging.swa": 0.5}, "averaging.ema and averaging.swa exclude"),
+    ({"averaging.swa": 0.5, "training.patience": 3}, "training.patience has no effect"),
     ({"training.lr": "auto", "stages": "head:3@1e-3"}, "training.lr = auto has no effect"),
     (
         {"training.lr": "auto", "training.unfrozen_lr": 0.1, "backbone.pretrained": False},

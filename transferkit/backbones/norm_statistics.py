@@ -1,6 +1,6 @@
 """Batch-norm statistics of a backbone: which layers have them, and how they are measured anew."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -12,18 +12,21 @@ def has_statistics(module: nn.Module) -> bool:
     return isinstance(module, _BatchNorm) and module.track_running_stats
 
 
-def recalibrate(model: nn.Module, batches: Iterable[Tensor]) -> Iterator[int]:
+def recalibrate(
+    model: nn.Module, batches: Iterable[Tensor], among: Sequence[nn.Module] | None = None
+) -> Iterator[int]:
     """Replace the running statistics of a model's batch norms by those of new inputs.
 
     batches: (N, 3, H, W) each, as the model takes them; every batch weighs the same, so they should
     be of equal size, at least 2, and drawn at random. Yields the number of inputs done; the model
-    ends in evaluation mode, its other tensors untouched. Dropout and drop path are off meanwhile.
+    ends in evaluation mode, its other tensors untouched. among: only these batch norms; None: all.
+    Dropout and drop path are off meanwhile.
     Source: Izmailov et al., "Averaging Weights Leads to Wider Optima and Better Generalization",
     UAI 2018, section 3.2, as `torch.optim.swa_utils.update_bn` does it; for another data set, Li et
     al., "Revisiting Batch Normalization For Practical Domain Adaptation", 2016.
     """
     norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
-    norms = [norm for norm in norms if has_statistics(norm)]
+    norms = [n for n in norms if has_statistics(n) and (among is None or n in among)]
     momenta = [norm.momentum for norm in norms]
     model.eval()
     done = 0

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from annotated_types import Ge, Lt
+from annotated_types import Ge, Le, Lt
 
 from transferkit.config.option import Option, Section
 
@@ -59,4 +59,10 @@ class Averaging(Section):
         Ge(0),
         Lt(1),
         Option("--ema", "Decay of a moving average of the weights, e.g. 0.99; 0 is off."),
+    ] = 0.0
+    swa: Annotated[
+        float,
+        Ge(0),
+        Le(1),
+        Option("--swa", "Share of a stage's epochs, its last, whose weights are averaged; 0: off."),
     ] = 0.0

@@ -3,10 +3,11 @@
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_swa_multi_avg_fn
 
 from transferkit.training.stages import PlannedStage
 
@@ -35,6 +36,10 @@ class MovingAverage:
     current: Mapping[str, Tensor]
     tensors: dict[str, Tensor]
     steps: int = 0
+    started: ClassVar[bool] = True
+
+    def end_epoch(self, epoch: int) -> None:
+        """Do nothing: steps count, not epochs."""
 
     @torch.no_grad()
     def update(self) -> None:
@@ -63,6 +68,76 @@ class MovingAverage:
         copy_(self.tensors, state["tensors"])
 
 
+@dataclass
+class EpochAverage:
+    """The equal mean of what one stage trains, over the ends of its last epochs.
+
+    first: the first epoch that counts, from 0. epochs: how many are in the mean so far.
+    Source: Izmailov et al., "Averaging Weights Leads to Wider Optima and Better Generalization",
+    UAI 2018, algorithm 1, once per epoch; torch.optim.swa_utils.
+    """
+
+    first: int
+    current: Mapping[str, Tensor]
+    tensors: dict[str, Tensor]
+    epochs: int = 0
+
+    @property
+    def started(self) -> bool:
+        """Whether any epoch is in the mean."""
+        return self.epochs > 0
+
+    def update(self) -> None:
+        """Do nothing: epochs count, not steps."""
+
+    @torch.no_grad()
+    def end_epoch(self, epoch: int) -> None:
+        """Take in the weights after an epoch, counted from 0; the first ones are copied."""
+        if epoch < self.first:
+            return
+        real = [name for name, tensor in self.tensors.items() if tensor.is_floating_point()]
+        if self.started:
+            averages = [self.tensors[name] for name in real]
+            current = [self.current[name] for name in real]
+            get_swa_multi_avg_fn()(averages, current, self.epochs)
+        copied = self.tensors.keys() - set(real) if self.started else self.tensors.keys()
+        copy_(self.tensors, {name: self.current[name] for name in copied})
+        self.epochs += 1
+
+    def restart(self) -> None:
+        """Begin again with an empty mean."""
+        self.epochs = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return copies of what a resumed run needs."""
+        tensors = {n: t.detach().cpu().clone() for n, t in self.tensors.items()}
+        return {"epochs": self.epochs, "tensors": tensors}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue where `state_dict` was taken."""
+        self.epochs = state["epochs"]
+        copy_(self.tensors, state["tensors"])
+
+
+Average = MovingAverage | EpochAverage
+
+
+def first_averaged(epochs: int, share: float) -> int:
+    """Return the first epoch, from 0, of the last `share` of a stage; at least one epoch counts."""
+    return epochs - max(1, round(share * epochs))
+
+
+def epoch_average(
+    model: nn.Module, group_of: Callable[[str], int], stage: PlannedStage, share: float
+) -> EpochAverage | None:
+    """Prepare the mean of a stage's last epochs; None when `share` is 0."""
+    if share == 0:
+        return None
+    tensors = stage_tensors(model, group_of, stage)
+    copies = {name: t.clone() for name, t in tensors.items()}
+    return EpochAverage(first_averaged(stage.epochs, share), tensors, copies)
+
+
 def stage_tensors(
     model: nn.Module, group_of: Callable[[str], int], stage: PlannedStage
 ) -> dict[str, Tensor]:
@@ -85,9 +160,9 @@ def moving_average(
 
 
 @contextmanager
-def averaged(average: MovingAverage | None) -> Iterator[None]:
+def averaged(average: Average | None) -> Iterator[None]:
     """Put the average into its model for as long as the context lasts, then the weights back."""
-    if average is None:
+    if average is None or not average.started:
         yield
         return
     before = {name: tensor.clone() for name, tensor in average.current.items()}

@@ -1,5 +1,6 @@
 """The training loop: stages, epochs and steps, as one generator of events."""
 
+import math
 import time
 from collections.abc import Generator, Iterator
 from typing import Any
@@ -8,8 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from transferkit.backbones.norm_statistics import has_statistics, recalibrate
 from transferkit.data.loader import epoch_order, epoch_views
-from transferkit.training.averaging import averaged
+from transferkit.training.averaging import EpochAverage, averaged
 from transferkit.training.checkpoints import restore, save_best, save_last, save_start
 from transferkit.training.divergence import Diverged, checked, halved, rewind
 from transferkit.training.events import EpochEnded, Event, Progress, StageEnded, StageStarted
@@ -17,7 +19,7 @@ from transferkit.training.monitor import Monitor, loss_scale, watch
 from transferkit.training.optimizers import set_rates
 from transferkit.training.run import Run, measured
 from transferkit.training.schedules import Plateau
-from transferkit.training.sources import Source
+from transferkit.training.sources import Pick, Source
 from transferkit.training.stages import PlannedStage, apply_stage
 from transferkit.training.updates import Updater, make_updater
 
@@ -73,10 +75,13 @@ def train_stage(run: Run, stage: PlannedStage) -> Iterator[Event]:
     yield StageStarted(
         state.stage, stage.name, stage.epochs, stage.lr, trains, total, source.cached
     )
-    while state.epoch < stage.epochs and state.epochs_without_gain < settings.patience:
+    patience = math.inf if settings.rules.swa else settings.patience  # the last epochs count
+    while state.epoch < stage.epochs and state.epochs_without_gain < patience:
         try:
             row = yield from train_epoch(run, stage, source, updater, monitor)
+            updater.end_epoch(state.epoch)
             with averaged(updater.average):  # what is evaluated is what is kept
+                refresh_statistics(run, source, updater)
                 row |= validate(run, source, updater.network)
                 is_best = state.record(row, settings.metric, settings.min_delta)
                 value = measured(row, settings.metric)
@@ -106,10 +111,8 @@ def train_epoch(
     epoch, settings, material = run.state.epoch, run.settings, run.material
     labels = material.index.labels[material.train]
     seed = settings.seed + 1000 * (run.state.stage + 1)
-    order = epoch_order(labels, settings.balance, seed, epoch)
-    turn = epoch if source.num_views else len(run.state.rows)  # new views also after other stages
-    views = epoch_views(len(labels), source.num_views, seed, turn)
-    picks = batches(order, settings.batch_size)
+    drawn = epoch_picks(run, source)
+    picks = [pick for pick, _ in drawn]
     generator = np.random.default_rng([seed, epoch, 3])
     torch.manual_seed(seed * 100_003 + epoch)  # dropout and drop-path have no other generator
     apply_stage(run.classifier, run.group_of, stage)
@@ -118,7 +121,7 @@ def train_epoch(
     epochs = [each.epochs for each in run.plan.stages]
     loss_sum, num_right, num_clipped, steps = 0.0, 0, 0, len(picks)
     monitor.begin(steps)
-    inputs = source.train_inputs((pick, views[pick]) for pick in picks)
+    inputs = source.train_inputs(drawn)
     for step, (pick, batch) in enumerate(zip(picks, inputs, strict=True)):
         progress = settings.schedule.progress(epochs, run.state.stage, epoch, (step + 0.5) / steps)
         factor, momentum = settings.schedule.at(progress)
@@ -136,8 +139,8 @@ def train_epoch(
         "stage": run.state.stage,
         "stage_name": stage.name,
         "epoch": epoch + 1,
-        "train_loss": loss_sum / len(order),
-        "train_accuracy": num_right / len(order),
+        "train_loss": loss_sum / sum(map(len, picks)),
+        "train_accuracy": num_right / sum(map(len, picks)),
         "seconds": time.perf_counter() - started,
         "cached": int(source.cached),
         **learning_rates(run, updater.optimizer),
@@ -145,6 +148,34 @@ def train_epoch(
     if settings.rules.clipping is not None:
         row["clipped"] = num_clipped / steps
     return row
+
+
+def epoch_picks(run: Run, source: Source) -> list[Pick]:
+    """Return the positions and view numbers of every batch of the epoch that the run stands at."""
+    epoch, settings = run.state.epoch, run.settings
+    labels = run.material.index.labels[run.material.train]
+    seed = settings.seed + 1000 * (run.state.stage + 1)
+    order = epoch_order(labels, settings.balance, seed, epoch)
+    turn = epoch if source.num_views else len(run.state.rows)  # new views also after other stages
+    views = epoch_views(len(labels), source.num_views, seed, turn)
+    return [(pick, views[pick]) for pick in batches(order, settings.batch_size)]
+
+
+def refresh_statistics(run: Run, source: Source, updater: Updater) -> None:
+    """Measure the batch-norm statistics of averaged weights, on the epoch's own batches.
+
+    Only of what trains, and only for a mean of epochs: an average of all steps has averaged its
+    statistics as well. Source: as `EpochAverage`.
+    """
+    average = updater.average
+    if not (isinstance(average, EpochAverage) and average.started):
+        return
+    norms = [m for m in run.classifier.modules() if has_statistics(m) and m.training]
+    if norms:
+        inputs = source.train_inputs(epoch_picks(run, source))
+        parts = (to_device(batch, run.fabric.device) for batch in inputs)
+        for _ in recalibrate(updater.network, parts, norms):
+            pass
 
 
 def learning_rates(run: Run, optimizer: Any) -> dict[str, float]:

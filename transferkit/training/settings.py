@@ -76,4 +76,5 @@ def update_rules(config: Config) -> Rules:
         ),
         (penalties.max_norm_of, penalties.max_norm) if penalties.max_norm else None,
         config.averaging.ema,
+        config.averaging.swa,
     )

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from transferkit.training.averaging import MovingAverage, moving_average
+from transferkit.training.averaging import Average, epoch_average, moving_average
 from transferkit.training.gradients import CLIPPINGS
 from transferkit.training.monitor import Monitor
 from transferkit.training.optimizers import make_optimizer, parameter_groups
@@ -29,7 +29,7 @@ class Rules:
 
     optimizer, hyper: see `make_optimizer`. weight_decays: of the backbone and of the head.
     clipping: (row of CLIPPINGS, limit), or None. max_norm: (scope, limit), or None. ema: decay of
-    the moving average of the weights, 0 for none.
+    the moving average of the weights, swa: share of a stage's epochs in their mean, 0 for none.
     """
 
     optimizer: str = "adamw"
@@ -39,6 +39,7 @@ class Rules:
     penalties: Strengths = field(default_factory=Strengths)
     max_norm: tuple[str, float] | None = None
     ema: float = 0.0
+    swa: float = 0.0
 
 
 @dataclass
@@ -56,7 +57,7 @@ class Updater:
     clippable: list[nn.Parameter]
     terms: list[Term]
     held: list[Tensor]
-    average: MovingAverage | None
+    average: Average | None
     fresh: dict[str, Any]
 
     def step(self, loss: Tensor, monitor: Monitor) -> bool:
@@ -74,6 +75,11 @@ class Updater:
         if self.average is not None:
             self.average.update()
         return clipped
+
+    def end_epoch(self, epoch: int) -> None:
+        """Tell the average, if there is one, that an epoch (from 0) is over."""
+        if self.average is not None:
+            self.average.end_epoch(epoch)
 
     def clip(self) -> bool:
         """Clip the gradients, if that is wanted; return whether that changed them."""
@@ -140,7 +146,8 @@ def make_updater(
         clippable_parameters(classifier, named, rules),
         penalty_terms(named, in_head, rules.penalties, pretrained),
         constrained(classifier, in_head, rules.max_norm[0]) if rules.max_norm else [],
-        moving_average(classifier, group_of, stage, rules.ema),
+        moving_average(classifier, group_of, stage, rules.ema)
+        or epoch_average(classifier, group_of, stage, rules.swa),
         copy.deepcopy(optimizer.state_dict()),
     )
 
