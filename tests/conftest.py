@@ -92,18 +92,20 @@ def unlabeled(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def pretraining_config(unlabeled: Path) -> Callable[..., Config]:
+def pretraining_config(unlabeled: Path, pictures: Path) -> Callable[..., Config]:
     """Return configurations of two epochs in batches of 8, on a tiny backbone at 32 px."""
 
     def make(backbone: str = "test_efficientnet", **options: object) -> Config:
         wanted: Any = {"epochs": 2, "batch_size": 8, **options}
+        labelled = wanted.get("method") == "supervised"
+        wanted |= {"aux": pictures} if labelled else {}
         network = BackboneOptions(name=backbone, image_size=32)
         if backbone == "test_vit":
             network = replace(network, image_size=64)
         if backbone == "mlp":
             network = replace(network, image_size=16, depth=2, width=24, activation="logistic")
         return Config(
-            data=Data(path=unlabeled),
+            data=Data(path=None if labelled else unlabeled),
             backbone=network,
             device=Device(accelerator="cpu"),
             pretraining=Pretraining(**wanted),

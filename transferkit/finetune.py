@@ -200,6 +200,7 @@ def data_description(session: Session) -> dict[str, Any]:
 def absolute_paths(config: Config) -> Config:
     """Make the configuration's paths absolute, so that the written recipe works from anywhere."""
     data, backbone, cache = config.data, config.backbone, config.cache
+    own = config.pretraining
 
     def whole(path: Path | None) -> Path | None:
         return path.expanduser().absolute() if path else None
@@ -209,6 +210,7 @@ def absolute_paths(config: Config) -> Config:
         data=replace(data, path=whole(data.path), manifest=whole(data.manifest)),
         backbone=replace(backbone, weights=whole(backbone.weights)),
         cache=replace(cache, dir=whole(cache.dir)),
+        pretraining=replace(own, probe=whole(own.probe), aux=whole(own.aux)),
     )
 
 

@@ -50,6 +50,8 @@ Show = Callable[[Event], None]
 INTERRUPTED = 130
 TASK = "pretraining"
 EPOCHS = 100
+SMALLEST_HOLDOUT = 0.01
+"""Share of each class of a labelled set that is kept aside even with --holdout 0."""
 MOST_ON_MAP = 200
 
 
@@ -72,13 +74,10 @@ def pretrain(config: Config, out: Path | None, show: Show) -> PretrainingSummary
 
     out: the folder to make; None makes one below runs/ with the time and the pictures' name.
     """
-    if config.data.path is None:
-        raise usage_error(
-            "no pictures given", "", "name a folder: transferkit pretrain my_pictures/"
-        )
-    name = f"{config.data.path.resolve().stem}-{config.pretraining.method}"
+    pictures = pictures_of(config)
+    name = f"{pictures.resolve().stem}-{config.pretraining.method}"
     path = out or default_run_path(Path("runs"), name, datetime.now())
-    refuse_among_pictures(path, config)
+    refuse_among_pictures(path, replace(config, data=replace(config.data, path=pictures)))
     folder = create_run(path)
     try:
         session = prepare(absolute_paths(config), show)
@@ -115,21 +114,12 @@ def resume(path: Path, show: Show) -> PretrainingSummary:
 def prepare(config: Config, show: Show) -> PretrainingSession:
     """Read the pictures and build the networks; progress and notices go to `show`."""
     data, options = config.data, config.pretraining
-    assert data.path is not None
     if config.device.precision == "16":
         raise usage_error("--precision 16 is not for pretraining", "", "use bf16 or 32")
     kind = METHODS[options.method]
     fabric = make_fabric(config)
     probe_index = scan_probe(config, show)
-    index = scan_unlabeled(
-        data.path,
-        holdout=options.holdout,
-        by_folder=kind.reads_labels,
-        seed=config.training.seed,
-        strict=data.strict,
-        max_pixels=data.max_pixels,
-        on_progress=lambda done, total: show(Progress("pictures", done, total)),
-    )
+    index = scan_pictures(config, show)
     config, resized = fit_size(config, index)
     backbone = make_backbone(config)
     if resized:
@@ -143,7 +133,8 @@ def prepare(config: Config, show: Show) -> PretrainingSession:
         )
     )
     encoder = Encoder(backbone)
-    method = kind.make(encoder, options, config.training.seed)
+    more = {"classes": len(index.classes)} if kind.reads_labels else {}
+    method = kind.make(encoder, options, config.training.seed, **more)
     method.networks.to(fabric.device)
     method.networks.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     views = PretrainingViews(
@@ -156,6 +147,54 @@ def prepare(config: Config, show: Show) -> PretrainingSession:
     )
     probe = ProbeData(probe_index, views) if probe_index is not None else None
     return PretrainingSession(config, index, backbone, encoder, method, views, fabric, probe)
+
+
+def pictures_of(config: Config) -> Path:
+    """Return the folder of the pictures to learn from. Raises a usage error where there is none."""
+    data, aux = config.data.path, config.pretraining.aux
+    if aux is not None and data is not None:
+        raise usage_error(
+            f"{data} has no effect: supervised learns from --aux {aux} alone", "", "leave it out"
+        )
+    path = aux or data
+    if path is None:
+        remedy = "name a folder: transferkit pretrain my_pictures/"
+        raise usage_error("no pictures given", "", remedy)
+    return path
+
+
+def scan_pictures(config: Config, show: Show) -> DatasetIndex:
+    """Read the pictures to learn from: with classes if the method learns those, else without."""
+    data, options = config.data, config.pretraining
+    path = pictures_of(config)
+
+    def progress(done: int, total: int) -> None:
+        show(Progress("pictures", done, total))
+
+    if METHODS[options.method].reads_labels:
+        labelled = ScanOptions(
+            val_fraction=options.holdout or SMALLEST_HOLDOUT,
+            seed=config.training.seed,
+            strict=data.strict,
+            max_pixels=data.max_pixels,
+        )
+        return scan(path, labelled, progress)
+    index = scan_unlabeled(
+        path,
+        holdout=options.holdout,
+        by_folder=options.identities,
+        seed=config.training.seed,
+        strict=data.strict,
+        max_pixels=data.max_pixels,
+        on_progress=progress,
+    )
+    if options.identities and len(index.classes) < 2:
+        raise usage_error(
+            f"--identities needs two folders with pictures or more; {path} has one",
+            "",
+            "give every identity a folder of its own, or leave --identities out",
+        )
+    return index
 
 
 def make_backbone(config: Config) -> Backbone:

@@ -203,3 +203,32 @@ def test_fewer_pictures_than_a_batch_and_pictures_of_any_kind_are_taken(
     result = cli("pretrain", "odd", *TINY, *options)
     assert result.code == 0, result.err
     assert "only 4 pictures to learn from: every batch has 4, not 8" in result.out
+
+
+def test_another_labelled_set_stands_in_for_pictures_without_labels(
+    pictures: Path, unlabeled: Path, cli: Cli
+) -> None:
+    options = ("--method", "supervised", "--aux", pictures, "--epochs", "1", "--out", "other")
+    result = cli("pretrain", *TINY, *options, "--json")
+    assert result.code == 0, result.err
+    assert (result.json["pictures"], result.json["held_out"]) == (18, 12)
+    assert 0 <= result.json["figures"]["val_accuracy"] <= 1
+    refused = cli("pretrain", unlabeled, *TINY, *options)
+    assert refused.code == 2
+    assert "supervised learns from --aux" in refused.err
+
+
+def test_auxiliary_options_without_sense_are_refused(unlabeled: Path, cli: Cli) -> None:
+    for options, text in (
+        (("--method", "supervised"), "supervised needs --aux"),
+        (("--grid", "3"), "pretraining.grid has no effect with pretraining.method = simclr"),
+        (("--method", "rotation", "--identities"), "pretraining.identities has no effect"),
+        (
+            ("--method", "same-or-different", "--identities", "--image-size", "32"),
+            "--identities needs two folders",
+        ),
+    ):
+        folder = unlabeled / "flat" if "--image-size" in options else unlabeled
+        result = cli("pretrain", folder, *options)
+        assert result.code == 2
+        assert text in result.err

@@ -26,10 +26,13 @@ OPTIONS: dict[str, dict[str, Any]] = {name: {"method": name} for name in METHODS
 OPTIONS |= {
     name: {"method": "autoencoder", "variant": name} for name in VARIANTS if name != "plain"
 }
+OPTIONS["identities"] = {"method": "same-or-different", "identities": True}
 for _name in USES["projection"]:
     OPTIONS[_name] |= {"projection": 32}
 LEARNING: dict[str, dict[str, Any]] = {
     "barlow": {"lr": 1e-2},
+    "jigsaw": {"lr": 3e-3, "permutations": 4},
+    "rotation": {"lr": 1e-2},
     "gan": {"lr": 1e-3},
     "mae": {"lr": 1e-2},
     "rbm": {"lr": 1e-2},
@@ -37,7 +40,13 @@ LEARNING: dict[str, dict[str, Any]] = {
     "vicreg": {"lr": 1e-2},
 }
 """Method -> options with which it learns within seconds, where the usual ones will not do."""
-BACKBONES: dict[str, str] = {"gan": "cnn", "mae": "test_vit", "rbm": "mlp", "stacked": "cnn"}
+BACKBONES: dict[str, str] = {
+    "gan": "cnn",
+    "jigsaw": "cnn",
+    "mae": "test_vit",
+    "rbm": "mlp",
+    "stacked": "cnn",
+}
 """Method -> a backbone of its own, where the tiny EfficientNet will not do."""
 
 

@@ -24,18 +24,24 @@ MethodName = Literal[
     "barlow",
     "vicreg",
     "dino",
+    "rotation",
+    "jigsaw",
+    "colorization",
+    "inpainting",
+    "same-or-different",
+    "supervised",
 ]
 METHOD_NAMES: tuple[str, ...] = get_args(MethodName)
 
 USES: dict[str, tuple[str, ...]] = {
     "variant": ("autoencoder",),
     "noise": ("autoencoder",),
-    "loss": ("autoencoder",),
+    "loss": ("autoencoder", "colorization", "inpainting"),
     "kl_weight": ("autoencoder",),
     "tied": ("autoencoder",),
     "sparsity": ("autoencoder", "rbm"),
     "sparsity_weight": ("autoencoder", "rbm"),
-    "mask_ratio": ("mae",),
+    "mask_ratio": ("mae", "inpainting"),
     "visible": ("rbm",),
     "cd_steps": ("rbm",),
     "persistent": ("rbm",),
@@ -47,6 +53,10 @@ USES: dict[str, tuple[str, ...]] = {
     "target_momentum": ("byol", "dino"),
     "projection": ("simclr", "simsiam", "byol", "barlow", "vicreg", "dino"),
     "local_views": ("dino",),
+    "grid": ("jigsaw",),
+    "permutations": ("jigsaw",),
+    "identities": ("same-or-different",),
+    "aux": ("supervised",),
 }
 """Option -> the methods that read it; every other option is read by all."""
 VARIANT_USES = {
@@ -136,8 +146,11 @@ class Pretraining(Section):
         float, Gt(0), Option("--sparsity-weight", "How much that counts in the loss.")
     ] = 1.0
     mask_ratio: Annotated[
-        float, Gt(0), Lt(1), Option("--mask-ratio", "Share of the picture that is hidden.")
-    ] = 0.75
+        float | None,
+        Gt(0),
+        Lt(1),
+        Option("--mask-ratio", "Share of the picture that is hidden [mae 0.75, inpainting 0.25]."),
+    ] = None
     visible: Annotated[
         Literal["gaussian", "bernoulli"],
         Option("--visible", "Of rbm: what pixels are, any number or on and off."),
@@ -182,6 +195,22 @@ class Pretraining(Section):
     local_views: Annotated[
         int, Ge(0), Le(32), Option("--local-views", "Of dino: small crops beside two large ones.")
     ] = 4
+    grid: Annotated[
+        int | None,
+        Ge(2),
+        Le(8),
+        Option("--grid", "Of jigsaw: tiles in a row and in a column [2, from 96 px on 3]."),
+    ] = None
+    permutations: Annotated[
+        int, Ge(2), Le(1000), Option("--permutations", "Of jigsaw: most orders to tell apart.")
+    ] = 64
+    identities: Annotated[
+        bool,
+        Option("--identities/--no-identities", "Pictures in one folder show the same thing."),
+    ] = False
+    aux: Annotated[
+        Path | None, Option("--aux", "Of supervised: the other labelled pictures to learn from.")
+    ] = None
 
 
 def variant_problems(options: Pretraining) -> list[str]:
@@ -219,6 +248,8 @@ def pretraining_problems(options: Pretraining) -> list[str]:
     found += variant_problems(options)
     if options.epochs is not None and options.budget is not None:
         found.append("--epochs and --budget contradict each other: leave one out")
+    if options.method == "supervised" and options.aux is None:
+        found.append("pretraining.method supervised needs --aux: labelled pictures to learn from")
     if options.probe_every is not None and options.probe is None:
         found.append("pretraining.probe_every has no effect without pretraining.probe")
     if options.budget is not None:

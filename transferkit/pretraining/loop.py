@@ -195,7 +195,7 @@ def train_epoch(
     number = len(state.rows)
     torch.manual_seed(settings.seed * 100_003 + number)
     order = run.train[np.random.default_rng([settings.seed, number, 6]).permutation(len(run.train))]
-    picks = cut(order, settings.batch_size, settings.drop_last)
+    picks = cut(arranged(run, order), settings.batch_size, settings.drop_last)
     run.method.networks.train()
     started = time.perf_counter()
     sums: dict[str, float] = {}
@@ -252,7 +252,7 @@ def figures_of(move: Move, phase: Phase, value: float) -> dict[str, float]:
 def held_out_figures(run: PretrainingRun, phase: Phase) -> dict[str, float]:
     """Return the figures, as val_<name>, on the pictures kept aside, in evaluation mode."""
     aside = run.index.of_split("val")
-    picks = cut(aside, run.settings.batch_size, drop_last=False)
+    picks = cut(arranged(run, aside), run.settings.batch_size, drop_last=False)
     sums: dict[str, float] = {}
     run.method.networks.eval()
     for pick, batch in zip(picks, batches(run, run.views, picks, 0), strict=True):
@@ -260,6 +260,12 @@ def held_out_figures(run: PretrainingRun, phase: Phase) -> dict[str, float]:
             for name, figure in figures_of(move, phase, float(move.loss)).items():
                 sums[name] = sums.get(name, 0.0) + figure * len(pick)
     return {f"val_{name}": value / len(aside) for name, value in sums.items()}
+
+
+def arranged(run: PretrainingRun, order: np.ndarray) -> np.ndarray:
+    """Return positions (N,) in the order that the method wants."""
+    arrange = run.method.arrange
+    return order if arrange is None else arrange(order, run.index.labels[order])
 
 
 def cut(order: np.ndarray, size: int, drop_last: bool) -> list[np.ndarray]:

@@ -16,6 +16,7 @@ from transferkit.pretraining.method import Batch, Method, Move, Phase
 
 DECODER_BLOCKS, DECODER_WIDTH, DECODER_HEADS = 2, 128, 4
 FEWEST_PATCHES = 4
+MASK_RATIO = 0.75
 HIDDEN_GREY = 0.5
 EPS = 1e-6
 
@@ -115,7 +116,9 @@ def mae(encoder: Encoder, options: Pretraining, seed: int) -> Method:
     patches = grid[0] * grid[1]
 
     def drawn_and_hidden(images: Tensor) -> tuple[Tensor, Tensor]:
-        visible = choose_visible(len(images), patches, options.mask_ratio).to(images.device)
+        visible = choose_visible(len(images), patches, options.mask_ratio or MASK_RATIO).to(
+            images.device
+        )
         tokens = visible_tokens(vit, encoder.normalized(images), visible)
         hidden = torch.ones(len(images), patches, device=images.device).scatter(1, visible, 0.0)
         return decoder(tokens, visible), hidden

@@ -8,6 +8,8 @@ schedules, clipping, checkpoints, probes and plots.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from transferkit.config import Pretraining
@@ -75,6 +77,7 @@ class Method:
     (R, C, 3, H, W), values 0..1.
     measure: (training pictures, pictures kept aside), (N, 3, H, W) each, -> figures of an epoch.
     warnings: of the rows of metrics.csv so far -> what a person should know.
+    arrange: (positions (N,) in random order, their labels (N,)) -> the order to learn in.
     finish: called once all is learned, before the backbone is written.
     """
 
@@ -86,6 +89,7 @@ class Method:
     show: Callable[[Tensor], Mapping[str, Tensor]] | None = None
     measure: Callable[[Tensor, Tensor], Mapping[str, float]] | None = None
     warnings: Callable[[Sequence[Mapping[str, float]]], list[str]] | None = None
+    arrange: Callable[[NDArray[np.int64], NDArray[np.int64]], NDArray[np.int64]] | None = None
     finish: Callable[[], None] | None = None
 
 
@@ -97,11 +101,11 @@ class MethodKind:
     views: what each picture of a batch is shown as, see `transferkit.pretraining.views.VIEWS`.
     views_of: returns the views instead, where they depend on the encoder or on options.
     backbone: the usual one. summary: what is learned, in a few words.
-    reads_labels: it learns from the data set's labels (identities, classes).
+    reads_labels: it learns the classes of a labelled set; `make` is also given their number.
     drops_last: a smaller last batch is left out.
     """
 
-    make: Callable[[Encoder, Pretraining, int], Method]
+    make: Callable[..., Method]
     views: tuple[str, ...]
     summary: str
     backbone: str = "resnet18"

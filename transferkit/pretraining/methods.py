@@ -7,15 +7,15 @@ from transferkit.config import Pretraining
 from transferkit.pretraining.encoder import Encoder
 from transferkit.pretraining.method import Method, MethodKind
 
-Make = Callable[[Encoder, Pretraining, int], Method]
+Make = Callable[..., Method]
 
 
 def lazy(module: str, name: str) -> Make:
     """Return what makes the method `name` of a module, which is imported only then."""
 
-    def make(encoder: Encoder, options: Pretraining, seed: int) -> Method:
+    def make(encoder: Encoder, options: Pretraining, seed: int, **more: int) -> Method:
         found = importlib.import_module(f"transferkit.pretraining.{module}")
-        method: Method = getattr(found, name)(encoder, options, seed)
+        method: Method = getattr(found, name)(encoder, options, seed, **more)
         return method
 
     return make
@@ -81,5 +81,24 @@ METHODS: dict[str, MethodKind] = {
         TWO_VIEWS,
         "to name small views as a slow copy of itself names large ones",
         views_of=dino_views,
+    ),
+    "rotation": MethodKind(
+        lazy("auxiliary", "rotation"), ("weak",), "by how many quarters a picture is turned"
+    ),
+    "jigsaw": MethodKind(lazy("auxiliary", "jigsaw"), ("weak",), "in which order its tiles lie"),
+    "colorization": MethodKind(
+        lazy("filling", "colorization"), ("weak",), "the colours of a picture seen in grey"
+    ),
+    "inpainting": MethodKind(
+        lazy("filling", "inpainting"), ("weak",), "what the hidden parts of a picture look like"
+    ),
+    "same-or-different": MethodKind(
+        lazy("siamese", "same_or_different"), TWO_VIEWS, "whether two pictures show the same"
+    ),
+    "supervised": MethodKind(
+        lazy("auxiliary", "supervised"),
+        ("weak",),
+        "the classes of another labelled set",
+        reads_labels=True,
     ),
 }

@@ -1,0 +1,98 @@
+"""Same or different: two pictures go through one network, which says whether they belong together.
+
+Source: Koch, Zemel and Salakhutdinov, "Siamese Neural Networks for One-shot Image Recognition",
+ICML deep learning workshop 2015; Bromley et al., "Signature Verification using a Siamese Time Delay
+Neural Network", NeurIPS 1993.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from transferkit.config import Pretraining
+from transferkit.pretraining.encoder import Encoder
+from transferkit.pretraining.method import Batch, Method, Move, Phase
+
+WIDE = 128
+
+
+class Comparison(nn.Module):
+    """Features (N, D) of two pictures each to log odds (N,) that they show the same."""
+
+    def __init__(self, num_features: int) -> None:
+        super().__init__()
+        self.embed = nn.Sequential(nn.Linear(num_features, WIDE), nn.BatchNorm1d(WIDE))
+        self.weigh = nn.Linear(WIDE, 1)
+
+    def forward(self, first: Tensor, second: Tensor) -> Tensor:
+        """Weigh the distances between the embedded features, entry by entry."""
+        count = len(first)
+        embedded = self.embed(torch.cat([first, second]))
+        odds: Tensor = self.weigh((embedded[:count] - embedded[count:]).abs()).squeeze(1)
+        return odds
+
+
+def partners(identities: Tensor) -> tuple[Tensor, Tensor]:
+    """Choose, for each of N identities (N,), another of the same and one of a different one.
+
+    Returns positions (N,), (N,): the next in turn; a picture whose identity has no other is its own
+    partner, and -1 stands where there is no different one.
+    """
+    count = len(identities)
+    turn = (torch.arange(count)[:, None] + torch.arange(1, count + 1)[None]) % count  # own last
+    same = identities.cpu()[turn] == identities.cpu()[:, None]
+    partner = turn.gather(1, same.int().argmax(dim=1, keepdim=True)).squeeze(1)
+    stranger = turn.gather(1, (~same).int().argmax(dim=1, keepdim=True)).squeeze(1)
+    return partner, torch.where(same.all(dim=1), -1, stranger)
+
+
+def in_pairs(order: NDArray[np.int64], identities: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Move pictures so that two of one identity follow one another, as far as there are two.
+
+    order: (N,) positions in random order. identities: (N,) of the pictures in that order.
+    """
+    waiting: dict[int, list[int]] = {}
+    groups: list[list[int]] = []
+    for position, identity in zip(order.tolist(), identities.tolist(), strict=True):
+        if identity in waiting:
+            waiting.pop(identity).append(position)
+        else:
+            waiting[identity] = [position]
+            groups.append(waiting[identity])
+    return np.array([position for group in groups for position in group], dtype=np.int64)
+
+
+def same_or_different(encoder: Encoder, options: Pretraining, seed: int) -> Method:
+    """Say of two pictures whether they show the same; as many pairs do as do not.
+
+    The same: two views of one picture, or with --identities two pictures of one folder.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        head = Comparison(encoder.num_features)
+    networks = nn.ModuleDict({"encoder": encoder, "head": head})
+
+    def learn(batch: Batch) -> Iterator[Move]:
+        count = len(batch.labels)
+        own = torch.arange(count)
+        partner, stranger = partners(batch.labels if options.identities else own)
+        features = encoder(torch.cat(batch.views))  # (2 N, D)
+        first, second = features[:count], features[count:]
+        known = stranger >= 0
+        left = torch.cat([first, first[known]])
+        right = torch.cat([second[partner], second[stranger[known]]])
+        truth = torch.cat([torch.ones(count), torch.zeros(int(known.sum()))]).to(left.device)
+        odds = head(left, right)
+        accuracy = float(((odds.detach() > 0) == (truth > 0)).float().mean())
+        loss = functional.binary_cross_entropy_with_logits(odds, truth)
+        yield Move(loss, figures={"accuracy": accuracy})
+
+    return Method(
+        networks,
+        (Phase("compare", {"network": networks}, learn),),
+        arrange=in_pairs if options.identities else None,
+    )
