@@ -83,7 +83,6 @@ def needs(key: str) -> dict[str, Any]:
     }
     if section == "pretraining" and name in USES:
         found |= {"pretraining.method": USES[name][0]}
-    found |= {"pretraining.aux": "other"} if found.get("pretraining.method") == "supervised" else {}
     found |= {"pretraining.probe": "some"} if key == "pretraining.probe_every" else {}
     if section == "pretraining" and name in VARIANT_USES:
         found |= {"pretraining.method": "autoencoder", "pretraining.variant": VARIANT_USES[name]}
