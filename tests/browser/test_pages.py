@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from transferkit.cli import main
+from transferkit.csv_rows import from_csv, to_csv
 from transferkit.run_folder import open_run
 from transferkit.view import make_pages, view_options
 from transferkit.viewing.answer import Answerer
@@ -86,17 +87,46 @@ def test_a_report_opens_and_shows_names_as_text(
     assert {address.partition(":")[0] for address in page.requests} <= {"file", "data"}
 
 
-def test_runs_side_by_side_show_names_as_text(page: Any, hostile_run: Path, tmp_path: Path) -> None:
-    other = tmp_path / "<img src=x onerror=alert(6)>"
+@pytest.fixture(scope="module")
+def hostile_comparison(hostile_run: Path) -> Path:
+    """The page of a run beside a copy of it that answers every picture otherwise."""
+    other = hostile_run.parent / "<img src=x onerror=alert(6)>"
     shutil.copytree(hostile_run, other)
-    command("report", hostile_run, other, "-o", tmp_path / "both.html")
-    page.screen(390)
-    page.open((tmp_path / "both.html").as_uri())
+    rows = from_csv((other / "predictions.csv").read_text(encoding="utf-8"))
+    for row in rows:
+        row["label"], row["label_2"] = row["label_2"], row["label"]
+    (other / "predictions.csv").write_text(to_csv(rows), encoding="utf-8")
+    output = hostile_run.parent / "both.html"
+    command("report", hostile_run, other, "-o", output)
+    return output
+
+
+@pytest.mark.parametrize(("width", "dark"), [(390, True), (1280, False)])
+def test_runs_side_by_side_show_names_as_text(
+    page: Any, hostile_run: Path, hostile_comparison: Path, width: int, dark: bool
+) -> None:
+    page.screen(width, dark=dark)
+    page.open(hostile_comparison.as_uri())
     nothing_ran(page)
     text = page.value("document.body.textContent")
-    for name in (*CLASSES.values(), other.name, hostile_run.name):
+    for name in (*CLASSES.values(), FILE, "<img src=x onerror=alert(6)>", hostile_run.name):
         assert name in text
-    assert page.value("document.documentElement.scrollWidth") <= 390
+    assert page.value("document.querySelectorAll('#pictures .card img').length") == 12
+    assert page.value("document.documentElement.scrollWidth") <= width
+    assert {address.partition(":")[0] for address in page.requests} <= {"file", "data"}
+
+
+def test_every_picture_is_there_to_be_printed(
+    page: Any, hostile_run: Path, hostile_comparison: Path
+) -> None:
+    """Also those that nobody has scrolled to."""
+    for path in (hostile_run / "report.html", hostile_comparison):
+        page.screen(1280, height=300)
+        page.open(path.as_uri())
+        page.wait_for("[...document.images].every(image => image.complete)")
+        assert page.value("[...document.images].every(image => image.naturalWidth > 0)")
+        assert page.value("document.images.length") >= 12
+        assert not page.value("[...document.images].some(image => image.loading === 'lazy')")
 
 
 def test_a_heading_sorts_its_table(page: Any, hostile_run: Path) -> None:
