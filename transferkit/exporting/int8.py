@@ -22,7 +22,7 @@ def kept_in_float(nodes: Iterable[Any]) -> list[str]:
     layer.
 
     On five flowers (300 pictures, 92.7 % in float32) they and the pooling made the difference
-    between 91.3 % and 92.3 %, for 0.001 of the size.
+    between 91.3 % and 92.3 %, for 0.001 of the size; 92.0 % with other calibration pictures.
     """
     every = list(nodes)
     convolutions = [node.name for node in every if node.op_type == "Conv"]
