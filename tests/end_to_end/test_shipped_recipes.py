@@ -79,3 +79,14 @@ def test_dog_breeds_keeps_its_lower_layers_frozen() -> None:
     assert rates == sorted(rates, reverse=True)
     assert len(set(rates)) == 3
     assert all(stage.decay is not None and stage.decay < 1 for stage in config.stages[1:])
+
+
+@pytest.mark.parametrize(
+    ("name", "method"), [("pretrain_selfsupervised", "barlow"), ("pretrain_auxiliary", "rotation")]
+)
+def test_recipes_of_pretraining_run(name: str, method: str, unlabeled: Path, cli: Cli) -> None:
+    short = ("--set", "pretraining.budget=1s", "--image-size", 32, "--batch-size", 8)
+    options = ("--backbone", "test_efficientnet", "--out", "r", "--json")
+    result = cli("pretrain", unlabeled, "--recipe", name, *short, *options)
+    assert result.code == 0, result.err
+    assert result.json["method"] == method
