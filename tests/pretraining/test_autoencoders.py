@@ -16,6 +16,7 @@ from transferkit.pretraining.autoencoders import (
     autoencoder,
     bernoulli_divergence,
     gaussian_divergence,
+    relative_sizes,
 )
 from transferkit.pretraining.encoder import Encoder
 from transferkit.pretraining.method import Batch
@@ -88,16 +89,51 @@ def test_the_variational_loss_weighs_the_divergence_against_a_pixels_error() -> 
     assert float(free.loss.detach()) == pytest.approx(figures["reconstruction"], rel=1e-5)
 
 
-def test_the_sparse_loss_adds_the_mean_size_of_the_maps() -> None:
+def test_the_sparse_loss_adds_the_mean_size_of_the_maps_in_units_of_their_scale() -> None:
     images = torch.rand(4, 3, 32, 32)
     method, move = learned("sparse", images, sparsity_weight=0.25)
     maps = method.networks["encoder"].maps(images).detach()
     extra = float(move.loss.detach()) - move.figures["reconstruction"]
-    assert extra == pytest.approx(0.25 * float(maps.abs().mean()), rel=1e-4)
+    ratio = maps.abs().mean() / maps.square().mean().sqrt()
+    assert extra == pytest.approx(0.25 * float(ratio), rel=1e-4)
     _, target = learned("sparse", images, sparsity_weight=0.25, sparsity=0.1)
-    on = torch.sigmoid(maps).mean(dim=(0, 2, 3))
+    on = (maps.abs() / maps.square().mean().sqrt()).tanh().mean(dim=(0, 2, 3))
     extra = float(target.loss.detach()) - target.figures["reconstruction"]
     assert extra == pytest.approx(0.25 * float(bernoulli_divergence(0.1, on).mean()), rel=1e-4)
+
+
+def test_sparsity_is_the_share_that_is_on_at_whatever_scale() -> None:
+    """Maps behind a ReLU reach a target of 0.05, and smaller maps are no sparser ones."""
+    maps = torch.zeros(10, 4, 4, 5)
+    maps[..., 0, 0] = 3.0  # a twentieth
+    on = relative_sizes(maps).tanh().mean(dim=(0, 2, 3))
+    torch.testing.assert_close(on, torch.full((4,), 0.05), atol=0.001, rtol=0)
+    torch.testing.assert_close(relative_sizes(1e-2 * maps), relative_sizes(maps))
+    assert float(relative_sizes(maps).mean()) == pytest.approx(0.05**0.5, rel=1e-4)
+    assert float(relative_sizes(torch.full((2, 3, 4, 4), 7.0)).mean()) == pytest.approx(1)
+    nothing = torch.zeros(2, 3, 4, 4, requires_grad=True)
+    relative_sizes(nothing).sum().backward()
+    assert nothing.grad is not None
+    assert bool(nothing.grad.isfinite().all())
+
+
+@pytest.mark.parametrize("target", [None, 0.3])
+def test_sparsity_comes_closer_to_its_target_with_its_weight(target: float | None) -> None:
+    images = torch.rand(4, 3, 32, 32)
+    batch = Batch((images,), torch.zeros(4).long(), 0.0)
+    off = []
+    for weight in (1e-4, 10.0):
+        method, _ = learned("sparse", images, sparsity=target, sparsity_weight=weight)
+        optimizer = torch.optim.Adam(method.networks.parameters(), 2e-3)
+        for _ in range(10):
+            (move,) = method.phases[0].learn(batch)
+            optimizer.zero_grad()
+            move.loss.backward()
+            optimizer.step()
+        with torch.no_grad():
+            share = relative_sizes(method.networks["encoder"].maps(images)).tanh().mean()
+        off.append(abs(float(share) - (target or 0.0)))
+    assert off[1] < 0.8 * off[0]
 
 
 @pytest.mark.parametrize("backbone", ["mlp", "cnn"])

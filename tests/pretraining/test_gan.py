@@ -7,17 +7,19 @@ from torch import nn
 
 from transferkit import pretrain as verb
 from transferkit.backbones.create import create_backbone
-from transferkit.config import Config
+from transferkit.config import Config, Pretraining
 from transferkit.pretraining.encoder import Encoder
 from transferkit.pretraining.gan import (
     GAN_LOSSES,
     Critic,
     Generator,
+    gan,
     normalise_spectrally,
     r1,
     variety,
     warnings,
 )
+from transferkit.pretraining.method import Batch
 from transferkit.run_folder import open_run
 
 Make = Callable[..., Config]
@@ -76,11 +78,30 @@ def test_the_backbone_is_kept_under_its_own_names(
 ) -> None:
     config = pretraining_config("cnn", method="gan", epochs=1, gan_penalty=penalty, gan_loss=loss)
     summary = verb.pretrain(config, tmp_path / "run", lambda event: None)
-    assert {"loss_discriminator", "loss_generator", "told_apart", "variety"} <= set(summary.figures)
+    shown = {"loss_discriminator", "loss_generator", "told_apart", "variety"}
+    assert shown | {"score_real", "score_drawn"} <= set(summary.figures)
     _, tensors = open_run(tmp_path / "run").load_model()
     fresh = create_backbone("cnn", pretrained=False, image_size=32).model
     fresh.load_state_dict(tensors)
     assert (tmp_path / "run/plots/samples.png").is_file()
+
+
+def test_scores_are_those_of_the_discriminator() -> None:
+    encoder = Encoder(create_backbone("cnn", pretrained=False, image_size=16))
+    method = gan(encoder, Pretraining(method="gan", latent=4), seed=0)
+    method.networks.eval()
+    images = torch.rand(6, 3, 16, 16)
+    torch.manual_seed(3)
+    moves = method.phases[0].learn(Batch((images,), torch.zeros(6).long(), 0.0))
+    figures = next(moves).figures
+    torch.manual_seed(3)
+    with torch.no_grad():
+        critic, generator = method.networks["critic"], method.networks["generator"]  # type: ignore[index]
+        assert figures["score_real"] == pytest.approx(float(critic(images).mean()), rel=1e-4)
+        drawn = critic(generator(torch.randn(6, 4)))
+    assert figures["score_drawn"] == pytest.approx(float(drawn.mean()), rel=1e-4)
+    right = (critic(images) > 0).sum() + (drawn < 0).sum()
+    assert figures["told_apart"] == pytest.approx(float(right) / 12)
 
 
 def test_spectral_norm_goes_on_where_it_was_interrupted(
@@ -114,3 +135,4 @@ def test_a_collapse_and_a_winning_side_are_told_after_a_few_epochs() -> None:
     assert warnings(rows(variety=0.1)[:2]) == []
     assert "mode collapse" in warnings(rows(variety=0.1))[0]
     assert "discriminator wins" in warnings(rows(told_apart=1.0))[0]
+    assert "generator wins" in warnings(rows(told_apart=0.5))[0]

@@ -168,6 +168,29 @@ def test_persistent_chains_go_on_where_they_were_but_not_while_measuring() -> No
     assert not torch.equal(chain, before)
 
 
+def test_the_machines_start_from_the_weights_of_the_mlp() -> None:
+    stack, _ = make_stack("gaussian")  # its weights stand for those of a file
+    before = {name: tensor.clone() for name, tensor in stack.encoder.state_dict().items()}
+    rbm(stack.encoder, Pretraining(method="rbm"), 0)
+    for name, tensor in stack.encoder.state_dict().items():
+        assert torch.equal(tensor, before[name])
+
+
+def test_the_free_energy_gap_is_that_of_the_machine_that_learns() -> None:
+    stack, images = make_stack("gaussian")
+    method = rbm(stack.encoder, Pretraining(method="rbm", batch_size=4), 0)
+    aside = torch.rand(5, 3, 16, 16)
+    assert method.measure is not None
+    for number, phase in enumerate(method.phases):
+        list(phase.learn(Batch((images,), torch.zeros(4, dtype=torch.int64), 0.0)))
+        with torch.no_grad():
+            seen = [stack.below(part, number) for part in (aside, images)]
+            machine = method.networks.machine(number)  # type: ignore[operator]
+            energies = [machine.free_energy(part).mean() for part in seen]
+        found = method.measure(images, aside)["free_energy_gap"]
+        assert found == pytest.approx(float(energies[0] - energies[1]), rel=1e-3)
+
+
 def test_a_phase_trains_one_layer_alone() -> None:
     stack, _ = make_stack("gaussian")
     method = rbm(stack.encoder, Pretraining(method="rbm"), 0)
@@ -198,6 +221,7 @@ def test_hidden_units_that_are_on_too_often_cost_their_squared_distance_to_the_t
     [
         ({"activation": "relu"}, "logistic units"),
         ({"batchnorm": ("before",)}, "logistic units"),
+        ({"batchnorm": ("first",)}, "--backbone-batchnorm first"),
         ({"name": "cnn", "activation": None, "depth": None, "width": None}, "--backbone mlp"),
     ],
 )
@@ -209,5 +233,5 @@ def test_networks_that_are_no_machines_are_refused(
     with pytest.raises(UserError, match="--method rbm needs") as told:
         verb.pretrain(wrong, tmp_path / "run", lambda event: None)
     assert told.value.exit_code == 2
-    assert text in str(told.value)
+    assert text in f"{told.value} {told.value.remedy}"
     assert not (tmp_path / "run").exists()

@@ -143,8 +143,10 @@ class Pretraining(Section):
         Option("--sparsity", "How often a hidden unit should be on, e.g. 0.05 [no matter]."),
     ] = None
     sparsity_weight: Annotated[
-        float, Gt(0), Option("--sparsity-weight", "How much that counts in the loss.")
-    ] = 1.0
+        float | None,
+        Gt(0),
+        Option("--sparsity-weight", "How much that counts in the loss [autoencoder 0.01; rbm 1]."),
+    ] = None
     mask_ratio: Annotated[
         float | None,
         Gt(0),
@@ -224,7 +226,7 @@ def variant_problems(options: Pretraining) -> list[str]:
                 f"pretraining.{item.name} has no effect with pretraining.variant = "
                 f"{options.variant}: it is for {variant}"
             )
-    if options.method == "rbm" and options.sparsity_weight != 1.0 and options.sparsity is None:
+    if options.method == "rbm" and options.sparsity_weight is not None and options.sparsity is None:
         found.append("pretraining.sparsity_weight has no effect without pretraining.sparsity")
     if options.variant == "stacked" and options.loss == "ssim":
         found.append("pretraining.loss ssim compares pictures, a stacked layer also activations")

@@ -17,6 +17,8 @@ WIDEST, NARROWEST = 256, 16
 
 SHOWN_ROWS, SHOWN_COLUMNS = 4, 8
 SSIM_WINDOW_PX = 11
+SPARSITY_WEIGHT = 0.01
+"""Unless the user names another. A pixel's squared error is of that order."""
 
 
 def dissimilarity(drawn: Tensor, images: Tensor) -> Tensor:
@@ -109,17 +111,30 @@ def sparse(encoder: Encoder, options: Pretraining, seed: int) -> Method:
     """Draw it from maps of which little is on: of small mean size, or close to a target share.
 
     Source: Ng, "Sparse autoencoder", CS294A lecture notes, 2011 (the divergence); Olshausen and
-    Field, "Emergence of simple-cell receptive field properties", Nature 1996 (the size).
+    Field, "Emergence of simple-cell receptive field properties", Nature 1996 (the size, in units
+    of the scale).
     """
+    weight = SPARSITY_WEIGHT if options.sparsity_weight is None else options.sparsity_weight
 
     def cost(maps: Tensor) -> tuple[Tensor, float]:
         if options.sparsity is None:
-            return options.sparsity_weight * maps.abs().mean(), active_share(maps)
-        on = torch.sigmoid(maps).mean(dim=(0, 2, 3))  # (C,)
+            return weight * relative_sizes(maps).mean(), active_share(maps)
+        on = torch.tanh(relative_sizes(maps)).mean(dim=(0, 2, 3))  # (C,)
         divergence = bernoulli_divergence(options.sparsity, on).mean()
-        return options.sparsity_weight * divergence, float(on.detach().mean())
+        return weight * divergence, float(on.detach().mean())
 
     return drawing_again(encoder, options, seed, cost=cost)
+
+
+def relative_sizes(maps: Tensor) -> Tensor:
+    """Return activations (N, C, h, w) without sign, in units of their root mean square.
+
+    A plain size could be made as small as one likes by smaller maps, which the decoder's batch norm
+    scales up again: nothing would become sparse. The mean of these is the ratio of L1 to L2 norm,
+    1 where all are equally large and the root of the share that is on where the others are 0.
+    Source: Hoyer, "Non-negative Matrix Factorization with Sparseness Constraints", JMLR 2004.
+    """
+    return maps.abs() / (maps.square().mean() + 1e-12).sqrt()
 
 
 def active_share(maps: Tensor) -> float:

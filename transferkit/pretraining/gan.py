@@ -20,6 +20,7 @@ WIDEST, NARROWEST, SMALLEST_PX = 256, 32, 8
 ALIKE = 0.25
 """Samples that vary by less than this share of what pictures do are a sign of mode collapse."""
 ONE_SIDED = 0.98
+NO_BETTER_THAN_CHANCE = 0.52
 
 
 class Generator(nn.Module):
@@ -146,7 +147,12 @@ def gan(encoder: Encoder, options: Pretraining, seed: int) -> Method:
         if options.gan_penalty == "r1" and not batch.held_out:
             loss = loss + gamma / 2 * r1(critic, images)
         right = torch.cat([scores[0] > 0, scores[1] < 0]).float().mean()
-        yield Move(loss, DISCRIMINATOR, {"told_apart": float(right)})
+        figures = {
+            "told_apart": float(right),
+            "score_real": float(scores[0].detach().mean()),
+            "score_drawn": float(scores[1].detach().mean()),
+        }
+        yield Move(loss, DISCRIMINATOR, figures)
         yield Move(persuade(critic(fake)), GENERATOR)
 
     def show(images: Tensor) -> Mapping[str, Tensor]:
@@ -195,5 +201,10 @@ def warnings(rows: Sequence[Mapping[str, float]]) -> list[str]:
         found.append(
             "the discriminator wins: it tells nearly all drawn pictures from real ones, and the "
             "generator learns little; lower --lr, or use --gan-penalty r1"
+        )
+    if all(row["told_apart"] < NO_BETTER_THAN_CHANCE for row in last):
+        found.append(
+            "the generator wins: the discriminator, the part that is kept, is no better than "
+            "chance and learns little; raise --lr, use a wider backbone, or another --gan-penalty"
         )
     return found

@@ -19,9 +19,8 @@ from transferkit.pretraining.method import Batch, Learn, Method, Move, Phase
 
 VISIBLE_STD = 0.5
 """Of Gaussian visible units, in the units of the network's input, -1..1."""
-FIRST_STD = 0.01
-"""Of the initial weights. Source: Hinton, "A Practical Guide to Training Restricted Boltzmann
-Machines", 2010, section 8."""
+SPARSITY_WEIGHT = 1.0
+"""Unless the user names another."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +101,8 @@ def pseudo_likelihood(machine: Machine, visible: Tensor, bit: Tensor) -> Tensor:
 class Stack(nn.Module):
     """The machines of a deep belief net on the layers of an mlp.
 
-    visible_biases: of every layer. chains: (N, V) persistent draws of every layer.
+    The weights start as the mlp's do, at random or from a file. visible_biases: of every layer.
+    chains: (N, V) persistent draws of every layer. learning: number of the machine that learns.
     """
 
     def __init__(self, encoder: Encoder, options: Pretraining, seed: int) -> None:
@@ -112,10 +112,8 @@ class Stack(nn.Module):
         self.layers = linear_layers(encoder)
         generator = torch.Generator().manual_seed(seed)
         self.visible_biases = nn.ParameterList()
+        self.learning = 0
         for number, layer in enumerate(self.layers):
-            with torch.no_grad():
-                layer.weight.normal_(0, FIRST_STD, generator=generator)
-                layer.bias.zero_()
             self.visible_biases.append(nn.Parameter(torch.zeros(layer.in_features)))
             start = torch.rand(options.batch_size, layer.in_features, generator=generator)
             self.register_buffer(f"chain{number}", start.round() if number else start)
@@ -176,6 +174,12 @@ def linear_layers(encoder: Encoder) -> list[nn.Linear]:
             "its layers are the machines' hidden units",
             "use --backbone mlp (with --backbone-depth and --backbone-width), or another --method",
         )
+    if not isinstance(backbone.input_norm, nn.Identity):
+        raise usage_error(
+            "--method rbm needs pixels as they are",
+            "here batch norm changes them before the first layer",
+            "leave out --backbone-batchnorm first",
+        )
     found: list[nn.Linear] = []
     for block in backbone.blocks:
         parts = list(block.children())
@@ -213,9 +217,11 @@ def rbm(encoder: Encoder, options: Pretraining, seed: int) -> Method:
     def measure(seen: Tensor, aside: Tensor) -> Mapping[str, float]:
         if not len(aside):
             return {}
+        number = stack.learning
         with torch.no_grad():
-            machine = stack.machine(0)
-            energies = [machine.free_energy(stack.input(part)).mean() for part in (aside, seen)]
+            machine = stack.machine(number)
+            parts = [stack.below(part, number) for part in (aside, seen)]
+            energies = [machine.free_energy(part).mean() for part in parts]
         return {"free_energy_gap": float(energies[0] - energies[1])}
 
     return Method(stack, tuple(phases), lr=1e-3, weight_decay=1e-4, show=show, measure=measure)
@@ -223,8 +229,10 @@ def rbm(encoder: Encoder, options: Pretraining, seed: int) -> Method:
 
 def layer_step(stack: Stack, number: int, options: Pretraining) -> Learn:
     """Return how one machine learns from a batch."""
+    weight = SPARSITY_WEIGHT if options.sparsity_weight is None else options.sparsity_weight
 
     def learn(batch: Batch) -> Iterator[Move]:
+        stack.learning = number
         machine = stack.machine(number)
         with torch.no_grad():
             data = stack.below(batch.views[0], number)
@@ -245,7 +253,7 @@ def layer_step(stack: Stack, number: int, options: Pretraining) -> Learn:
         if options.sparsity is not None:
             on = machine.hidden(data).mean(dim=0)  # (H,)
             figures["active"] = float(on.detach().mean())
-            loss = loss + options.sparsity_weight * (on - options.sparsity).square().sum()
+            loss = loss + weight * (on - options.sparsity).square().sum()
         yield Move(loss, figures=figures)
 
     return learn
