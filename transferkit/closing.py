@@ -34,6 +34,7 @@ def summarize(session: Session, run: Run, folder: RunFolder, evaluation: Evaluat
         parts=session.seconds,
         weak_classes=evaluation.weakest(),
         files=folder.files,
+        wise_ft=run.interpolated,
         diagnosis=(
             *run.state.divergences,
             *diagnose(run.state.monitored, run.state.rows, len(session.index.classes)),

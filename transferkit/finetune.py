@@ -24,6 +24,7 @@ from transferkit.run_lock import only_process
 from transferkit.session import Session, make_run, prepare, recalibrate
 from transferkit.training.checkpoints import continue_run
 from transferkit.training.events import Event, Notice, StageEnded, StageStarted
+from transferkit.training.interpolation import interpolate
 from transferkit.training.loop import fit
 from transferkit.training.run import Run
 from transferkit.training.summary import RunSummary
@@ -125,6 +126,11 @@ def run_plan(session: Session, folder: RunFolder, show: Show) -> RunSummary:
     for event in fit(run):
         show(event)
         log_event(folder, event)
+    if run.settings.wise_ft is not None:
+        for event in interpolate(run):
+            show(event)
+            log_event(folder, event)
+        folder.write_json("interpolation", run.interpolation)
     return finish(session, run, folder, show)
 
 

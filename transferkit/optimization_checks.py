@@ -128,6 +128,7 @@ def regularization_problems(config: Config) -> list[str]:
         found.append(
             "training.patience has no effect with averaging.swa, whose stages run all their epochs"
         )
+    found += interpolation_problems(config)
     if trains_head_alone(config):
         found += [
             f"regularization.{name} has no effect: every stage trains the head alone"
@@ -144,6 +145,22 @@ def regularization_problems(config: Config) -> list[str]:
                 "clipping.adaptive has no effect: it spares the last layer, and no other trains"
             )
     return found
+
+
+def interpolation_problems(config: Config) -> list[str]:
+    """Say where there is nothing to interpolate between."""
+    if config.averaging.wise_ft is None:
+        return []
+    if trains_head_alone(config):
+        return ["averaging.wise_ft has no effect: every stage trains the head alone"]
+    first = config.stages[0].unfreeze if config.stages else "head"
+    random = config.backbone.starts_random or config.backbone.reuse_blocks is not None
+    if first != "head" or random:
+        return [
+            "averaging.wise_ft needs a first stage that trains the head alone on pretrained "
+            "blocks: it goes back towards the weights after that stage"
+        ]
+    return []
 
 
 def trains_head_alone(config: Config) -> bool:

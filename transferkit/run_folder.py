@@ -45,7 +45,7 @@ PLOTS = "plots"
 RECIPE_HEADER = re.compile(r"# transferkit run folder, format (\d+)\n")
 TEXT_COLUMNS = ("stage_name", "group")  # never read as numbers
 
-CheckpointKind = Literal["last", "best"]
+CheckpointKind = Literal["last", "best", "start"]
 
 
 @dataclass(frozen=True)

@@ -66,3 +66,7 @@ class Averaging(Section):
         Le(1),
         Option("--swa", "Share of a stage's epochs, its last, whose weights are averaged; 0: off."),
     ] = 0.0
+    wise_ft: Annotated[
+        Annotated[float, Ge(0), Le(1)] | Literal["auto"] | None,
+        Option("--wise-ft", "At the end, go only so far from before unfreezing; auto: try which."),
+    ] = None

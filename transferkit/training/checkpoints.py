@@ -47,6 +47,26 @@ def save_start(run: Run) -> None:
     save_last(run)
 
 
+def first_unfreezing(run: Run) -> bool:
+    """Whether the current stage is the first that trains more than the head."""
+    top = len(run.plan.groups)
+    stages = run.plan.stages
+    return stages[run.state.stage].boundary < top and all(
+        stage.boundary == top for stage in stages[: run.state.stage]
+    )
+
+
+def save_before(run: Run) -> None:
+    """Keep the weights that later stages may change, as they are before any block is unfrozen."""
+    lowest = min(stage.boundary for stage in run.plan.stages)
+    tensors = {
+        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, tensor in run.classifier.state_dict().items()
+        if run.group_of(name) >= lowest
+    }
+    run.folder.save_checkpoint("start", {"model": tensors})
+
+
 def restore(run: Run, kind: CheckpointKind) -> dict[str, Any]:
     """Put a checkpoint's tensors into the classifier and return the checkpoint."""
     checkpoint = run.folder.load_checkpoint(kind)

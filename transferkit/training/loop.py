@@ -12,7 +12,14 @@ from torch import Tensor, nn
 from transferkit.backbones.norm_statistics import has_statistics, recalibrate
 from transferkit.data.loader import epoch_order, epoch_views
 from transferkit.training.averaging import EpochAverage, averaged
-from transferkit.training.checkpoints import restore, save_best, save_last, save_start
+from transferkit.training.checkpoints import (
+    first_unfreezing,
+    restore,
+    save_before,
+    save_best,
+    save_last,
+    save_start,
+)
 from transferkit.training.divergence import Diverged, checked, halved, rewind
 from transferkit.training.events import EpochEnded, Event, Progress, StageEnded, StageStarted
 from transferkit.training.monitor import Monitor, loss_scale, watch
@@ -39,6 +46,8 @@ def fit(run: Run) -> Iterator[Event]:
                 yield StageEnded(state.stage, stage.name, 0, state.best[0], 0.0, reason)
                 state.next_stage()
                 continue
+            if run.settings.wise_ft is not None and first_unfreezing(run):
+                save_before(run)
             if state.rows or run.settings.on_divergence == "rewind":
                 save_start(run)
             state.start_best = state.best[0]

@@ -81,6 +81,7 @@ class Run:
     """Everything a run of stages needs. state, resumed: see `continue_run`.
 
     pretrained: name -> value of the backbone's parameters before the run, where l2_sp needs them.
+    interpolation, interpolated: what `interpolate` tried, and the share that it took.
     """
 
     classifier: Classifier
@@ -94,6 +95,8 @@ class Run:
     state: RunState = field(default_factory=RunState)
     resumed: dict[str, Any] | None = None
     pretrained: dict[str, Tensor] = field(default_factory=dict)
+    interpolation: list[dict[str, Any]] = field(default_factory=list)
+    interpolated: float | None = None
 
     @property
     def material(self) -> Material:

@@ -18,6 +18,7 @@ class Settings:
 
     metric: "accuracy", "balanced_accuracy", "loss". restore_best: keep the best weights of a stage,
     not its last. on_divergence: "stop" or "rewind".
+    wise_ft: share of the way to interpolate, or "auto"; None for none.
     """
 
     batch_size: int
@@ -30,6 +31,7 @@ class Settings:
     schedule: Schedule
     rules: Rules
     on_divergence: str = "stop"
+    wise_ft: float | str | None = None
 
 
 def loop_settings(config: Config) -> Settings:
@@ -49,6 +51,7 @@ def loop_settings(config: Config) -> Settings:
         ),
         rules=update_rules(config),
         on_divergence=training.on_divergence,
+        wise_ft=config.averaging.wise_ft,
     )
 
 

@@ -49,6 +49,7 @@ class RunSummary:
 
     head_only_accuracy: what the head-only stage reached, None when there was none.
     parts: seconds by part of the work ("scan", "extract", ...). files: what lies where.
+    wise_ft: share of the way from before unfreezing to after it, None without interpolation.
     diagnosis: what went wrong inside the network, and what to try; empty when nothing was seen.
     """
 
@@ -65,6 +66,7 @@ class RunSummary:
     weak_classes: tuple[WeakClass, ...] = ()
     files: dict[str, Path] = field(default_factory=dict)
     diagnosis: tuple[str, ...] = ()
+    wise_ft: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON has them: paths as text, NaN as None."""

@@ -1,0 +1,72 @@
+"""WiSE-FT: between the weights before unfreezing and those after it."""
+
+from collections.abc import Generator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from transferkit.training.averaging import copy_
+from transferkit.training.events import Event, Notice
+from transferkit.training.loop import validate
+from transferkit.training.run import Run, measured
+from transferkit.training.stages import PlannedStage
+
+AUTO = "auto"
+SHARES = tuple(step / 10 for step in range(11))
+"""What auto tries: 0 is as before unfreezing, 1 as after it."""
+
+
+def interpolated(
+    before: Mapping[str, Tensor], after: Mapping[str, Tensor], share: float
+) -> dict[str, Tensor]:
+    """Return (1 - share) * before + share * after, by name; whole numbers are those after.
+
+    share: 0..1, both ends exact.
+    Source: Wortsman et al., "Robust fine-tuning of zero-shot models", CVPR 2022, section 4.
+    """
+    return {
+        name: torch.lerp(before[name], tensor, share) if tensor.is_floating_point() else tensor
+        for name, tensor in after.items()
+    }
+
+
+def interpolate(run: Run) -> Generator[Event, None, None]:
+    """Put the weights at the wanted share of the way into the classifier, and say which.
+
+    With "auto" the share of `SHARES` that validation likes best; of equal ones the lower loss.
+    """
+    kept = run.folder.load_checkpoint("start")
+    stage = lowest_trained(run)
+    if kept is None or stage is None:
+        return
+    source = yield from run.sources.open(stage)
+    current = run.classifier.state_dict()
+    before = {name: t.to(current[name].device) for name, t in kept["model"].items()}
+    after = {name: current[name].clone() for name in before}
+    wanted = run.settings.wise_ft
+    rows: list[dict[str, Any]] = []
+    for share in SHARES if wanted == AUTO else (float(wanted or 0), 1.0):
+        copy_(current, interpolated(before, after, share))
+        rows.append({"share": share, **validate(run, source, source.network)})
+
+    def rank(row: dict[str, Any]) -> tuple[float, float]:
+        return measured(row, run.settings.metric), -row["val_loss"]
+
+    chosen = max(rows, key=rank) if wanted == AUTO else rows[0]
+    copy_(current, interpolated(before, after, chosen["share"]))
+    run.interpolation = rows
+    run.interpolated = chosen["share"]
+    yield Notice(
+        f"weights {chosen['share']:g} of the way from before unfreezing to after it: accuracy "
+        f"{chosen['val_accuracy']:.1%}, loss {chosen['val_loss']:.4f} (all of the way: "
+        f"{rows[-1]['val_accuracy']:.1%}, {rows[-1]['val_loss']:.4f})"
+    )
+
+
+def lowest_trained(run: Run) -> PlannedStage | None:
+    """Return the stage that reached deepest of those that ran; None when all trained the head."""
+    ran = {int(row["stage"]) for row in run.state.rows}
+    stages = [run.plan.stages[number] for number in ran]
+    unfreezing = [stage for stage in stages if stage.boundary < len(run.plan.groups)]
+    return min(unfreezing, key=lambda stage: stage.boundary, default=None)
