@@ -96,8 +96,9 @@ class Stopped(KeyboardInterrupt):
     pass
 
 
-@pytest.mark.parametrize("name", OPTIONS)
-@pytest.mark.parametrize("after", [1, 2])
+@pytest.mark.parametrize(
+    ("name", "after"), [*((name, 2) for name in OPTIONS), ("byol", 1), ("gan", 1), ("rbm", 1)]
+)
 def test_interrupted_and_resumed_equals_uninterrupted(
     name: str, after: int, pretraining_config: Make, tmp_path: Path
 ) -> None:

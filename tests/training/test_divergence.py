@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from transferkit.config import Config, Stage
+from transferkit.config import Averaging, Config, Stage
 from transferkit.errors import UserError
 from transferkit.finetune import finetune, resume
 from transferkit.run_folder import RunFolder, open_run
@@ -34,10 +34,10 @@ def _without_plots(monkeypatch: pytest.MonkeyPatch) -> None:
 def config(with_stages: Callable[..., Config]) -> Callable[..., Config]:
     """Return one stage of 3 epochs of 3 steps: the head and a block group."""
 
-    def make(lr: float = LR, on_divergence: str = "rewind") -> Config:
+    def make(lr: float = LR, on_divergence: str = "rewind", ema: float = 0.0) -> Config:
         plain = with_stages(Stage(1, 3, lr=lr, decay=1.0))
         training = replace(plain.training, warmup=0.0, on_divergence=on_divergence)
-        return replace(plain, training=training)
+        return replace(plain, training=training, averaging=Averaging(ema=ema))
 
     return make
 
@@ -88,13 +88,15 @@ def test_stop_says_where_and_at_which_rate(
     assert "--on-divergence rewind" in caught.value.remedy
 
 
+@pytest.mark.parametrize("ema", [0.0, 0.9])
 def test_rewound_to_the_start_equals_a_run_at_half_the_rate(
-    config: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    config: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ema: float
 ) -> None:
-    expected, none = trained(config(lr=LR / 2), tmp_path / "half")
+    """The optimiser, and the average of the weights, begin anew with them."""
+    expected, none = trained(config(lr=LR / 2, ema=ema), tmp_path / "half")
     assert none == []
     explode_once(monkeypatch)
-    model, texts = trained(config(), tmp_path / "run")
+    model, texts = trained(config(ema=ema), tmp_path / "run")
     assert texts == [
         "the loss became NaN at step 2 of stage top 1: exploding; restored the last good "
         "checkpoint (the stage's start), halved the learning rate to 1e-2"

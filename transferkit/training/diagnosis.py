@@ -22,8 +22,11 @@ MOST_DEAD = 0.5  # of a block's rectifiers
 LARGEST_STEP = 0.1  # of the weights, in one step
 LARGEST_LOSS = 20  # times that of guessing
 
-CURES = "ReLU with He or SELU with LeCun initialisation, batch norm, or fewer layers"
-SLOWER = "a lower learning rate, gradient clipping, or a longer warm-up"
+CURES = (
+    "ReLU with He or SELU with LeCun initialisation (--activation relu or selu), batch norm "
+    "(--backbone-batchnorm before), or fewer layers (--backbone-depth)"
+)
+SLOWER = "a lower --lr or --unfrozen-lr, gradient clipping (--clip-norm 1), or a longer --warmup"
 
 
 def diagnose(monitored: Sequence[Row], epochs: Sequence[Row], num_classes: int) -> list[str]:
@@ -100,13 +103,13 @@ def _units(measured: Mapping[str, list[Row]]) -> Iterator[str]:
         name = max(saturated, key=lambda name: saturated[name])
         yield (
             f"{saturated[name]:.0%} of the units of {name} are saturated{_more(saturated)}: "
-            f"vanishing gradients; try smaller initial weights, or {CURES}"
+            f"vanishing gradients; try smaller initial weights (--initializer), or {CURES}"
         )
     if dead:
         name = max(dead, key=lambda name: dead[name])
         yield (
             f"{dead[name]:.0%} of the ReLUs of {name} never fire{_more(dead)}: dead; try leaky "
-            "ReLU or ELU, a lower learning rate, or He initialisation"
+            "ReLU or ELU (--activation, --replace-activations), a lower --lr, or He initialisation"
         )
 
 
