@@ -290,9 +290,7 @@ WRONG_OPTIONS = {
     ("--augment", "heavy"): (
         "Invalid value for '--augment': 'heavy' is not one of 'none', 'light', 'medium', 'strong'."
     ),
-    ("--lr", "abc"): (
-        "Invalid value for '--lr': must be a valid number, unable to parse string as a number"
-    ),
+    ("--lr", "abc"): "training.lr must be a valid number or 'auto', not 'abc'",
     ("--lr", "nan"): "training.lr must be a valid number or 'auto', not 'nan'",
     ("--lr", "0"): "training.lr must be greater than 0 or 'auto', not 0.0",
     ("--seed", "99999999999999999999"): "training.seed must be less than 4294967296, not 9999",

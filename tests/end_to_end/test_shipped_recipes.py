@@ -81,12 +81,25 @@ def test_dog_breeds_keeps_its_lower_layers_frozen() -> None:
     assert all(stage.decay is not None and stage.decay < 1 for stage in config.stages[1:])
 
 
+TINY = ("--backbone", "test_efficientnet", "--set", "pretraining.budget=1s")
+ONE_EPOCH = ("--epochs", 1)  # on the recipe's own backbone
+
+
 @pytest.mark.parametrize(
-    ("name", "method"), [("pretrain_selfsupervised", "barlow"), ("pretrain_auxiliary", "rotation")]
+    ("name", "method", "short"),
+    [
+        ("pretrain_selfsupervised", "barlow", TINY),
+        ("pretrain_auxiliary", "rotation", TINY),
+        ("pretrain_autoencoder", "autoencoder", ONE_EPOCH),
+        ("pretrain_gan", "gan", ONE_EPOCH),
+        ("pretrain_mae", "mae", ONE_EPOCH),
+        ("pretrain_rbm", "rbm", ONE_EPOCH),
+    ],
 )
-def test_recipes_of_pretraining_run(name: str, method: str, unlabeled: Path, cli: Cli) -> None:
-    short = ("--set", "pretraining.budget=1s", "--image-size", 32, "--batch-size", 8)
-    options = ("--backbone", "test_efficientnet", "--out", "r", "--json")
+def test_recipes_of_pretraining_run(
+    name: str, method: str, short: tuple[object, ...], unlabeled: Path, cli: Cli
+) -> None:
+    options = ("--image-size", 32, "--batch-size", 8, "--out", "r", "--json")
     result = cli("pretrain", unlabeled, "--recipe", name, *short, *options)
     assert result.code == 0, result.err
     assert result.json["method"] == method

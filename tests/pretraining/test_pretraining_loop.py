@@ -36,6 +36,7 @@ LEARNING: dict[str, dict[str, Any]] = {
     "gan": {"lr": 1e-3},
     "mae": {"lr": 1e-2},
     "rbm": {"lr": 1e-2},
+    "simclr": {"lr": 1e-2, "temperature": 0.2},
     "simsiam": {"lr": 3e-3, "projection": 256},
     "vicreg": {"lr": 1e-2},
 }

@@ -191,6 +191,26 @@ def test_the_free_energy_gap_is_that_of_the_machine_that_learns() -> None:
         assert found == pytest.approx(float(energies[0] - energies[1]), rel=1e-3)
 
 
+@pytest.mark.parametrize("visible", ["gaussian", "bernoulli"])
+def test_biases_start_at_the_mean_picture(visible: str) -> None:
+    stack, images = make_stack(visible)
+    with torch.no_grad():
+        for number, layer in enumerate(stack.layers):
+            layer.bias.zero_()
+            stack.centre_(number, images)
+            machine = stack.machine(number)
+            mean = stack.below(images, number).mean(dim=0)
+            at_rest = machine.hidden(mean[None])
+            torch.testing.assert_close(at_rest, torch.full_like(at_rest, 0.5))
+            alone = machine.visible(torch.zeros(1, len(layer.bias)))[0]
+            torch.testing.assert_close(
+                alone, mean.clamp(0.01, 0.99) if machine.std is None else mean
+            )
+        before = stack.layers[0].bias.clone()
+        stack.centre_(0, images / 2)
+    assert torch.equal(stack.layers[0].bias, before)  # biases of a file are left alone
+
+
 def test_a_phase_trains_one_layer_alone() -> None:
     stack, _ = make_stack("gaussian")
     method = rbm(stack.encoder, Pretraining(method="rbm"), 0)

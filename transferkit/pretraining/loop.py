@@ -23,6 +23,8 @@ from transferkit.training.optimizers import make_optimizer, parameter_groups, se
 from transferkit.training.schedules import Schedule
 from transferkit.units import rate_text
 
+LOOKED_AT = 256
+"""Pictures that a phase may look at before its first step."""
 PILOT_STEPS = 6
 """Steps that are timed, and taken back, to see how many epochs a budget allows."""
 
@@ -115,6 +117,8 @@ def fit(run: PretrainingRun) -> Iterator[Event]:
     known: set[str] = set()
     while state.phase < len(run.method.phases):
         phase = run.method.phases[state.phase]
+        if state.epoch == 0 and phase.begin is not None:
+            begin(run, phase.begin)
         optimizers = make_optimizers(run, phase)
         while state.epoch < state.epochs[state.phase] and not out_of_time(run):
             row = yield from train_epoch(run, phase, optimizers)
@@ -135,6 +139,16 @@ def fit(run: PretrainingRun) -> Iterator[Event]:
                     yield Notice(text, warning=True)
         state.phase += 1
         state.epoch = 0
+
+
+def begin(run: PretrainingRun, prepare: Callable[[Tensor], None]) -> None:
+    """Let a phase look at pictures before its first step, always the same ones."""
+    positions = run.train[
+        np.linspace(0, len(run.train) - 1, min(LOOKED_AT, len(run.train))).astype(int)
+    ]
+    clean = list(batches(run, run.views.clean(), [positions], 0))
+    with torch.no_grad():
+        prepare(clean[0][0][0])
 
 
 def out_of_time(run: PretrainingRun) -> bool:

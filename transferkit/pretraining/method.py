@@ -55,13 +55,15 @@ class Phase:
     """A part of the training with its own players; most methods have one.
 
     players: name -> the modules or parameters that step down that player's losses. share: of all
-    epochs, relative to the other phases. stepped: called with the progress 0..1 after every step.
+    epochs, relative to the other phases. begin: called with pictures (N, 3, H, W) of 0..1 before
+    the first step. stepped: called with the progress 0..1 after every step.
     """
 
     name: str
     players: Mapping[str, nn.Module | Sequence[nn.Parameter]]
     learn: Learn
     share: float = 1.0
+    begin: Callable[[Tensor], None] | None = None
     stepped: Callable[[float], None] | None = None
 
 

@@ -6,6 +6,7 @@ backbone at every moment: with logistic layers its activations are the hidden un
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -145,6 +146,23 @@ class Stack(nn.Module):
             found = self.machine(position).hidden(found)
         return found
 
+    @torch.no_grad()
+    def centre_(self, number: int, images: Tensor) -> None:
+        """Start a machine's biases at what pictures (N, 3, H, W) look like on the mean.
+
+        Visible units begin at their mean; hidden ones, where their biases are still 0, in the
+        middle: a picture that is mostly white would else switch them all the same way.
+        Source: Hinton, "A Practical Guide to Training Restricted Boltzmann Machines", section 8.1;
+        Montavon and Müller, "Deep Boltzmann Machines and the Centering Trick", 2012.
+        """
+        mean = self.below(images, number).mean(dim=0)
+        layer = self.layers[number]
+        bernoulli = self.machine(number).std is None
+        self.visible_biases[number].copy_(mean.clamp(0.01, 0.99).logit() if bernoulli else mean)
+        if not layer.bias.any():
+            scaled = number == 0 and not self.gaussian
+            layer.bias.copy_(-layer.weight @ (2 * mean - 1 if scaled else mean))
+
     def chain(self, number: int) -> Tensor:
         """Return a layer's persistent draws (N, V)."""
         found: Tensor = getattr(self, f"chain{number}")
@@ -206,7 +224,9 @@ def rbm(encoder: Encoder, options: Pretraining, seed: int) -> Method:
     phases = []
     for number, layer in enumerate(stack.layers):
         players = {"network": [layer.weight, layer.bias, stack.visible_biases[number]]}
-        phases.append(Phase(f"layer {number + 1}", players, layer_step(stack, number, options)))
+        step = layer_step(stack, number, options)
+        begin = partial(stack.centre_, number)
+        phases.append(Phase(f"layer {number + 1}", players, step, begin=begin))
 
     def show(images: Tensor) -> Mapping[str, Tensor]:
         rows = [images, stack.drawn(images, 1)]
