@@ -47,4 +47,4 @@ def start_from(raw: dict[str, Any], config_of: Callable[[RunFolder], Config]) ->
                 f"the backbone there has {name} = {own[name]}",
                 "leave it out",
             )
-    return {**raw, "backbone": {**own, **section, "weights": str(weights)}}
+    return {**raw, "backbone": {**own, **section, "weights": str(weights), "pretrained": True}}

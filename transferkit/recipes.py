@@ -165,6 +165,9 @@ def merged(
     if isinstance(raw.get("stages"), str):
         raw["stages"] = parse_stages(raw["stages"])
     wrap_single_numbers(raw)
+    given = flags or {}
+    if given.get("backbone.from_run") and given.get("backbone.pretrained") is False:
+        raise usage_error("--from and --no-pretrained contradict each other: leave one out")
     return start_from(raw, config_of)
 
 

@@ -96,6 +96,7 @@ def test_finetune_starts_from_the_backbone_and_its_run_can_be_repeated(
     ("more", "text"),
     [
         (("--weights", "x.pt"), "--from and --weights contradict each other"),
+        (("--no-pretrained",), "--from and --no-pretrained contradict each other"),
         (("--backbone", "resnet18"), "backbone.name = resnet18 contradicts --from"),
     ],
 )
