@@ -10,6 +10,10 @@ from typing import Any
 import pytest
 
 Cli = Callable[..., Any]
+LISTENING = (  # a shell that starts the tests in the background has Ctrl-C ignored: listen again
+    "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    "from transferkit.cli import main; main()"
+)
 
 
 def post(port: int, picture: bytes) -> tuple[int, Any]:
@@ -25,7 +29,7 @@ def test_a_picture_is_answered_as_predict_answers_it(
 ) -> None:
     picture = pictures / "val" / "disc" / "0.png"
     process = subprocess.Popen(
-        [sys.executable, "-m", "transferkit", "view", str(run), "--no-browser", "--json"],
+        [sys.executable, "-c", LISTENING, "view", str(run), "--no-browser", "--json"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
