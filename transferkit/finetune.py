@@ -11,7 +11,7 @@ from typing import Any
 
 from transferkit.closing import summarize
 from transferkit.config import Config
-from transferkit.errors import UserError, usage_error
+from transferkit.errors import usage_error
 from transferkit.evaluation.layer_plots import inside
 from transferkit.evaluation.plots import confusion, curves, learning_rates
 from transferkit.evaluation.reliability_plot import reliability
@@ -19,8 +19,14 @@ from transferkit.find_lr import resolve_rate
 from transferkit.network import head_design, make_structure
 from transferkit.recipes import config_of, to_toml
 from transferkit.report import write_card, write_report
-from transferkit.run_folder import RunFolder, create_run, default_run_path, open_run
-from transferkit.run_lock import only_process
+from transferkit.run_folder import RunFolder, default_run_path, open_run
+from transferkit.run_life import (
+    absolute_paths,
+    new_run,
+    refuse_among_pictures,
+    require_same_pictures,
+    working_on,
+)
 from transferkit.session import Session, make_run, prepare, recalibrate
 from transferkit.training.checkpoints import continue_run
 from transferkit.training.events import Event, Notice, StageEnded, StageStarted
@@ -31,7 +37,7 @@ from transferkit.training.summary import RunSummary
 from transferkit.validation import Validation, validate
 
 Show = Callable[[Event], None]
-INTERRUPTED = 130
+COMMAND = "finetune"
 
 
 def finetune(config: Config, out: Path | None, show: Show) -> RunSummary:
@@ -43,41 +49,13 @@ def finetune(config: Config, out: Path | None, show: Show) -> RunSummary:
     name = source.resolve().stem if source else "run"
     path = out or default_run_path(Path("runs"), name, datetime.now())
     refuse_among_pictures(path, config)
-    folder = create_run(path)
-    try:
+    with new_run(path) as folder:
         session = prepare(absolute_paths(config), show)
         if config.training.lr == "auto":
             resolve_rate(session, folder, show)
         folder.write_recipe(to_toml(session.config))
         folder.write_json("data", data_description(session))
         return train(session, folder, show)
-    except BaseException as error:
-        if not (isinstance(error, UserError) and error.exit_code == INTERRUPTED):
-            folder.discard_unstarted()  # leave nothing behind of what cannot be resumed
-        raise
-
-
-def refuse_among_pictures(run: Path, config: Config) -> None:
-    """Raise a usage error when a run folder would be taken for a class of its own data set."""
-    data = config.data.path
-    if data is None or config.data.manifest is not None or not data.is_dir():
-        return
-    if run.resolve().is_relative_to(data.resolve()):
-        raise usage_error(
-            f"the run folder {run} would lie among the pictures",
-            f"they are read from {data}, with every folder in it",
-            "choose a place outside of it with --out",
-        )
-
-
-def resume_advice(folder: RunFolder) -> UserError:
-    """Return what an interrupted run tells: it is saved, and how to go on."""
-    return UserError(
-        "interrupted; every finished epoch is saved",
-        f"the run is in {folder.path}",
-        f"continue it with: transferkit finetune --resume {folder.path}",
-        exit_code=INTERRUPTED,
-    )
 
 
 def resume(path: Path, show: Show) -> RunSummary:
@@ -94,22 +72,16 @@ def resume(path: Path, show: Show) -> RunSummary:
     session = prepare(config, show)
     if known is None:
         folder.write_json("data", data_description(session))
-    elif known["fingerprint"] != session.index.fingerprint:
-        raise UserError(
-            f"cannot resume {path}: the pictures have changed since it started",
-            f"{known['pictures']} pictures then, {len(session.index.paths)} now, or other contents",
-            f"put them back, or start again: transferkit finetune --recipe {path}",
-        )
+    else:
+        require_same_pictures(known, session.index, path, COMMAND)
     return train(session, folder, show)
 
 
 def train(session: Session, folder: RunFolder, show: Show) -> RunSummary:
     """Run the plan, from the start or from the last checkpoint, and finish the run folder."""
     try:
-        with only_process(folder.path):
+        with working_on(folder, COMMAND):
             return run_plan(session, folder, show)
-    except KeyboardInterrupt:
-        raise resume_advice(folder) from None
     finally:
         session.sources.close()  # whoever waits for these caches need not wait for this process
 
@@ -201,23 +173,6 @@ def data_description(session: Session) -> dict[str, Any]:
         "warnings": list(index.warnings),
         "left_out": [asdict(u) for u in index.unreadable],
     }
-
-
-def absolute_paths(config: Config) -> Config:
-    """Make the configuration's paths absolute, so that the written recipe works from anywhere."""
-    data, backbone, cache = config.data, config.backbone, config.cache
-    own = config.pretraining
-
-    def whole(path: Path | None) -> Path | None:
-        return path.expanduser().absolute() if path else None
-
-    return replace(
-        config,
-        data=replace(data, path=whole(data.path), manifest=whole(data.manifest)),
-        backbone=replace(backbone, weights=whole(backbone.weights)),
-        cache=replace(cache, dir=whole(cache.dir)),
-        pretraining=replace(own, probe=whole(own.probe), aux=whole(own.aux)),
-    )
 
 
 def log_event(folder: RunFolder, event: Event) -> None:

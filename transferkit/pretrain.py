@@ -15,9 +15,8 @@ from transferkit.backbones.create import Backbone, create_backbone
 from transferkit.config import Config
 from transferkit.data.index import DatasetIndex, ScanOptions, scan
 from transferkit.data.unlabeled import scan_unlabeled
-from transferkit.errors import UserError, usage_error
+from transferkit.errors import usage_error
 from transferkit.evaluation.pretraining_plots import feature_map, filters, pretraining_curves
-from transferkit.finetune import absolute_paths, refuse_among_pictures
 from transferkit.network import make_structure
 from transferkit.pretraining.encoder import Encoder
 from transferkit.pretraining.features import ProbeData, features_of
@@ -37,8 +36,14 @@ from transferkit.pretraining.views import PretrainingViews
 from transferkit.pretraining.watch import Watch
 from transferkit.recipes import config_of, to_toml
 from transferkit.report import write_report
-from transferkit.run_folder import RunFolder, create_run, default_run_path, open_run
-from transferkit.run_lock import only_process
+from transferkit.run_folder import RunFolder, default_run_path, open_run
+from transferkit.run_life import (
+    absolute_paths,
+    new_run,
+    refuse_among_pictures,
+    require_same_pictures,
+    working_on,
+)
 from transferkit.session import make_fabric
 from transferkit.training.events import Event, Notice, PretrainingEpoch, Progress
 from transferkit.training.optimizers import hyperparameters_of
@@ -47,7 +52,7 @@ from transferkit.training.settings import update_rules
 from transferkit.units import parse_colour, parse_duration
 
 Show = Callable[[Event], None]
-INTERRUPTED = 130
+COMMAND = "pretrain"
 TASK = "pretraining"
 EPOCHS = 100
 SMALLEST_HOLDOUT = 0.01
@@ -78,16 +83,11 @@ def pretrain(config: Config, out: Path | None, show: Show) -> PretrainingSummary
     name = f"{pictures.resolve().stem}-{config.pretraining.method}"
     path = out or default_run_path(Path("runs"), name, datetime.now())
     refuse_among_pictures(path, replace(config, data=replace(config.data, path=pictures)))
-    folder = create_run(path)
-    try:
+    with new_run(path) as folder:
         session = prepare(absolute_paths(config), show)
         folder.write_recipe(to_toml(session.config))
         folder.write_json("data", data_description(session))
         return train(session, folder, show)
-    except BaseException as error:
-        if not (isinstance(error, UserError) and error.exit_code == INTERRUPTED):
-            folder.discard_unstarted()  # leave nothing behind of what cannot be resumed
-        raise
 
 
 def resume(path: Path, show: Show) -> PretrainingSummary:
@@ -102,12 +102,7 @@ def resume(path: Path, show: Show) -> PretrainingSummary:
             f"{path} is no pretraining run", "", f"transferkit finetune --resume {path}"
         )
     session = prepare(config_of(folder), show)
-    if known["fingerprint"] != session.index.fingerprint:
-        raise UserError(
-            f"cannot resume {path}: the pictures have changed since it started",
-            f"{known['pictures']} pictures then, {len(session.index.paths)} now, or other contents",
-            f"put them back, or start again: transferkit pretrain --recipe {path}",
-        )
+    require_same_pictures(known, session.index, path, COMMAND)
     return train(session, folder, show)
 
 
@@ -230,16 +225,8 @@ def scan_probe(config: Config, show: Show) -> DatasetIndex | None:
 
 def train(session: PretrainingSession, folder: RunFolder, show: Show) -> PretrainingSummary:
     """Run the method, from the start or from the last checkpoint, and finish the run folder."""
-    try:
-        with only_process(folder.path):
-            return run_method(session, folder, show)
-    except KeyboardInterrupt:
-        raise UserError(
-            "interrupted; every finished epoch is saved",
-            f"the run is in {folder.path}",
-            f"continue it with: transferkit pretrain --resume {folder.path}",
-            exit_code=INTERRUPTED,
-        ) from None
+    with working_on(folder, COMMAND):
+        return run_method(session, folder, show)
 
 
 def run_method(session: PretrainingSession, folder: RunFolder, show: Show) -> PretrainingSummary:

@@ -73,27 +73,17 @@ def with_config_options(*without: str) -> Callable[[Callable[..., None]], Callab
     """Give a command the options of training but the keys `without`, in place of its **flags."""
 
     def add(command: Callable[..., None]) -> Callable[..., None]:
-        own = [
-            parameter.replace(kind=signatures.Parameter.KEYWORD_ONLY)
-            for parameter in signatures.signature(command).parameters.values()
-            if parameter.kind is not signatures.Parameter.VAR_KEYWORD
-        ]
         wanted = (i for i in option_fields() if _finetunes(i) and i.key not in without)
-        return _signed(command, own + [option_parameter(item) for item in wanted])
+        return _signed(command, wanted)
 
     return add
 
 
 def with_pretraining_options(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command the options of pretraining, in place of its **flags."""
-    own = [
-        parameter.replace(kind=signatures.Parameter.KEYWORD_ONLY)
-        for parameter in signatures.signature(command).parameters.values()
-        if parameter.kind is not signatures.Parameter.VAR_KEYWORD
-    ]
     wanted = [item for item in option_fields() if pretrains(item.key)]
     wanted.sort(key=lambda item: not item.key.startswith("pretraining."))  # its own come first
-    return _signed(command, own + [option_parameter(item) for item in wanted])
+    return _signed(command, wanted)
 
 
 def pretrains(key: str) -> bool:
@@ -106,14 +96,9 @@ def with_predict_options(*without: str) -> Callable[[Callable[..., None]], Calla
     """Give a command the options of a finished run, but those `without`, in place of **flags."""
 
     def add(command: Callable[..., None]) -> Callable[..., None]:
-        own = [
-            parameter.replace(kind=signatures.Parameter.KEYWORD_ONLY)
-            for parameter in signatures.signature(command).parameters.values()
-            if parameter.kind is not signatures.Parameter.VAR_KEYWORD
-        ]
         unwanted = {f"{SECTION}.{name}" for name in without}
         wanted = (i for i in option_fields() if _predicts(i) and i.key not in unwanted)
-        return _signed(command, own + [option_parameter(item) for item in wanted])
+        return _signed(command, wanted)
 
     return add
 
@@ -136,7 +121,14 @@ def _predicts(item: OptionField) -> bool:
     return item.key.startswith(f"{SECTION}.")
 
 
-def _signed(command: Callable[..., None], every: list[signatures.Parameter]) -> Callable[..., None]:
+def _signed(command: Callable[..., None], wanted: Iterable[OptionField]) -> Callable[..., None]:
+    """Give a command the wanted options beside its own parameters, in place of its **flags."""
+    own = [
+        parameter.replace(kind=signatures.Parameter.KEYWORD_ONLY)
+        for parameter in signatures.signature(command).parameters.values()
+        if parameter.kind is not signatures.Parameter.VAR_KEYWORD
+    ]
+    every = own + [option_parameter(item) for item in wanted]
     command.__signature__ = signatures.Signature(every)  # type: ignore[attr-defined]
     command.__annotations__ = {p.name: p.annotation for p in every}
     return command
@@ -208,6 +200,20 @@ Stages = Annotated[
         "--stages", help='The plan: "head:20@3e-3, 1:8@1e-3~0.5, all:4?"; see the README.'
     ),
 ]
+
+
+Out = Annotated[Path | None, typer.Option("--out", help="Run folder to make [runs/TIME-NAME].")]
+Resume = Annotated[Path | None, typer.Option("--resume", help="Continue an interrupted run.")]
+
+
+def require_alone(resume: Path | None, given: Iterable[Any]) -> None:
+    """Refuse whatever is given beside --resume."""
+    if resume is not None and any(value not in (None, []) for value in given):
+        raise usage_error(
+            "--resume takes no other option",
+            "the run continues exactly as it was started",
+            f"for other options start a new run: --recipe {resume}",
+        )
 
 
 def given_flags(flags: dict[str, Any]) -> dict[str, Any]:

@@ -8,13 +8,15 @@ import typer
 from transferkit import console
 from transferkit.cli.app import Debug, Json, app, live_view
 from transferkit.cli.options import (
+    Out,
     Recipe,
+    Resume,
     Sets,
     build_raw,
+    require_alone,
     require_read,
     with_pretraining_options,
 )
-from transferkit.errors import usage_error
 from transferkit.tables.pretraining import pretraining_table
 
 
@@ -26,24 +28,14 @@ def pretrain(
     ] = None,
     recipe: Recipe = None,
     sets: Sets = None,
-    out: Annotated[
-        Path | None, typer.Option("--out", help="Run folder to make [runs/TIME-NAME].")
-    ] = None,
-    resume: Annotated[
-        Path | None, typer.Option("--resume", help="Continue an interrupted run.")
-    ] = None,
+    out: Out = None,
+    resume: Resume = None,
     json: Json = False,
     debug: Debug = False,
     **flags: Any,
 ) -> None:
     """Train a backbone on pictures without labels, for `finetune DATA --from RUN`."""
-    given = [unlabeled, recipe, sets, out, *flags.values()]
-    if resume is not None and any(value not in (None, []) for value in given):
-        raise usage_error(
-            "--resume takes no other option",
-            "the run continues exactly as it was started",
-            f"for other options start a new run: --recipe {resume}",
-        )
+    require_alone(resume, [unlabeled, recipe, sets, out, *flags.values()])
     require_read(sets or ())
     raw = None if resume else build_raw(unlabeled, recipe, sets, None, flags)
     with live_view(json) as view:

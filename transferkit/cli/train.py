@@ -7,8 +7,16 @@ import typer
 
 from transferkit import console
 from transferkit.cli.app import Debug, Json, app, live_view
-from transferkit.cli.options import Recipe, Sets, Stages, build_config, with_config_options
-from transferkit.errors import usage_error
+from transferkit.cli.options import (
+    Out,
+    Recipe,
+    Resume,
+    Sets,
+    Stages,
+    build_config,
+    require_alone,
+    with_config_options,
+)
 from transferkit.tables.training import closing_table, plan_table, range_table
 
 
@@ -19,24 +27,14 @@ def finetune(
     recipe: Recipe = None,
     sets: Sets = None,
     stages: Stages = None,
-    out: Annotated[
-        Path | None, typer.Option("--out", help="Run folder to make [runs/TIME-NAME].")
-    ] = None,
-    resume: Annotated[
-        Path | None, typer.Option("--resume", help="Continue an interrupted run.")
-    ] = None,
+    out: Out = None,
+    resume: Resume = None,
     json: Json = False,
     debug: Debug = False,
     **flags: Any,
 ) -> None:
     """Train a classifier on a folder of labelled pictures."""
-    given = [data, recipe, sets, stages, out, *flags.values()]
-    if resume is not None and any(value not in (None, []) for value in given):
-        raise usage_error(
-            "--resume takes no other option",
-            "the run continues exactly as it was started",
-            f"for other options start a new run: --recipe {resume}",
-        )
+    require_alone(resume, [data, recipe, sets, stages, out, *flags.values()])
     config = None if resume else build_config(data, recipe, sets, stages, flags)
     with live_view(json) as view:
         from transferkit import finetune as verb

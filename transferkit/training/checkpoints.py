@@ -14,11 +14,15 @@ from transferkit.training.updates import Updater
 
 def trained_tensors(run: Run) -> dict[str, Tensor]:
     """Return the tensors that any stage up to the current one may have changed."""
-    lowest = min(stage.boundary for stage in run.plan.stages[: run.state.stage + 1])
+    return tensors_above(run, min(s.boundary for s in run.plan.stages[: run.state.stage + 1]))
+
+
+def tensors_above(run: Run, boundary: int) -> dict[str, Tensor]:
+    """Return copies of the classifier's tensors from a boundary of the plan upwards."""
     return {
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
         for name, tensor in run.classifier.state_dict().items()
-        if run.group_of(name) >= lowest
+        if run.group_of(name) >= boundary
     }
 
 
@@ -58,12 +62,7 @@ def first_unfreezing(run: Run) -> bool:
 
 def save_before(run: Run) -> None:
     """Keep the weights that later stages may change, as they are before any block is unfrozen."""
-    lowest = min(stage.boundary for stage in run.plan.stages)
-    tensors = {
-        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
-        for name, tensor in run.classifier.state_dict().items()
-        if run.group_of(name) >= lowest
-    }
+    tensors = tensors_above(run, min(stage.boundary for stage in run.plan.stages))
     run.folder.save_checkpoint("start", {"model": tensors})
 
 

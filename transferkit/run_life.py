@@ -1,0 +1,90 @@
+"""How every kind of run begins, is interrupted and is taken up again."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from transferkit.config import Config
+from transferkit.data.index import DatasetIndex
+from transferkit.errors import UserError, usage_error
+from transferkit.run_folder import RunFolder, create_run
+from transferkit.run_lock import only_process
+
+INTERRUPTED = 130
+
+
+@contextmanager
+def new_run(path: Path) -> Iterator[RunFolder]:
+    """Make a run folder; leave nothing behind of a run that fails before it can be resumed."""
+    folder = create_run(path)
+    try:
+        yield folder
+    except BaseException as error:
+        if not (isinstance(error, UserError) and error.exit_code == INTERRUPTED):
+            folder.discard_unstarted()
+        raise
+
+
+@contextmanager
+def working_on(folder: RunFolder, command: str) -> Iterator[None]:
+    """Hold the folder while a run works in it; an interrupt becomes advice on how to go on.
+
+    command: of transferkit, which made the run. Raises UserError.
+    """
+    try:
+        with only_process(folder.path):
+            yield
+    except KeyboardInterrupt:
+        raise UserError(
+            "interrupted; every finished epoch is saved",
+            f"the run is in {folder.path}",
+            f"continue it with: transferkit {command} --resume {folder.path}",
+            exit_code=INTERRUPTED,
+        ) from None
+
+
+def require_same_pictures(
+    known: Mapping[str, Any], index: DatasetIndex, path: Path, command: str
+) -> None:
+    """Raise UserError when the pictures are no longer those that a run started with.
+
+    known: data.json of the run at `path`. command: of transferkit, which made the run.
+    """
+    if known["fingerprint"] != index.fingerprint:
+        raise UserError(
+            f"cannot resume {path}: the pictures have changed since it started",
+            f"{known['pictures']} pictures then, {len(index.paths)} now, or other contents",
+            f"put them back, or start again: transferkit {command} --recipe {path}",
+        )
+
+
+def refuse_among_pictures(run: Path, config: Config) -> None:
+    """Raise a usage error when a run folder would be taken for a class of its own data set."""
+    data = config.data.path
+    if data is None or config.data.manifest is not None or not data.is_dir():
+        return
+    if run.resolve().is_relative_to(data.resolve()):
+        raise usage_error(
+            f"the run folder {run} would lie among the pictures",
+            f"they are read from {data}, with every folder in it",
+            "choose a place outside of it with --out",
+        )
+
+
+def absolute_paths(config: Config) -> Config:
+    """Make the configuration's paths absolute, so that the written recipe works from anywhere."""
+    data, backbone, cache = config.data, config.backbone, config.cache
+    own = config.pretraining
+
+    def whole(path: Path | None) -> Path | None:
+        return path.expanduser().absolute() if path else None
+
+    return replace(
+        config,
+        data=replace(data, path=whole(data.path), manifest=whole(data.manifest)),
+        backbone=replace(backbone, weights=whole(backbone.weights)),
+        cache=replace(cache, dir=whole(cache.dir)),
+        pretraining=replace(own, probe=whole(own.probe), aux=whole(own.aux)),
+    )
