@@ -14,6 +14,7 @@ import torch
 from transferkit.backbones.create import Backbone, create_backbone
 from transferkit.config import Config
 from transferkit.data.index import DatasetIndex, ScanOptions, scan
+from transferkit.data.kept import KeptPictures
 from transferkit.data.unlabeled import scan_unlabeled
 from transferkit.errors import usage_error
 from transferkit.evaluation.pretraining_plots import feature_map, filters, pretraining_curves
@@ -139,6 +140,7 @@ def prepare(config: Config, show: Show) -> PretrainingSession:
         config.training.seed,
         parse_colour(data.background),
         data.max_pixels,
+        KeptPictures(),
     )
     probe = ProbeData(probe_index, views) if probe_index is not None else None
     return PretrainingSession(config, index, backbone, encoder, method, views, fabric, probe)

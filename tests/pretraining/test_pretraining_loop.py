@@ -169,12 +169,8 @@ def test_weights_are_those_of_a_plain_loop_of_torch(
     picks = cut(train[generator.permutation(len(train))], 8, drop_last=False)
     torch.manual_seed(0)
     for step, pick in enumerate(picks):
-        images = torch.stack(
-            [
-                torch.from_numpy(session.views.make(session.index.file(int(p)), int(p), 0)[0])
-                for p in pick
-            ]
-        )
+        made = [session.views.make(session.index.file(int(p)), int(p), 0)[0].pixels for p in pick]
+        images = torch.from_numpy(loop.np.stack(made))
         images = (images.float() / 255).contiguous(memory_format=torch.channels_last)
         for group in optimizer.param_groups:
             factor = 0.5 * (1 + loop.np.cos(loop.np.pi * (step + 0.5) / len(picks)))

@@ -177,7 +177,7 @@ class Pretraining(Section):
     temperature: Annotated[
         float | None,
         Gt(0),
-        Option("--temperature", "How sharply outputs are compared [simclr 0.5, dino 0.1]."),
+        Option("--temperature", "How sharply outputs are compared [simclr 0.2, dino 0.1]."),
     ] = None
     teacher_temperature: Annotated[
         float, Gt(0), Option("--teacher-temperature", "Of dino: how sharp the targets are.")

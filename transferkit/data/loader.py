@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
+from PIL import Image
 
 from transferkit.data.decode import DecodeError, decode
+from transferkit.data.kept import KeptPictures
 from transferkit.data.preprocessing import Preprocessing
 from transferkit.data.views import clean_view, shorter_side_px, varied_view
 from transferkit.errors import UserError
@@ -56,14 +58,21 @@ class ViewMaker:
     background: tuple[int, int, int] = (255, 255, 255)
     max_pixels: int = 100_000_000
 
-    def views(self, path: Path, picture: int, numbers: Iterable[int]) -> np.ndarray:
+    def views(
+        self,
+        path: Path,
+        picture: int,
+        numbers: Iterable[int],
+        kept: KeptPictures | None = None,
+    ) -> np.ndarray:
         """Decode a picture once and make the views with these numbers: (V, 3, H, W) uint8.
 
         picture: the picture's position in the data set; with the view's number and the seed it
-        determines the view. Raises UserError when the file can no longer be read.
+        determines the view. kept: where decoded pictures wait for the next time, if anywhere.
+        Raises UserError when the file can no longer be read.
         """
         try:
-            return self.readable_views(path, picture, numbers)
+            return self.readable_views(path, picture, numbers, kept)
         except (DecodeError, OSError) as error:
             raise UserError(
                 f"{path} can no longer be read: {error}",
@@ -71,16 +80,27 @@ class ViewMaker:
                 "restore it and run again; what was finished is kept",
             ) from None
 
-    def readable_views(self, path: Path, picture: int, numbers: Iterable[int]) -> np.ndarray:
+    def readable_views(
+        self,
+        path: Path,
+        picture: int,
+        numbers: Iterable[int],
+        kept: KeptPictures | None = None,
+    ) -> np.ndarray:
         """Do as `views`, but raise DecodeError or OSError, whose text is the bare reason."""
         wanted = tuple(numbers)
         level = "none" if set(wanted) == {CLEAN} else self.level
-        image = decode(
-            path,
-            background=self.background,
-            max_pixels=self.max_pixels,
-            at_least_px=shorter_side_px(self.preprocessing, level),
-        )
+        needed_px = shorter_side_px(self.preprocessing, level)
+
+        def read() -> Image.Image:
+            return decode(
+                path,
+                background=self.background,
+                max_pixels=self.max_pixels,
+                at_least_px=needed_px,
+            )
+
+        image = read() if kept is None else kept.get((path, needed_px), read)
         made = [
             clean_view(image, self.preprocessing)
             if number == CLEAN

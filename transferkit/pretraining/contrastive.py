@@ -19,6 +19,9 @@ from transferkit.config import Pretraining
 from transferkit.pretraining.encoder import Encoder
 from transferkit.pretraining.method import Batch, Method, Move, Phase
 
+LR = 2e-3
+"""Peak rate where the user names none; small networks with batch norm take more, e.g. 5e-3."""
+
 Compare = Callable[[Tensor, Tensor], Tensor]
 """Two views' outputs (N, P) each -> loss []."""
 
@@ -33,7 +36,7 @@ def simclr(encoder: Encoder, options: Pretraining, seed: int) -> Method:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         head = SimCLRProjectionHead(width, width, options.projection or 128)
-    return joint_embedding(encoder, head, NTXentLoss(options.temperature or 0.5), "contrast")
+    return joint_embedding(encoder, head, NTXentLoss(options.temperature or 0.2), "contrast")
 
 
 def barlow(encoder: Encoder, options: Pretraining, seed: int) -> Method:
@@ -72,7 +75,7 @@ def joint_embedding(encoder: Encoder, head: nn.Module, compare: Compare, name: s
         projected = head(encoder(torch.cat(batch.views)))  # (2 N, P)
         yield Move(compare(projected[:count], projected[count:]))
 
-    return Method(networks, (Phase(name, {"network": networks}, learn),))
+    return Method(networks, (Phase(name, {"network": networks}, learn),), lr=LR)
 
 
 def simsiam(encoder: Encoder, options: Pretraining, seed: int) -> Method:
@@ -93,4 +96,4 @@ def simsiam(encoder: Encoder, options: Pretraining, seed: int) -> Method:
         targets = projected.detach().roll(len(batch.labels), 0)  # of the other views
         yield Move(compare(predictor(projected), targets))
 
-    return Method(networks, (Phase("predict", {"network": networks}, learn),))
+    return Method(networks, (Phase("predict", {"network": networks}, learn),), lr=LR)

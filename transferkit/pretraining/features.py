@@ -27,7 +27,7 @@ def clean_images(
     maker = views.clean()
 
     def make(position: int) -> np.ndarray:
-        return maker.make(index.file(position), position, 0)[0]
+        return maker.make(index.file(position), position, 0)[0].pixels
 
     made = ahead(make, map(int, positions))
     for start in range(0, len(positions), ROWS):

@@ -14,7 +14,7 @@ from transferkit.data.index import DatasetIndex
 from transferkit.data.loader import ahead
 from transferkit.errors import UserError
 from transferkit.pretraining.method import Batch, Method, Move, Phase
-from transferkit.pretraining.views import PretrainingViews
+from transferkit.pretraining.views import PretrainingViews, View, as_batch
 from transferkit.run_folder import RunFolder
 from transferkit.training.divergence import Diverged, checked
 from transferkit.training.events import Event, Notice, PretrainingEpoch, Progress
@@ -297,18 +297,13 @@ def batches(
 ) -> Iterator[tuple[tuple[Tensor, ...], Tensor]]:
     """Yield the views (N, 3, H, W), values 0..1, and labels (N,) of every batch."""
 
-    def make(position: int) -> tuple[np.ndarray, ...]:
+    def make(position: int) -> tuple[View, ...]:
         return views.make(run.index.file(position), position, epoch)
 
     made = ahead(make, (int(position) for pick in picks for position in pick))
     for pick in picks:
         columns = zip(*(next(made) for _ in pick), strict=True)
-        tensors = tuple(
-            (torch.from_numpy(np.stack(column)).to(run.device).float() / 255).contiguous(
-                memory_format=torch.channels_last
-            )
-            for column in columns
-        )
+        tensors = tuple(as_batch(column, run.device) for column in columns)
         yield tensors, torch.from_numpy(run.index.labels[pick]).to(run.device)
 
 

@@ -1,13 +1,17 @@
 """What a pretraining method sees of a picture: views that are functions of numbers alone."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageEnhance, ImageFilter, ImageOps
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageFilter, ImageOps
+from torch import Tensor
 
 from transferkit.data.decode import DecodeError, decode
+from transferkit.data.kept import KeptPictures
 from transferkit.data.preprocessing import Preprocessing
 from transferkit.data.views import (
     INTERPOLATIONS,
@@ -17,47 +21,63 @@ from transferkit.data.views import (
     to_array,
 )
 from transferkit.errors import UserError
+from transferkit.pretraining.colours import UNCHANGED, drawn_colours, recoloured
 
-View = Callable[[Image.Image, Preprocessing, bool, np.random.Generator], np.ndarray]
 SMALLEST_BLURRED_PX = 64
+
+
+@dataclass(frozen=True)
+class View:
+    """One view of a picture: pixels (3, h, w) uint8, and how its colours are still to change."""
+
+    pixels: np.ndarray
+    colours: NDArray[np.float32]
+
+
+Draw = Callable[[Image.Image, Preprocessing, bool, np.random.Generator], View]
+
+
+def unchanged(pixels: np.ndarray) -> View:
+    """Return a view whose colours stay as they are."""
+    return View(pixels, np.array(UNCHANGED, dtype=np.float32))
 
 
 def clean(
     image: Image.Image, size: Preprocessing, flip: bool, generator: np.random.Generator
-) -> np.ndarray:
-    """Return the whole picture as the backbone is evaluated: (3, H, W) uint8."""
-    return clean_view(image, size)
+) -> View:
+    """Return the whole picture as the backbone is evaluated: (3, H, W)."""
+    return unchanged(clean_view(image, size))
 
 
 def weak(
     image: Image.Image, size: Preprocessing, flip: bool, generator: np.random.Generator
-) -> np.ndarray:
-    """Draw a large crop, perhaps mirrored: (3, H, W) uint8."""
-    return to_array(cropped(image, size, (0.6, 1.0), flip, generator))
+) -> View:
+    """Draw a large crop, perhaps mirrored: (3, H, W)."""
+    return unchanged(to_array(cropped(image, size, (0.6, 1.0), flip, generator)))
 
 
 def strong(
     image: Image.Image, size: Preprocessing, flip: bool, generator: np.random.Generator
-) -> np.ndarray:
-    """Draw a crop of any size, its colours changed, perhaps grey or blurred: (3, H, W) uint8.
+) -> View:
+    """Draw a crop of any size, its colours changed, perhaps grey or blurred: (3, H, W).
 
     Source: Chen et al., "A Simple Framework for Contrastive Learning", ICML 2020, appendix A, with
     half of its strength of colour, as its authors use for small pictures.
     """
-    return to_array(varied(cropped(image, size, (0.2, 1.0), flip, generator), generator))
+    return varied(cropped(image, size, (0.2, 1.0), flip, generator), generator)
 
 
 def part(
     image: Image.Image, size: Preprocessing, flip: bool, generator: np.random.Generator
-) -> np.ndarray:
-    """Draw a small part of a picture, enlarged and varied like `strong`: (3, H, W) uint8."""
-    return to_array(varied(cropped(image, size, (0.05, 0.4), flip, generator), generator))
+) -> View:
+    """Draw a small part of a picture, enlarged and varied like `strong`: (3, H, W)."""
+    return varied(cropped(image, size, (0.05, 0.4), flip, generator), generator)
 
 
 def local(
     image: Image.Image, size: Preprocessing, flip: bool, generator: np.random.Generator
-) -> np.ndarray:
-    """Draw what `part` draws, at half the height and width: (3, H // 2, W // 2) uint8.
+) -> View:
+    """Draw what `part` draws, at half the height and width: (3, H // 2, W // 2).
 
     Source: Caron et al., "Unsupervised Learning of Visual Features by Contrasting Cluster
     Assignments", NeurIPS 2020, section 3.2.
@@ -66,15 +86,11 @@ def local(
     return part(image, half, flip, generator)
 
 
-def varied(view: Image.Image, generator: np.random.Generator) -> Image.Image:
-    """Change the colours of a view, make it grey or blur it, each by chance."""
-    if generator.random() < 0.8:
-        view = jittered(view, 0.4, 0.1, generator)
-    if generator.random() < 0.2:
-        view = ImageOps.grayscale(view).convert("RGB")
-    if min(view.size) >= SMALLEST_BLURRED_PX and generator.random() < 0.5:
-        view = view.filter(ImageFilter.GaussianBlur(generator.uniform(0.1, 2.0)))
-    return view
+def varied(image: Image.Image, generator: np.random.Generator) -> View:
+    """Blur a view by chance, unless it is small, and draw how its colours change."""
+    if min(image.size) >= SMALLEST_BLURRED_PX and generator.random() < 0.5:
+        image = image.filter(ImageFilter.GaussianBlur(generator.uniform(0.1, 2.0)))
+    return View(to_array(image), drawn_colours(generator))
 
 
 def cropped(
@@ -91,18 +107,7 @@ def cropped(
     return ImageOps.mirror(view) if flip and generator.random() < 0.5 else view
 
 
-def jittered(
-    image: Image.Image, strength: float, hue: float, generator: np.random.Generator
-) -> Image.Image:
-    """Change brightness, contrast and saturation by up to `strength`, the hue by up to a share."""
-    for enhance in (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color):
-        image = enhance(image).enhance(1 + strength * generator.uniform(-1, 1))
-    turned = np.array(image.convert("HSV"))
-    turned[..., 0] += np.uint8(round(255 * generator.uniform(-hue, hue)) % 256)
-    return Image.fromarray(turned, "HSV").convert("RGB")
-
-
-VIEWS: dict[str, View] = {
+VIEWS: dict[str, Draw] = {
     "clean": clean,
     "weak": weak,
     "strong": strong,
@@ -115,7 +120,8 @@ VIEWS: dict[str, View] = {
 class PretrainingViews:
     """Everything that turns (file, picture number, epoch) into pixels.
 
-    kinds: a row of VIEWS for each view. flip: pictures may be mirrored.
+    kinds: a row of VIEWS for each view. flip: pictures may be mirrored. kept: where decoded
+    pictures are kept for the next epoch, if anywhere.
     """
 
     kinds: tuple[str, ...]
@@ -124,20 +130,12 @@ class PretrainingViews:
     seed: int = 0
     background: tuple[int, int, int] = (255, 255, 255)
     max_pixels: int = 100_000_000
+    kept: KeptPictures | None = None
 
-    def make(self, path: Path, picture: int, epoch: int) -> tuple[np.ndarray, ...]:
-        """Decode a picture once and make its views of an epoch: V arrays (3, H, W) uint8.
-
-        Raises UserError when the file can no longer be read.
-        """
-        level = "none" if set(self.kinds) == {"clean"} else "medium"
+    def make(self, path: Path, picture: int, epoch: int) -> tuple[View, ...]:
+        """Make a picture's views of an epoch. Raises UserError when the file is gone."""
         try:
-            image = decode(
-                path,
-                background=self.background,
-                max_pixels=self.max_pixels,
-                at_least_px=shorter_side_px(self.preprocessing, level),
-            )
+            image = self.picture(path)
         except (DecodeError, OSError) as error:
             raise UserError(
                 f"{path} can no longer be read: {error}",
@@ -149,6 +147,32 @@ class PretrainingViews:
             VIEWS[kind](image, self.preprocessing, self.flip, generator) for kind in self.kinds
         )
 
+    def picture(self, path: Path) -> Image.Image:
+        """Decode a picture, about as large as views need it. Raises DecodeError or OSError."""
+        level = "none" if set(self.kinds) == {"clean"} else "medium"
+        needed_px = shorter_side_px(self.preprocessing, level)
+
+        def read() -> Image.Image:
+            image = decode(
+                path,
+                background=self.background,
+                max_pixels=self.max_pixels,
+                at_least_px=needed_px,
+            )
+            return image.reduce(max(1, min(image.size) // needed_px))
+
+        return read() if self.kept is None else self.kept.get((path, needed_px), read)
+
     def clean(self) -> "PretrainingViews":
         """Return the maker of one clean view for each picture, whatever the epoch."""
-        return replace(self, kinds=("clean",))
+        return replace(self, kinds=("clean",), kept=None)
+
+
+def as_batch(views: Sequence[View], device: torch.device) -> Tensor:
+    """Lay views out as (N, 3, H, W), values 0..1, in channels_last, their colours changed."""
+    pixels = torch.from_numpy(np.stack([view.pixels for view in views]))
+    images = pixels.to(device).contiguous(memory_format=torch.channels_last).float().div_(255)
+    colours = np.stack([view.colours for view in views])
+    if (colours == UNCHANGED).all():
+        return images
+    return recoloured(images, torch.from_numpy(colours).to(device))

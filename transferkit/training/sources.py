@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from transferkit.backbones.chain import Chain
 from transferkit.backbones.head import Classifier
 from transferkit.data.index import DatasetIndex
+from transferkit.data.kept import KeptPictures
 from transferkit.data.loader import CLEAN, ViewMaker, ahead
 from transferkit.inference.engine import choose_engine, make_engine
 from transferkit.training.boundary_cache import BoundaryCache, cache_key, make_room, weights_digest
@@ -77,10 +79,10 @@ class Material:
         every = tuple(range(self.num_views))
         return [(int(p), every) for p in self.train] + [(int(p), (CLEAN,)) for p in self.val]
 
-    def make(self, item: tuple[int, Iterable[int]]) -> np.ndarray:
-        """Make the views of one entry of such a list: (V, 3, H, W) uint8."""
+    def make(self, item: tuple[int, Iterable[int]], kept: KeptPictures | None = None) -> np.ndarray:
+        """Make the views of one entry of such a list: (V, 3, H, W) uint8; `kept`: see `views`."""
         position, numbers = item
-        return self.maker.views(self.index.file(position), position, numbers)
+        return self.maker.views(self.index.file(position), position, numbers, kept)
 
 
 @dataclass(frozen=True)
@@ -131,12 +133,14 @@ class Sources:
     seconds: dict[str, float] = field(default_factory=dict)
     base: int | None = None
     _caches: dict[int, tuple[str, BoundaryCache]] = field(default_factory=dict)
+    _kept: KeptPictures | None = None
 
     def close(self) -> None:
         """Let go of all caches; they stay on disk for the next run."""
         for _, cache in self._caches.values():
             cache.close()
         self._caches.clear()
+        self._kept = None
 
     def row_shape(self, boundary: int) -> tuple[int, ...]:
         """Return the shape of one picture's activation at a boundary, without the batch axis."""
@@ -321,23 +325,34 @@ class Sources:
 
     def _live(self) -> Source:
         train = self.material.train
+        make = partial(self.material.make, kept=self._keep())
 
         def train_inputs(picks: Iterable[Pick]) -> Iterator[Tensor]:
             pairs = [list(zip(*pick, strict=True)) for pick in picks]
             items = [(int(train[i]), (int(v),)) for pick in pairs for i, v in pick]
-            made = ahead(self.material.make, items)
+            made = ahead(make, items)
             for pick in pairs:
                 yield torch.from_numpy(np.concatenate([next(made) for _ in pick]))
 
         def val_inputs() -> Iterator[Tensor]:
             items = [(int(p), (CLEAN,)) for p in self.material.val]
-            made = ahead(self.material.make, items)
+            made = ahead(make, items)
             for start in range(0, len(items), EXTRACTION_ROWS):
                 count = min(EXTRACTION_ROWS, len(items) - start)
                 yield torch.from_numpy(np.concatenate([next(made) for _ in range(count)]))
 
         views = self.material.live_views
         return Source(self.classifier, train_inputs, val_inputs, cached=False, num_views=views)
+
+    def _keep(self) -> KeptPictures | None:
+        """Return where live stages keep decoded pictures; None where nothing may or can be kept."""
+        if self._kept is None and self.settings.enabled:
+            try:
+                self.settings.root.mkdir(parents=True, exist_ok=True)
+                self._kept = KeptPictures(self.settings.root, self.settings.budget_bytes)
+            except OSError:  # it only saves time
+                return None
+        return self._kept
 
     def _spend(self, part: str, start: float) -> None:
         self.seconds[part] = self.seconds.get(part, 0.0) + time.perf_counter() - start
