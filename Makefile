@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 RUNS := runs
+# Processes that share out the test files.
+JOBS ?= 2
 
 .PHONY: help demo test lint clean
 
@@ -40,7 +42,7 @@ demo: $(VENV)/.for-demo
 	echo "your own: $(BIN)/transferkit finetune FOLDER_OF_PICTURES"
 
 test: $(VENV)/.for-dev
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
 lint: $(VENV)/.for-dev
 	$(BIN)/ruff check .

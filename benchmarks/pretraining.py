@@ -1,29 +1,56 @@
 """What pretraining without labels is worth: fine-tuning after each method against from scratch.
 
     python benchmarks/pretraining.py UNLABELED LABELED --out FOLDER
-        [--methods simclr,rotation] [--budget 20m] [--seeds 0,1,2] [--backbone resnet18]
+        [--methods simclr,rotation] [--budget 20m] [--seeds 0,1,2] [--jobs 2]
 
-Every method gets the same time (`transferkit pretrain --budget`), then the same fine-tuning of all
-layers; "scratch" is that fine-tuning alone. Every run is kept in FOLDER, and what is finished there
-is not run again, so an interrupted benchmark goes on with the same command. Writes FOLDER/table.md
-and FOLDER/accuracy.png: mean, lowest and highest validation accuracy over the seeds.
+Every method gets the same time (`transferkit pretrain --budget`), then the same fine-tuning;
+"scratch" is that fine-tuning alone, from random weights: as many epochs of all layers, at the same
+rates. A method runs once; its fine-tuning runs with every seed. `--jobs 2` runs two methods at a
+time with one thread each. Every run is kept in FOLDER, and what is finished there is not run again,
+so an interrupted benchmark goes on with the same command. Writes FOLDER/table.md and
+FOLDER/accuracy.png: mean, lowest and highest validation accuracy over the seeds.
 """
 
 import argparse
 import json
+import os
 import shutil
 import statistics
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
-SCRATCH = "scratch"
+CNN = ("--backbone", "cnn", "--backbone-batchnorm", "before", "--backbone-width", "16")
+MLP = ("--backbone", "mlp", "--activation", "logistic")
+SCRATCH = {"scratch": CNN, "scratch-mlp": MLP}
+"""Random start, and its network."""
+VIEWS = ("--batch-size", "128", "--lr", "5e-3")
+METHODS: dict[str, tuple[str, ...]] = {
+    "simclr": ("--method", "simclr", *VIEWS, "--temperature", "0.2"),
+    "barlow": ("--method", "barlow", *VIEWS),
+    "byol": ("--method", "byol", *VIEWS),
+    "vicreg": ("--method", "vicreg", *VIEWS),
+    "rotation": ("--method", "rotation", *VIEWS),
+    "jigsaw": ("--method", "jigsaw", *VIEWS),
+    "colorization": ("--method", "colorization", "--lr", "5e-3"),
+    "inpainting": ("--method", "inpainting", "--lr", "5e-3"),
+    "autoencoder": ("--method", "autoencoder", "--lr", "5e-3"),
+    "denoising": ("--method", "autoencoder", "--variant", "denoising", "--lr", "5e-3"),
+    "gan": ("--method", "gan"),
+    "same-or-different": ("--method", "same-or-different", *VIEWS),
+    "rbm": ("--method", "rbm"),
+}
+"""Name in the table -> options of `transferkit pretrain`."""
+ON_MLP = ("rbm",)
 
 
 def transferkit(*arguments: object) -> dict:
     """Run a command of transferkit and return what it prints as JSON."""
     command = [sys.executable, "-m", "transferkit", *map(str, arguments), "--json"]
-    done = subprocess.run(command, stdout=subprocess.PIPE, check=True)
+    done = subprocess.run(command, capture_output=True, check=False)
+    if done.returncode:
+        raise SystemExit(done.stderr.decode(errors="replace")[-2000:])
     found: dict = json.loads(done.stdout)
     return found
 
@@ -39,86 +66,97 @@ def once(folder: Path, *arguments: object) -> dict:
     return found
 
 
-def measured(method: str, seed: int, options: argparse.Namespace) -> dict[str, float]:
-    """Pretrain, fine-tune, and return the validation accuracy and the epochs pretrained."""
+def measured(name: str, options: argparse.Namespace) -> dict:
+    """Pretrain, fine-tune with every seed; return the epochs and the accuracies in percent."""
     folder = Path(options.out)
     size = ("--image-size", options.image_size)
-    tuning = ("--stages", options.stages, "--seed", seed, *size)
-    found = {"epochs": 0.0}
-    if method == SCRATCH:
-        start: tuple[object, ...] = ("--backbone", options.backbone, "--no-pretrained")
+    network = MLP if name in ON_MLP else CNN
+    epochs = 0
+    if name in SCRATCH:
+        stages = f"all:{options.head_epochs + options.epochs}@{options.lr}"
+        start: tuple[object, ...] = (*SCRATCH[name], "--no-pretrained")
     else:
-        run = folder / f"{method}-{seed}-pretrained"
-        arguments = ("--method", method, "--backbone", options.backbone, *size)
-        budget = ("--budget", options.budget, "--seed", seed)
-        result = once(run, "pretrain", options.unlabeled, *arguments, *budget)
-        found["epochs"] = float(result["epochs"])
+        stages = f"head:{options.head_epochs},all:{options.epochs}@{options.lr}"
+        run = folder / f"{name}-pretrained"
+        arguments = (*METHODS[name], *network, *size, "--budget", options.budget)
+        epochs = once(run, "pretrain", options.unlabeled, *arguments)["epochs"]
         start = ("--from", run)
-    tuned = once(folder / f"{method}-{seed}-tuned", "finetune", options.labeled, *start, *tuning)
-    return found | {"accuracy": 100 * float(tuned["metrics"]["accuracy"])}
+    found = []
+    for seed in map(int, options.seeds.split(",")):
+        tuning = ("--stages", stages, "--augment", "light", "--patience", "1000", "--seed", seed)
+        run = folder / f"{name}-tuned-{seed}"
+        tuned = once(run, "finetune", options.labeled, *start, *tuning, *size)
+        found.append(100 * float(tuned["metrics"]["accuracy"]))
+    return {"name": name, "epochs": epochs, "accuracies": found}
 
 
-def write_table(rows: dict[str, list[dict[str, float]]], options: argparse.Namespace) -> None:
+def write_table(rows: list[dict], options: argparse.Namespace) -> None:
     """Write and print the Markdown table of what is known so far."""
-    scratch = statistics.mean(row["accuracy"] for row in rows[SCRATCH])
+    means = {row["name"]: statistics.mean(row["accuracies"]) for row in rows}
+    plan = f"head:{options.head_epochs},all:{options.epochs}@{options.lr}"
     lines = [
-        f"{options.backbone} at {options.image_size} px, {options.budget} of pretraining, "
-        f"then `--stages {options.stages}`, seeds {options.seeds}:",
+        f"{options.image_size} px, {options.budget} of pretraining on {options.threads} "
+        f"thread(s), then `--stages {plan}`, seeds {options.seeds}:",
         "",
         "| method | epochs | accuracy, mean (lowest to highest) | against from scratch |",
         "| --- | --- | --- | --- |",
     ]
-    for method, found in rows.items():
-        values = [row["accuracy"] for row in found]
-        mean = statistics.mean(values)
-        epochs = statistics.mean(row["epochs"] for row in found)
-        spread = f"{mean:.1f} % ({min(values):.1f} to {max(values):.1f})"
-        lines.append(f"| {method} | {epochs:.0f} | {spread} | {mean - scratch:+.1f} points |")
+    for row in rows:
+        low, high, mean = min(row["accuracies"]), max(row["accuracies"]), means[row["name"]]
+        start = "scratch-mlp" if row["name"] in ON_MLP else "scratch"
+        scratch = means.get(start, mean)
+        spread = f"{mean:.1f} % ({low:.1f} to {high:.1f})"
+        against = "" if row["name"] in SCRATCH else f"{mean - scratch:+.1f} points"
+        lines.append(f"| {row['name']} | {row['epochs'] or ''} | {spread} | {against} |")
     text = "\n".join(lines) + "\n"
     Path(options.out, "table.md").write_text(text, encoding="utf-8")
-    print(text)
+    print(text, flush=True)
 
 
-def draw(rows: dict[str, list[dict[str, float]]], path: Path) -> None:
+def draw(rows: list[dict], path: Path) -> None:
     """Draw a bar for each method, and a dot for each seed."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(figsize=(7, 0.6 + 0.4 * len(rows)), layout="constrained")
-    for position, found in enumerate(rows.values()):
-        values = [row["accuracy"] for row in found]
+    figure, axes = pyplot.subplots(figsize=(7, 0.6 + 0.35 * len(rows)), layout="constrained")
+    for position, row in enumerate(rows):
+        values = row["accuracies"]
         axes.barh(position, statistics.mean(values), color="tab:blue", alpha=0.4)
         axes.plot(values, [position] * len(values), "o", color="tab:blue", markersize=4)
-    axes.set_yticks(range(len(rows)), list(rows))
+    axes.set_yticks(range(len(rows)), [row["name"] for row in rows])
     axes.invert_yaxis()
     axes.set_xlabel("validation accuracy after fine-tuning, %")
     figure.savefig(path, dpi=120)
 
 
 def main() -> None:
-    """Run what is not there yet, seed by seed, and write the table after each."""
+    """Run what is not there yet and write the table after each method."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("unlabeled")
     parser.add_argument("labeled")
     parser.add_argument("--out", required=True)
-    parser.add_argument(
-        "--methods", default="autoencoder,simclr,barlow,vicreg,byol,rotation,jigsaw"
-    )
+    parser.add_argument("--methods", default=",".join(METHODS))
     parser.add_argument("--budget", default="20m")
     parser.add_argument("--seeds", default="0,1,2")
-    parser.add_argument("--backbone", default="resnet18")
+    parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--image-size", type=int, default=32)
-    parser.add_argument("--stages", default="all:30@1e-3")
+    parser.add_argument("--head-epochs", type=int, default=5)
+    parser.add_argument("--epochs", type=int, default=25)
+    parser.add_argument("--lr", default="3e-3")
     options = parser.parse_args()
+    options.threads = max(1, len(os.sched_getaffinity(0)) // options.jobs)
+    os.environ["OMP_NUM_THREADS"] = str(options.threads)
     Path(options.out).mkdir(parents=True, exist_ok=True)
-    rows: dict[str, list[dict[str, float]]] = {}
-    for seed in map(int, options.seeds.split(",")):
-        for method in (SCRATCH, *options.methods.split(",")):
-            rows.setdefault(method, []).append(measured(method, seed, options))
-            write_table(rows, options)
-            draw(rows, Path(options.out, "accuracy.png"))
+    names = [*SCRATCH, *options.methods.split(",")]
+    rows: dict[str, dict] = {}
+    with ThreadPoolExecutor(options.jobs) as pool:
+        for done in as_completed([pool.submit(measured, name, options) for name in names]):
+            rows[done.result()["name"]] = done.result()
+            known = [rows[name] for name in names if name in rows]
+            write_table(known, options)
+            draw(known, Path(options.out, "accuracy.png"))
 
 
 if __name__ == "__main__":

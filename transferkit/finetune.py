@@ -16,6 +16,7 @@ from transferkit.evaluation.layer_plots import inside
 from transferkit.evaluation.plots import confusion, curves, learning_rates
 from transferkit.evaluation.reliability_plot import reliability
 from transferkit.find_lr import resolve_rate
+from transferkit.fit_memory import resolve_parts
 from transferkit.network import head_design, make_structure
 from transferkit.recipes import config_of, to_toml
 from transferkit.report import write_card, write_report
@@ -51,6 +52,7 @@ def finetune(config: Config, out: Path | None, show: Show) -> RunSummary:
     refuse_among_pictures(path, config)
     with new_run(path) as folder:
         session = prepare(absolute_paths(config), show)
+        resolve_parts(session, show)
         if config.training.lr == "auto":
             resolve_rate(session, folder, show)
         folder.write_recipe(to_toml(session.config))

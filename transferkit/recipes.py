@@ -308,7 +308,8 @@ def combination_problems(config: Config) -> list[str]:
         found.append("augment.views has no effect with augment.level = none: leave one out")
     if config.stages and config.stages[0].if_improving:
         found.append("stages: the first stage cannot depend on the one before (if_improving)")
-    found += network_problems(config.backbone, config.head, config.training.batch_size)
+    found += network_problems(config.backbone, config.head, config.training.whole_batch_size)
+    found += memory_problems(config)
     found += batchnorm_problems(config.backbone, config.training.batchnorm)
     found += optimization_problems(config)
     for key, check in (
@@ -320,6 +321,22 @@ def combination_problems(config: Config) -> list[str]:
         except ValueError as error:
             found.append(f"{key} {error}")
     return found + predict_problems(config.predict) + pretraining_problems(config.pretraining)
+
+
+def memory_problems(config: Config) -> list[str]:
+    """Find options that save memory where there is none to save."""
+    training, found = config.training, []
+    parts = training.accumulate if isinstance(training.accumulate, int) else 1
+    if parts > 1 and 2 * parts > training.whole_batch_size:
+        found.append(
+            f"training.accumulate = {parts} needs a batch of {2 * parts} or more, two pictures for "
+            f"each part; training.batch_size is {training.batch_size}"
+        )
+    heads = [stage.unfreeze == "head" for stage in config.stages]
+    only_head = all(heads) if heads else training.depth == training.full_epochs == 0
+    if training.checkpoint_activations and only_head and not config.backbone.starts_random:
+        found.append("training.checkpoint_activations has no effect: only the head trains")
+    return found
 
 
 def to_toml(config: Config, header: str = "") -> str:

@@ -10,6 +10,7 @@ import torch
 from transferkit.backbones.chain import Chain, find_chain
 from transferkit.backbones.create import Backbone, create_backbone
 from transferkit.backbones.head import Classifier
+from transferkit.backbones.recompute import recompute
 from transferkit.config import Config
 from transferkit.data.index import DatasetIndex, ScanOptions, scan
 from transferkit.data.loader import ViewMaker
@@ -25,6 +26,7 @@ from transferkit.network import (
 from transferkit.run_folder import RunFolder
 from transferkit.training.boundary_cache import default_cache_dir
 from transferkit.training.events import Event, Notice, Progress
+from transferkit.training.memory import batch_size_for
 from transferkit.training.run import Run
 from transferkit.training.settings import loop_settings
 from transferkit.training.sources import CacheSettings, Material, Sources
@@ -63,6 +65,7 @@ def prepare(config: Config, show: Callable[[Event], None]) -> Session:
     check_network(config)
     started = time.perf_counter()
     index = scan_pictures(config, show)
+    config = with_batch_size(config, index)
     seconds = {"scan": time.perf_counter() - started}
     fabric = make_fabric(config)
     started = time.perf_counter()
@@ -85,6 +88,8 @@ def prepare(config: Config, show: Callable[[Event], None]) -> Session:
     images = torch.randn(2, 3, size.height_px, size.width_px, generator=generator)
     chain = find_chain(backbone.model, images.to(fabric.device))
     reinitialize_above(config, backbone, chain.groups)
+    if config.training.checkpoint_activations:
+        recompute(backbone.model, [path for group in chain.groups[1:] for path in group.modules])
     if not chain.verified:
         backbone.notices.append(f"no cut inside {backbone.name} ({chain.reason}): trains live")
     for notice in (*map(Notice, backbone.notices), *start_notices(config, backbone)):
@@ -142,6 +147,16 @@ def make_run(session: Session, folder: RunFolder) -> Run:
             if session.column_of(name) < kept
         }
     return run
+
+
+def with_batch_size(config: Config, index: DatasetIndex) -> Config:
+    """Put a number in the place of `batch_size = "auto"`; parts are then made as needed, too."""
+    training = config.training
+    if training.batch_size != "auto":
+        return config
+    size = batch_size_for(len(index.of_split("train")))
+    parts = "auto" if training.accumulate is None else training.accumulate
+    return replace(config, training=replace(training, batch_size=size, accumulate=parts))
 
 
 def scan_pictures(config: Config, show: Callable[[Event], None]) -> DatasetIndex:

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from transferkit.config import Augmentation, BackboneOptions, Config, Data, Stage, Training
+from transferkit.data.decode import decode
 from transferkit.inference.engine import Engine
 from transferkit.session import Session, prepare
 from transferkit.training import sources as sources_module
@@ -126,6 +127,25 @@ def test_live_pictures_are_the_views(session: Session) -> None:
     every = views_of(session)
     assert torch.equal(batches[0], every[[7, 34, 7]])
     assert torch.equal(batches[1], every[[1]])
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_live_pictures_are_decoded_once_where_a_cache_is_allowed(
+    config: Config, opened: list[Sources], monkeypatch: pytest.MonkeyPatch, enabled: bool
+) -> None:
+    changed = replace(config, cache=replace(config.cache, enabled=enabled))
+    session = ready(changed, opened)
+    decoded: list[Path] = []
+
+    def counting(path: Path, **options: Any) -> Any:
+        decoded.append(path)
+        return decode(path, **options)
+
+    monkeypatch.setattr("transferkit.data.loader.decode", counting)
+    source = session.sources._live()
+    first, again = (torch.cat(list(source.val_inputs())) for _ in range(2))
+    assert torch.equal(first, again)
+    assert len(decoded) == len(session.sources.material.val) * (1 if enabled else 2)
 
 
 def test_half_precision_rows_are_rounded_only(config: Config, opened: list[Sources]) -> None:

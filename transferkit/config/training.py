@@ -10,6 +10,8 @@ from transferkit.config.option import Option, Section
 USUAL_LR = 3e-3
 """Of the head alone; also what is planned with while `auto` is not resolved yet."""
 
+USUAL_BATCH = 32
+
 
 @dataclass(frozen=True)
 class Stage(Section):
@@ -54,9 +56,24 @@ class Training(Section):
         Ge(0),
         Option("--weight-decay", "Decoupled; not on biases and norms [0.05; with adam L2, 0]."),
     ] = None
-    batch_size: Annotated[int, Ge(1), Option("--batch-size", "Pictures per optimisation step.")] = (
-        32
-    )
+    batch_size: Annotated[
+        Annotated[int, Ge(1)] | Literal["auto"],
+        Option("--batch-size", "Pictures per optimisation step; auto: by how many there are."),
+    ] = USUAL_BATCH
+    accumulate: Annotated[
+        Annotated[int, Ge(1)] | Literal["auto"] | None,
+        Option(
+            "--accumulate",
+            "Parts that a batch is computed in, to save memory; auto: as needed [1].",
+        ),
+    ] = None
+    checkpoint_activations: Annotated[
+        bool,
+        Option(
+            "--checkpoint-activations/--no-checkpoint-activations",
+            "Compute unfrozen blocks twice instead of keeping their activations: less memory.",
+        ),
+    ] = False
     warmup: Annotated[
         float, Ge(0), Lt(1), Option("--warmup", "Share of a stage's steps with a rising rate.")
     ] = 0.1
@@ -113,6 +130,11 @@ class Training(Section):
     seed: Annotated[
         int, Ge(0), Lt(2**32), Option("--seed", "Same seed, same machine: same run.")
     ] = 0
+
+    @property
+    def whole_batch_size(self) -> int:
+        """Pictures per step; with `auto` the usual number, until the pictures are counted."""
+        return USUAL_BATCH if self.batch_size == "auto" else self.batch_size
 
     @property
     def head_lr(self) -> float:

@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Generator, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from transferkit.training.checkpoints import (
 )
 from transferkit.training.divergence import Diverged, checked, halved, rewind
 from transferkit.training.events import EpochEnded, Event, Progress, StageEnded, StageStarted
+from transferkit.training.memory import shares
 from transferkit.training.monitor import Monitor, loss_scale, watch
 from transferkit.training.optimizers import set_rates
 from transferkit.training.run import Run, measured
@@ -29,6 +31,9 @@ from transferkit.training.schedules import Plateau
 from transferkit.training.sources import Pick, Source
 from transferkit.training.stages import PlannedStage, apply_stage
 from transferkit.training.updates import Updater, make_updater
+
+SMALLEST_PART = 2
+"""Pictures of a batch that are computed together at least: batch norm needs two."""
 
 
 def fit(run: Run) -> Iterator[Event]:
@@ -137,11 +142,12 @@ def train_epoch(
         set_rates(updater.optimizer, lr * factor * run.state.plateau.factor, momentum)
         target = torch.from_numpy(labels[pick]).to(run.fabric.device)
         batch = to_device(batch, run.fabric.device)
+        done = Sums()
+        losses = part_losses(run, updater.network, (batch, target), generator, done)
         with monitor.forward(step):
-            loss, logits = run.objective.loss(updater.network, batch, target, generator)
-        num_clipped += updater.step(loss, monitor)
-        loss_sum += checked(loss.item(), epoch * steps + step) * len(pick)
-        num_right += int((logits.argmax(dim=1) == target).sum())
+            num_clipped += updater.step(losses, monitor)
+        loss_sum += checked(done.loss / len(pick), epoch * steps + step) * len(pick)
+        num_right += done.right
         if not source.cached:
             yield Progress(f"epoch {epoch + 1}", step + 1, steps)
     row = {
@@ -157,6 +163,34 @@ def train_epoch(
     if settings.rules.clipping is not None:
         row["clipped"] = num_clipped / steps
     return row
+
+
+@dataclass
+class Sums:
+    """Over the pictures of a batch: their losses, and how many are answered rightly."""
+
+    loss: float = 0.0
+    right: int = 0
+
+
+def part_losses(
+    run: Run,
+    network: nn.Module,
+    batch: tuple[Tensor, Tensor],
+    generator: np.random.Generator,
+    done: Sums,
+) -> Iterator[Tensor]:
+    """Yield the losses [] of the parts of a batch, weighted so that they add up to the batch's.
+
+    batch: inputs (N, ...) and labels (N,). done: is added to. Batch norm sees each part alone.
+    """
+    inputs, labels = batch
+    for part in shares(len(labels), run.settings.accumulate, SMALLEST_PART):
+        count = len(labels[part])
+        loss, logits = run.objective.loss(network, inputs[part], labels[part], generator)
+        done.loss += loss.item() * count
+        done.right += int((logits.argmax(dim=1) == labels[part]).sum())
+        yield loss * (count / len(labels)) if count < len(labels) else loss
 
 
 def epoch_picks(run: Run, source: Source) -> list[Pick]:

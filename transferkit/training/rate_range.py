@@ -101,7 +101,7 @@ def range_test(run: Run, stage: PlannedStage, tried: Range) -> Generator[Event, 
             losses.append(loss.item())
             if has_diverged(losses):
                 break
-            updater.step(loss, monitor)
+            updater.step([loss], monitor)
             yield Progress("learning-rate range test", step + 1, tried.steps)
     run.classifier.load_state_dict(before)
     return read_range(stage.name, rates, losses, has_diverged(losses))

@@ -18,7 +18,8 @@ class Settings:
 
     metric: "accuracy", "balanced_accuracy", "loss". restore_best: keep the best weights of a stage,
     not its last. on_divergence: "stop" or "rewind".
-    wise_ft: share of the way to interpolate, or "auto"; None for none.
+    wise_ft: share of the way to interpolate, or "auto"; None for none. accumulate: parts that a
+    batch is computed in.
     """
 
     batch_size: int
@@ -32,6 +33,7 @@ class Settings:
     rules: Rules
     on_divergence: str = "stop"
     wise_ft: float | str | None = None
+    accumulate: int = 1
 
 
 def loop_settings(config: Config) -> Settings:
@@ -39,7 +41,7 @@ def loop_settings(config: Config) -> Settings:
     training = config.training
     takes = hyperparameters_of(config.optimizer.name)
     return Settings(
-        batch_size=training.batch_size,
+        batch_size=training.whole_batch_size,
         patience=training.patience,
         min_delta=training.min_delta,
         metric=training.metric,
@@ -52,6 +54,7 @@ def loop_settings(config: Config) -> Settings:
         rules=update_rules(config),
         on_divergence=training.on_divergence,
         wise_ft=config.averaging.wise_ft,
+        accumulate=training.accumulate if isinstance(training.accumulate, int) else 1,
     )
 
 

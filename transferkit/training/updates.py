@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -60,13 +60,17 @@ class Updater:
     average: Average | None
     fresh: dict[str, Any]
 
-    def step(self, loss: Tensor, monitor: Monitor) -> bool:
-        """Take one step down the gradient of a loss []; return whether it was clipped.
+    def step(self, losses: Iterable[Tensor], monitor: Monitor) -> bool:
+        """Take one step down the gradient of the sum of losses []; return whether it was clipped.
 
+        losses: made one after another, so that only one part of a batch is in memory at a time.
         monitor: reads the gradient before it is clipped, and what the step did.
         """
         self.optimizer.zero_grad(set_to_none=True)
-        self.fabric.backward(penalized(loss, self.terms))
+        terms = self.terms
+        for loss in losses:
+            self.fabric.backward(penalized(loss, terms))
+            terms = []  # the penalties are those of the step, not of each part
         monitor.backward()
         clipped = self.clip()
         self.optimizer.step()
