@@ -43,6 +43,8 @@ METHODS: dict[str, tuple[str, ...]] = {
 }
 """Name in the table -> options of `transferkit pretrain`."""
 ON_MLP = ("rbm",)
+TUNING = ("--augment", "light", "--patience", "1000", "--block-decay", "1")
+"""Of every fine-tuning; all layers learn at one rate, as from scratch."""
 
 
 def transferkit(*arguments: object) -> dict:
@@ -83,7 +85,7 @@ def measured(name: str, options: argparse.Namespace) -> dict:
         start = ("--from", run)
     found = []
     for seed in map(int, options.seeds.split(",")):
-        tuning = ("--stages", stages, "--augment", "light", "--patience", "1000", "--seed", seed)
+        tuning = ("--stages", stages, *TUNING, "--seed", seed)
         run = folder / f"{name}-tuned-{seed}"
         tuned = once(run, "finetune", options.labeled, *start, *tuning, *size)
         found.append(100 * float(tuned["metrics"]["accuracy"]))
