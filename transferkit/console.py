@@ -47,7 +47,7 @@ class LiveView:
 
     On a terminal the bars move; anywhere else plain lines are written, for progress at most one
     every 10 seconds. as_json: leave standard output to the one JSON object; write to standard
-    error. num_stages: makes the stage lines read 2/4; may be set later.
+    error. num_stages: makes the stage lines read 2/4; may be set later. muted: shows nothing.
     """
 
     def __init__(
@@ -56,8 +56,10 @@ class LiveView:
         as_json: bool = False,
         num_stages: int | None = None,
         clock: Callable[[], float] = time.monotonic,
+        muted: bool = False,
     ) -> None:
         self.num_stages = num_stages
+        self._muted = muted
         self._console = _console(sys.stderr if as_json else sys.stdout)
         self._clock = clock
         self._bars: Bars | None = None
@@ -66,7 +68,8 @@ class LiveView:
 
     def __enter__(self) -> "LiveView":
         """Start the bars, if there is a terminal to show them on."""
-        if self._console.is_terminal and not self._console.is_dumb_terminal:
+        terminal = self._console.is_terminal and not self._console.is_dumb_terminal
+        if terminal and not self._muted:
             self._bars = _bars(self._console)
             self._bars.start()
         return self
@@ -80,6 +83,8 @@ class LiveView:
 
     def show(self, event: Event) -> None:
         """Show one event."""
+        if self._muted:
+            return
         match event:
             case Progress():
                 self._progress(event)

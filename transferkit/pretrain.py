@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from transferkit import processes
 from transferkit.backbones.create import Backbone, create_backbone
+from transferkit.backbones.synchronized import synchronize_
 from transferkit.config import Config
 from transferkit.data.index import DatasetIndex, ScanOptions, scan
 from transferkit.data.kept import KeptPictures
@@ -30,7 +32,7 @@ from transferkit.pretraining.loop import (
     split_epochs,
 )
 from transferkit.pretraining.method import Method
-from transferkit.pretraining.methods import METHODS
+from transferkit.pretraining.methods import METHODS, refuse_sharing
 from transferkit.pretraining.sizes import fit_size
 from transferkit.pretraining.summary import PretrainingSummary
 from transferkit.pretraining.views import PretrainingViews
@@ -82,13 +84,18 @@ def pretrain(config: Config, out: Path | None, show: Show) -> PretrainingSummary
     """
     pictures = pictures_of(config)
     name = f"{pictures.resolve().stem}-{config.pretraining.method}"
-    path = out or default_run_path(Path("runs"), name, datetime.now())
+    path = processes.agreed(out or default_run_path(Path("runs"), name, datetime.now()))
     refuse_among_pictures(path, replace(config, data=replace(config.data, path=pictures)))
     with new_run(path) as folder:
         session = prepare(absolute_paths(config), show)
-        folder.write_recipe(to_toml(session.config))
-        folder.write_json("data", data_description(session))
+        processes.from_first(describe, session, folder)
         return train(session, folder, show)
+
+
+def describe(session: PretrainingSession, folder: RunFolder) -> None:
+    """Write what a run needs to be taken up again."""
+    folder.write_recipe(to_toml(session.config))
+    folder.write_json("data", data_description(session))
 
 
 def resume(path: Path, show: Show) -> PretrainingSummary:
@@ -113,9 +120,10 @@ def prepare(config: Config, show: Show) -> PretrainingSession:
     if config.device.precision == "16":
         raise usage_error("--precision 16 is not for pretraining", "", "use bf16 or 32")
     kind = METHODS[options.method]
+    refuse_sharing(options, processes.count())
     fabric = make_fabric(config)
-    probe_index = scan_probe(config, show)
-    index = scan_pictures(config, show)
+    probe_index = processes.from_first(scan_probe, config, show)
+    index = processes.from_first(scan_pictures, config, show)
     config, resized = fit_size(config, index)
     backbone = make_backbone(config)
     if resized:
@@ -133,6 +141,8 @@ def prepare(config: Config, show: Show) -> PretrainingSession:
     method = kind.make(encoder, options, config.training.seed, **more)
     method.networks.to(fabric.device)
     method.networks.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    processes.copy_first_(method.networks)
+    synchronize_(method.networks)
     views = PretrainingViews(
         kind.views if kind.views_of is None else kind.views_of(encoder, options),
         backbone.preprocessing,
@@ -263,9 +273,9 @@ def run_method(session: PretrainingSession, folder: RunFolder, show: Show) -> Pr
         show(Notice(f"resuming after epoch {len(run.state.rows)}"))
     for event in fit(run):
         show(event)
-        if isinstance(event, (PretrainingEpoch, Notice)):
+        if processes.is_first() and isinstance(event, (PretrainingEpoch, Notice)):
             folder.log(f"{type(event).__name__} {asdict(event)}")
-    return finish(session, run, watch, folder)
+    return processes.from_first(finish, session, run, watch, folder)
 
 
 def loop_settings(config: Config, method: Method) -> PretrainingSettings:

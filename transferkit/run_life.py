@@ -1,11 +1,12 @@
 """How every kind of run begins, is interrupted and is taken up again."""
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from transferkit import processes
 from transferkit.config import Config
 from transferkit.data.index import DatasetIndex
 from transferkit.errors import UserError, usage_error
@@ -17,12 +18,16 @@ INTERRUPTED = 130
 
 @contextmanager
 def new_run(path: Path) -> Iterator[RunFolder]:
-    """Make a run folder; leave nothing behind of a run that fails before it can be resumed."""
-    folder = create_run(path)
+    """Make a run folder; leave nothing behind of a run that fails before it can be resumed.
+
+    The first process makes it; the others only know of it.
+    """
+    folder = processes.from_first(create_run, path)
     try:
         yield folder
     except BaseException as error:
-        if not (isinstance(error, UserError) and error.exit_code == INTERRUPTED):
+        kept = isinstance(error, UserError) and error.exit_code == INTERRUPTED
+        if processes.is_first() and not kept:
             folder.discard_unstarted()
         raise
 
@@ -33,16 +38,24 @@ def working_on(folder: RunFolder, command: str) -> Iterator[None]:
 
     command: of transferkit, which made the run. Raises UserError.
     """
+    where = f"the run is in {folder.path}"
+    remedy = f"continue it with: transferkit {command} --resume {folder.path}"
     try:
-        with only_process(folder.path):
+        with ExitStack() as held:
+            processes.from_first(hold, held, folder)
             yield
+    except processes.LostProcess as error:
+        what = f"{error.what}; every finished epoch is saved"
+        raise processes.LostProcess(what, where, remedy) from None
     except KeyboardInterrupt:
         raise UserError(
-            "interrupted; every finished epoch is saved",
-            f"the run is in {folder.path}",
-            f"continue it with: transferkit {command} --resume {folder.path}",
-            exit_code=INTERRUPTED,
+            "interrupted; every finished epoch is saved", where, remedy, exit_code=INTERRUPTED
         ) from None
+
+
+def hold(held: ExitStack, folder: RunFolder) -> None:
+    """Keep other jobs out of a run's folder until the stack is left."""
+    held.enter_context(only_process(folder.path))
 
 
 def require_same_pictures(

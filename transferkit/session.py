@@ -233,6 +233,7 @@ def make_fabric(config: Config) -> Any:
     import logging
 
     from lightning_fabric import Fabric
+    from lightning_fabric.plugins.environments import LightningEnvironment
 
     logging.getLogger("lightning_fabric").setLevel(logging.ERROR)
     wanted: str = config.device.accelerator
@@ -245,6 +246,13 @@ def make_fabric(config: Config) -> Any:
     if precision == "auto":
         precision = "bf16" if wanted == "cuda" and torch.cuda.is_bf16_supported() else "32"
     names: dict[str, Any] = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
-    fabric = Fabric(accelerator=wanted, devices=1, precision=names[precision])
+    # one device for each process, whatever started it: `processes` exchanges what must be
+    devices: Any = [torch.cuda.current_device()] if wanted == "cuda" else 1
+    fabric = Fabric(
+        accelerator=wanted,
+        devices=devices,
+        precision=names[precision],
+        plugins=LightningEnvironment(),
+    )
     fabric.launch()
     return fabric

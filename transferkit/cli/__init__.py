@@ -7,11 +7,11 @@ The options of `finetune` and `plan` are made from the table of all options in
 import re
 import signal
 import sys
-from typing import Any
+from typing import Any, NoReturn
 
 import typer
 
-from transferkit import console
+from transferkit import console, processes
 from transferkit.cli import (  # noqa: F401  # their commands join the application
     look,
     pretraining,
@@ -39,6 +39,18 @@ def environment_error(error: Exception) -> UserError | None:
     return None
 
 
+def fail(error: UserError, as_json: bool) -> NoReturn:
+    """Tell what is wrong, once for all processes of a job, and leave."""
+    here = processes.place()
+    if processes.wait_quietly(error):
+        if here.count > 1:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the launcher ends the job: say it first
+        if here.rank > 0:
+            error.what = f"process {here.rank} of {here.count}: {error.what}"
+        console.print_error(error, as_json)
+    sys.exit(error.exit_code)
+
+
 def main() -> None:
     """Run the command line; turn every failure into one message and an exit code."""
     as_json, debug = "--json" in sys.argv, "--debug" in sys.argv
@@ -48,25 +60,20 @@ def main() -> None:
     except UserError as error:
         if debug:
             raise
-        console.print_error(error, as_json)
-        sys.exit(error.exit_code)
+        fail(error, as_json)
     except UsageError as error:
         hint = f"see {error.ctx.command_path} --help" if error.ctx else ""
         what = error.format_message().replace("Value error, ", "").replace("Input should", "must")
-        console.print_error(usage_error(what, "", hint), as_json)
-        sys.exit(2)
+        fail(usage_error(what, "", hint), as_json)
     except (KeyboardInterrupt, typer.Abort):
-        console.print_error(UserError("interrupted"), as_json)
-        sys.exit(130)
+        fail(UserError("interrupted", exit_code=130), as_json)
     except BrokenPipeError:
         sys.exit(1)
     except Exception as error:
         if debug:
             raise
         if known := environment_error(error):
-            console.print_error(known, as_json)
-            sys.exit(1)
+            fail(known, as_json)
         what = f"this is a bug in transferkit: {type(error).__name__}: {error}"
         remedy = "please report it with the traceback that --debug shows"
-        console.print_error(UserError(what, "", remedy), as_json)
-        sys.exit(1)
+        fail(UserError(what, "", remedy), as_json)

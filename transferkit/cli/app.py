@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from transferkit import __version__, console
+from transferkit import __version__, console, processes
+from transferkit.errors import usage_error
 
 app = typer.Typer(
     name="transferkit",
@@ -29,17 +30,29 @@ def show_version(wanted: bool) -> None:
         raise typer.Exit
 
 
+SHARED = ("finetune", "pretrain", "predict")
+"""The commands that several processes can do together."""
+
+
 @app.callback()
 def root(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=show_version, is_eager=True, help="Show version.")
     ] = False,
 ) -> None:
     """Transfer learning for image classification: frozen first, then progressively unfrozen."""
+    number = processes.place().count
+    if number > 1 and context.invoked_subcommand not in SHARED:
+        raise usage_error(
+            f"{context.invoked_subcommand} runs in one process, not in {number}",
+            "",
+            f"start it without torchrun or srun; together they can {', '.join(SHARED)}",
+        )
 
 
 @contextmanager
 def live_view(as_json: bool) -> Iterator[console.LiveView]:
-    """Show events while work goes on."""
-    with console.LiveView(as_json=as_json) as view:
+    """Show events while work goes on; of several processes, what the first one does."""
+    with console.LiveView(as_json=as_json, muted=not processes.is_first()) as view:
         yield view

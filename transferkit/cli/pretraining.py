@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from transferkit import console
+from transferkit import console, processes
 from transferkit.cli.app import Debug, Json, app, live_view
 from transferkit.cli.options import (
     Out,
@@ -38,7 +38,7 @@ def pretrain(
     require_alone(resume, [unlabeled, recipe, sets, out, *flags.values()])
     require_read(sets or ())
     raw = None if resume else build_raw(unlabeled, recipe, sets, None, flags)
-    with live_view(json) as view:
+    with live_view(json) as view, processes.joined():
         from transferkit import pretrain as verb
         from transferkit.recipes import validate
 
@@ -47,6 +47,8 @@ def pretrain(
         else:
             assert raw is not None
             summary = verb.pretrain(validate(verb.resolve(raw)), out, view.show)
+    if not processes.is_first():
+        return
     if json:
         console.print_json(summary.to_dict())
     else:

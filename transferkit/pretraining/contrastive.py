@@ -15,6 +15,7 @@ from lightly.models.modules import (
 )
 from torch import Tensor, nn
 
+from transferkit.backbones.synchronized import gathered
 from transferkit.config import Pretraining
 from transferkit.pretraining.encoder import Encoder
 from transferkit.pretraining.method import Batch, Method, Move, Phase
@@ -67,13 +68,16 @@ def vicreg(encoder: Encoder, options: Pretraining, seed: int) -> Method:
 
 
 def joint_embedding(encoder: Encoder, head: nn.Module, compare: Compare, name: str) -> Method:
-    """Compare the head's outputs of two views of the same pictures, both trained."""
+    """Compare the head's outputs of two views of the same pictures, both trained.
+
+    Several processes compare the outputs of all of them.
+    """
     networks = nn.ModuleDict({"encoder": encoder, "head": head})
 
     def learn(batch: Batch) -> Iterator[Move]:
         count = len(batch.labels)
         projected = head(encoder(torch.cat(batch.views)))  # (2 N, P)
-        yield Move(compare(projected[:count], projected[count:]))
+        yield Move(compare(gathered(projected[:count]), gathered(projected[count:])))
 
     return Method(networks, (Phase(name, {"network": networks}, learn),), lr=LR)
 

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from transferkit import processes
 from transferkit.data.index import DatasetIndex
 from transferkit.data.loader import ahead
 from transferkit.errors import UserError
@@ -110,7 +111,7 @@ def fit(run: PretrainingRun) -> Iterator[Event]:
     """
     state = run.state
     if run.settings.budget_s is not None and not state.rows:
-        epoch_s = yield from pilot(run)
+        epoch_s = processes.agreed((yield from pilot(run)))
         state.epochs = split_epochs(run.method.phases, round(run.settings.budget_s / epoch_s))
         text = f"an epoch takes about {epoch_s:.1f} s: {sum(state.epochs)} epochs fit the budget"
         yield Notice(text)
@@ -124,13 +125,10 @@ def fit(run: PretrainingRun) -> Iterator[Event]:
             row = yield from train_epoch(run, phase, optimizers)
             state.rows.append(row)
             state.epoch += 1
-            started = time.perf_counter()
-            row |= run.measure(len(state.rows), sum(state.epochs))
-            row["seconds_measuring"] = time.perf_counter() - started
+            row |= processes.from_first(measure, run)
             state.seconds += row["seconds"] + row["seconds_measuring"]
             fit_budget(run)
-            run.folder.write_metrics(state.rows)
-            save(run, optimizers)
+            processes.from_first(save, run, optimizers)
             yield PretrainingEpoch(len(state.rows), sum(state.epochs), phase.name, dict(row))
             warn = run.method.warnings or (lambda rows: [])
             for text in warn(state.rows):
@@ -139,6 +137,13 @@ def fit(run: PretrainingRun) -> Iterator[Event]:
                     yield Notice(text, warning=True)
         state.phase += 1
         state.epoch = 0
+
+
+def measure(run: PretrainingRun) -> dict[str, float]:
+    """Return the further figures of the epoch that just ended, and how long they took."""
+    started = time.perf_counter()
+    found = dict(run.measure(len(run.state.rows), sum(run.state.epochs)))
+    return found | {"seconds_measuring": time.perf_counter() - started}
 
 
 def begin(run: PretrainingRun, prepare: Callable[[Tensor], None]) -> None:
@@ -204,61 +209,75 @@ def parameters_of(player: nn.Module | Sequence[nn.Parameter]) -> list[nn.Paramet
 def train_epoch(
     run: PretrainingRun, phase: Phase, optimizers: Optimizers
 ) -> Generator[Event, None, dict[str, Any]]:
-    """Visit the pictures once; return the epoch's row of metrics.csv."""
+    """Visit the pictures once; return the epoch's row of metrics.csv.
+
+    Of several processes each takes its share of every batch, and draws numbers of its own.
+    """
     state, settings = run.state, run.settings
     number = len(state.rows)
-    torch.manual_seed(settings.seed * 100_003 + number)
+    torch.manual_seed(settings.seed * 100_003 + number + 1_000_000_007 * processes.rank())
     order = run.train[np.random.default_rng([settings.seed, number, 6]).permutation(len(run.train))]
     picks = cut(arranged(run, order), settings.batch_size, settings.drop_last)
     run.method.networks.train()
     started = time.perf_counter()
     sums: dict[str, float] = {}
     factor = 0.0
-    for step, batch in enumerate(batches(run, run.views, picks, number)):
+    own = [processes.share(pick) for pick in picks]
+    for step, batch in enumerate(batches(run, run.views, own, number)):
         part = (step + 0.5) / len(picks)
         progress = settings.schedule.progress(state.epochs, state.phase, state.epoch, part)
         factor, momentum = settings.schedule.at(progress)
         for optimizer in optimizers.values():
             set_rates(optimizer, settings.lr * factor, momentum)
-        take_step(run, phase, Batch(*batch, progress), optimizers, sums)
+        shown = take_step(run, phase, Batch(*batch, progress), optimizers, len(picks[step]))
+        sums |= {name: sums.get(name, 0.0) + figure for name, figure in shown.items()}
         yield Progress(f"epoch {number + 1}", step + 1, len(picks))
     row: dict[str, Any] = {"phase": state.phase, "phase_name": phase.name, "epoch": number + 1}
     row |= {name: value / len(picks) for name, value in sums.items()}
-    row |= held_out_figures(run, phase)
-    return row | {"lr": settings.lr * factor, "seconds": time.perf_counter() - started}
+    row |= processes.from_first(held_out_figures, run, phase)
+    row |= {"lr": settings.lr * factor, "seconds": time.perf_counter() - started}
+    return processes.agreed(row)
 
 
 def take_step(
-    run: PretrainingRun, phase: Phase, batch: Batch, optimizers: Optimizers, sums: dict[str, float]
-) -> None:
-    """Let every player make its move; add what they show to `sums`. Raises UserError."""
+    run: PretrainingRun, phase: Phase, batch: Batch, optimizers: Optimizers, whole: int
+) -> dict[str, float]:
+    """Let every player make its move; return what they show. Raises UserError.
+
+    whole: pictures of the batch in all processes; gradients and figures are means over them.
+    """
     moves = phase.learn(batch)
     clipping = run.settings.clipping
+    weight = processes.weight(len(batch.labels), whole)
+    shown: dict[str, float] = {}
     while True:
         with run.autocast():
             move = next(moves, None)
         if move is None:
             break
+        figures = processes.mean(figures_of(move, phase), weight)
         try:
-            value = checked(float(move.loss.detach()), 0)
+            checked(next(iter(figures.values())), 0)
         except Diverged as problem:
             raise diverged(run, phase, problem) from None
         optimizer = optimizers[move.player]
         optimizer.zero_grad(set_to_none=True)
-        move.loss.backward()
+        (move.loss * weight if weight != 1 else move.loss).backward()
+        own = [p for group in optimizer.param_groups for p in group["params"]]
+        processes.average_(p.grad for p in own if p.grad is not None)
         if clipping is not None:
-            own = [p for group in optimizer.param_groups for p in group["params"]]
             CLIPPINGS[clipping[0]](own, clipping[1])
         optimizer.step()
-        for name, figure in figures_of(move, phase, value).items():
-            sums[name] = sums.get(name, 0.0) + figure
+        shown |= {name: shown.get(name, 0.0) + figure for name, figure in figures.items()}
     if phase.stepped is not None:
         phase.stepped(batch.progress)
+    return shown
 
 
-def figures_of(move: Move, phase: Phase, value: float) -> dict[str, float]:
-    """Name a move's loss and figures: "loss", or "loss_<player>" where there are several."""
+def figures_of(move: Move, phase: Phase) -> dict[str, float]:
+    """Name a move's loss and figures: "loss", or "loss_<player>" where there are several, first."""
     name = "loss" if len(phase.players) == 1 else f"loss_{move.player}"
+    value = float(move.loss.detach())
     return {name: value, **{key: float(figure) for key, figure in move.figures.items()}}
 
 
@@ -271,7 +290,7 @@ def held_out_figures(run: PretrainingRun, phase: Phase) -> dict[str, float]:
     run.method.networks.eval()
     for pick, batch in zip(picks, batches(run, run.views, picks, 0), strict=True):
         for move in phase.learn(Batch(*batch, progress=1.0, held_out=True)):
-            for name, figure in figures_of(move, phase, float(move.loss)).items():
+            for name, figure in figures_of(move, phase).items():
                 sums[name] = sums.get(name, 0.0) + figure * len(pick)
     return {f"val_{name}": value / len(aside) for name, value in sums.items()}
 
@@ -285,10 +304,11 @@ def arranged(run: PretrainingRun, order: np.ndarray) -> np.ndarray:
 def cut(order: np.ndarray, size: int, drop_last: bool) -> list[np.ndarray]:
     """Cut positions (N,) into batches; a smaller last one may be left out, if it is not alone.
 
-    A last batch of one picture always is, if it is not alone: batch normalisation needs two.
+    A last batch of one picture always is, if it is not alone: batch normalisation needs two, and
+    every process one.
     """
     picks = [order[start : start + size] for start in range(0, len(order), size)]
-    short = picks and len(picks[-1]) < (size if drop_last else 2)
+    short = picks and len(picks[-1]) < (size if drop_last else max(2, processes.count()))
     return picks[:-1] if len(picks) > 1 and short else picks
 
 
@@ -317,10 +337,11 @@ def pilot(run: PretrainingRun) -> Generator[Event, None, float]:
     run.method.networks.train()
     taken: list[float] = []
     started = time.perf_counter()
-    for step, batch in enumerate(batches(run, run.views, picks, 0)):
+    own = [processes.share(pick) for pick in picks]
+    for step, batch in enumerate(batches(run, run.views, own, 0)):
         for optimizer in optimizers.values():
             set_rates(optimizer, 1e-8)
-        take_step(run, phase, Batch(*batch, 0.0), optimizers, {})
+        take_step(run, phase, Batch(*batch, 0.0), optimizers, len(picks[step]))
         taken.append(time.perf_counter() - started)
         started = time.perf_counter()
         yield Progress("timing a few steps", step + 1, len(picks))
@@ -331,6 +352,7 @@ def pilot(run: PretrainingRun) -> Generator[Event, None, float]:
 
 def save(run: PretrainingRun, optimizers: Optimizers) -> None:
     """Write where the run stands, after all else, so that it is never ahead of it."""
+    run.folder.write_metrics(run.state.rows)
     run.folder.save_checkpoint(
         "last",
         {

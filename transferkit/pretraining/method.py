@@ -104,7 +104,7 @@ class MethodKind:
     views_of: returns the views instead, where they depend on the encoder or on options.
     backbone: the usual one. summary: what is learned, in a few words.
     reads_labels: it learns the classes of a labelled set; `make` is also given their number.
-    drops_last: a smaller last batch is left out.
+    drops_last: a smaller last batch is left out. one_process: it cannot be shared out.
     """
 
     make: Callable[..., Method]
@@ -113,4 +113,5 @@ class MethodKind:
     backbone: str = "resnet18"
     reads_labels: bool = False
     drops_last: bool = True
+    one_process: bool = False
     views_of: Callable[[Encoder, Pretraining], tuple[str, ...]] | None = None

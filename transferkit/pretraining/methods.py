@@ -4,6 +4,7 @@ import importlib
 from collections.abc import Callable
 
 from transferkit.config import Pretraining
+from transferkit.errors import usage_error
 from transferkit.pretraining.encoder import Encoder
 from transferkit.pretraining.method import Method, MethodKind
 
@@ -56,6 +57,7 @@ METHODS: dict[str, MethodKind] = {
         "layer by layer, which pictures are probable",
         backbone="mlp",
         drops_last=False,
+        one_process=True,  # its persistent chains belong to places in the batch
     ),
     "simclr": MethodKind(
         lazy("contrastive", "simclr"), TWO_VIEWS, "to tell views of one picture from all others"
@@ -93,7 +95,10 @@ METHODS: dict[str, MethodKind] = {
         lazy("filling", "inpainting"), ("weak",), "what the hidden parts of a picture look like"
     ),
     "same-or-different": MethodKind(
-        lazy("siamese", "same_or_different"), TWO_VIEWS, "whether two pictures show the same"
+        lazy("siamese", "same_or_different"),
+        TWO_VIEWS,
+        "whether two pictures show the same",
+        one_process=True,  # its pairs are made of the whole batch
     ),
     "supervised": MethodKind(
         lazy("auxiliary", "supervised"),
@@ -102,3 +107,16 @@ METHODS: dict[str, MethodKind] = {
         reads_labels=True,
     ),
 }
+
+
+def refuse_sharing(options: Pretraining, number: int) -> None:
+    """Raise a usage error where so many processes cannot share the batches of a run."""
+    if number > 1 and METHODS[options.method].one_process:
+        able = ", ".join(name for name, kind in METHODS.items() if not kind.one_process)
+        raise usage_error(
+            f"--method {options.method} runs in one process, not in {number}",
+            "its batches cannot be shared out",
+            f"start it without torchrun, or take one of {able}",
+        )
+    if options.batch_size < number:
+        raise usage_error(f"--batch-size {options.batch_size} is too small for {number} processes")

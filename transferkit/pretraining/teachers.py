@@ -16,6 +16,7 @@ from lightly.models.modules import BYOLPredictionHead, BYOLProjectionHead, DINOP
 from lightly.models.utils import update_momentum
 from torch import Tensor, nn
 
+from transferkit.backbones.synchronized import gathered
 from transferkit.config import Pretraining
 from transferkit.pretraining.encoder import Encoder
 from transferkit.pretraining.method import Batch, Method, Move, Phase
@@ -69,6 +70,20 @@ def byol(encoder: Encoder, options: Pretraining, seed: int) -> Method:
     return Method(networks, (Phase("bootstrap", {"network": trained}, learn, stepped=stepped),))
 
 
+class CentredLoss(DINOLoss):
+    """The loss of lightly, its centre that of the answers it is given.
+
+    Those of all processes are gathered before; lightly's own would wait for processes that do not
+    measure.
+    """
+
+    @torch.no_grad()
+    def update_center(self, teacher_out: Tensor) -> None:
+        """Move the centre towards the mean of answers (V, N, P)."""
+        mean, kept = teacher_out.mean(dim=(0, 1), keepdim=True), self.center_momentum
+        self.center.data = self.center * kept + mean * (1 - kept)
+
+
 def dino(encoder: Encoder, options: Pretraining, seed: int) -> Method:
     """Name views, small ones too, as a slow copy of the network names the large ones.
 
@@ -81,7 +96,7 @@ def dino(encoder: Encoder, options: Pretraining, seed: int) -> Method:
     copied.load_state_dict(head.state_dict())  # deepcopy refuses weight normalisation
     student = nn.Sequential(encoder, head)
     teacher = nn.Sequential(copy.deepcopy(encoder), copied)
-    compare = DINOLoss(
+    compare = CentredLoss(
         wide,
         warmup_teacher_temp=options.teacher_temperature,
         teacher_temp=options.teacher_temperature,
@@ -96,10 +111,11 @@ def dino(encoder: Encoder, options: Pretraining, seed: int) -> Method:
     def learn(batch: Batch) -> Iterator[Move]:
         large = torch.cat(batch.views[:GLOBAL_VIEWS])
         with torch.no_grad():
-            named = teacher(large).chunk(GLOBAL_VIEWS)
+            named = tuple(map(gathered, teacher(large).chunk(GLOBAL_VIEWS)))
         answers = list(student(large).chunk(GLOBAL_VIEWS))
         if small := batch.views[GLOBAL_VIEWS:]:
             answers += student(torch.cat(small)).chunk(len(small))
+        answers = list(map(gathered, answers))
         center = compare.center.clone()
         loss = compare(list(named), answers)
         if batch.held_out:

@@ -1,0 +1,131 @@
+"""The same command in two processes: the same numbers, the same files, one voice."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from transferkit.run_folder import RunFolder
+
+Cli = Callable[..., Any]
+TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+BACKBONE = ("--backbone", "test_efficientnet", "--image-size", "32")
+
+
+@dataclass(frozen=True)
+class Ended:
+    """What two processes printed and returned."""
+
+    codes: list[int]
+    out: list[str]
+    err: list[str]
+
+
+def environment(**more: str) -> Mapping[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1", **more}
+
+
+def by_torchrun(*arguments: object) -> subprocess.Popen[str]:
+    """Start a command in two processes below torchrun's own."""
+    return subprocess.Popen(
+        [sys.executable, *TORCHRUN, "-m", "transferkit", *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment(),
+    )
+
+
+def as_by_srun(*arguments: object) -> Ended:
+    """Run a command in two processes with the variables of SLURM."""
+    with socket.socket() as opened:
+        opened.bind(("127.0.0.1", 0))
+        port = str(opened.getsockname()[1])
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-m", "transferkit", *map(str, arguments)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment(
+                SLURM_PROCID=str(rank),
+                SLURM_NTASKS="2",
+                SLURM_LOCALID=str(rank),
+                SLURM_STEP_ID="0",
+                MASTER_ADDR="127.0.0.1",
+                MASTER_PORT=port,
+            ),
+        )
+        for rank in range(2)
+    ]
+    said = [process.communicate(timeout=240) for process in running]
+    codes = [process.returncode for process in running]
+    return Ended(codes, [out for out, _ in said], [err for _, err in said])
+
+
+def process_of_rank(rank: int, launcher: int) -> int:
+    """Return the number of one of the processes that torchrun started."""
+    for child in Path(f"/proc/{launcher}/task/{launcher}/children").read_text().split():
+        if f"RANK={rank}".encode() in Path(f"/proc/{child}/environ").read_bytes().split(b"\0"):
+            return int(child)
+    raise AssertionError("there is no such process")
+
+
+def kill_second(launched: subprocess.Popen[str], checkpoint: Path) -> Ended:
+    """Kill the second process once a first epoch is saved; return what the job said."""
+    deadline = time.monotonic() + 120
+    while not checkpoint.exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.kill(process_of_rank(1, launched.pid), signal.SIGKILL)
+    out, err = launched.communicate(timeout=120)
+    return Ended([launched.returncode], [out], [err])
+
+
+def losses(run: str, *names: str) -> list[float]:
+    """Return the columns of a run's metrics, epoch by epoch."""
+    return [row[name] for row in RunFolder(Path(run)).read_metrics() for name in names]
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds the processes in /proc")
+def test_pretraining_is_killed_resumed_and_equals_one_process(unlabeled: Path, cli: Cli) -> None:
+    # small plain steps: Adam's, or large ones, blow rounding up, in one process as in two
+    steps = ("--optimizer", "sgd", "--lr", "2e-3", "--epochs", "6", "--batch-size", "8")
+    options = ("--method", "simclr", *BACKBONE, *steps)
+    launched = by_torchrun("pretrain", unlabeled, *options, "--out", "two")
+    killed = kill_second(launched, Path("two/checkpoints/last.pt"))
+    assert killed.codes != [0]
+    lines = [line.strip() for line in killed.err[0].splitlines()]
+    told = [line for line in lines if line.startswith("error: ")]
+    assert len(told) == 1, killed.err[0]
+    assert told[0].endswith("; every finished epoch is saved")  # interrupted, or: has ended
+    assert "continue it with: transferkit pretrain --resume two" in lines
+    assert 0 < len(losses("two", "loss")) < 6
+
+    resumed = as_by_srun("pretrain", "--resume", "two")
+    assert resumed.codes == [0, 0], resumed.err
+    assert "resuming after epoch" in resumed.out[0]
+    assert resumed.out[1] == resumed.err[1] == ""  # one voice
+    assert cli("pretrain", unlabeled, *options, "--out", "one").code == 0
+    expected = losses("one", "loss", "val_loss")
+    assert losses("two", "loss", "val_loss") == pytest.approx(expected, abs=1e-5)
+
+
+def test_commands_of_one_process_are_refused(
+    cli: Cli, unlabeled: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    refused = cli("report", "r")
+    assert refused.code == 2
+    assert refused.message == [
+        "error: report runs in one process, not in 2",
+        "start it without torchrun or srun; together they can finetune, pretrain, predict",
+    ]
