@@ -5,6 +5,7 @@ from typing import Any
 from transferkit.evaluation.metrics import Evaluation
 from transferkit.run_folder import RunFolder
 from transferkit.session import Session
+from transferkit.stopwatch import by_part
 from transferkit.training.diagnosis import diagnose
 from transferkit.training.run import Run
 from transferkit.training.summary import RunSummary, StageSummary
@@ -13,8 +14,10 @@ from transferkit.training.summary import RunSummary, StageSummary
 def summarize(session: Session, run: Run, folder: RunFolder, evaluation: Evaluation) -> RunSummary:
     """Put together the closing table of a run from its rows, so that a resumed run has it too."""
     material = session.sources.material
+    seconds = session.watch.read()
     stages = tuple(
-        stage_summary(run, number, len(material.train)) for number in range(len(run.plan.stages))
+        stage_summary(run, number, len(material.train), seconds.get(number, {}))
+        for number in range(len(run.plan.stages))
     )
     head_only = [
         summary.best_accuracy
@@ -30,8 +33,8 @@ def summarize(session: Session, run: Run, folder: RunFolder, evaluation: Evaluat
         classes=len(session.index.classes),
         train_pictures=len(material.train),
         val_pictures=len(material.val),
-        seconds=sum(session.seconds.values()) + sum(stage.seconds for stage in stages),
-        parts=session.seconds,
+        seconds=sum(by_part(seconds).values()),
+        parts=by_part(seconds),
         weak_classes=evaluation.weakest(),
         files=folder.files,
         wise_ft=run.interpolated,
@@ -42,12 +45,13 @@ def summarize(session: Session, run: Run, folder: RunFolder, evaluation: Evaluat
     )
 
 
-def stage_summary(run: Run, number: int, num_pictures: int) -> StageSummary:
-    """Sum up the epochs of one stage of the plan."""
+def stage_summary(
+    run: Run, number: int, num_pictures: int, parts: dict[str, float]
+) -> StageSummary:
+    """Sum up the epochs of one stage of the plan. parts: what its time went into."""
     rows: list[dict[str, Any]] = [row for row in run.state.rows if row["stage"] == number]
     stage = run.plan.stages[number]
     train_s = sum(row["seconds"] for row in rows)
-    seconds = train_s + sum(row["seconds_validation"] for row in rows)
     if not rows:
         reason = "skipped: the stage before did not improve validation"
     else:
@@ -55,7 +59,7 @@ def stage_summary(run: Run, number: int, num_pictures: int) -> StageSummary:
     return StageSummary(
         name=stage.name,
         epochs=len(rows),
-        seconds=seconds,
+        seconds=sum(parts.values()),
         seconds_per_epoch=train_s / len(rows) if rows else 0.0,
         pictures_per_second=num_pictures * len(rows) / train_s if train_s else 0.0,
         cached=bool(rows and rows[0]["cached"]),
@@ -64,4 +68,5 @@ def stage_summary(run: Run, number: int, num_pictures: int) -> StageSummary:
         clipped=sum(row["clipped"] for row in rows) / len(rows)
         if rows and "clipped" in rows[0]
         else None,
+        parts=parts,
     )

@@ -1,9 +1,8 @@
 """The verb `finetune`: from pictures to a run folder with a trained classifier."""
 
 import json
-import time
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -29,6 +28,7 @@ from transferkit.run_life import (
     working_on,
 )
 from transferkit.session import Session, make_run, prepare, recalibrate
+from transferkit.stopwatch import Stopwatch
 from transferkit.training.checkpoints import continue_run
 from transferkit.training.events import Event, Notice, StageEnded, StageStarted
 from transferkit.training.interpolation import interpolate
@@ -41,26 +41,31 @@ Show = Callable[[Event], None]
 COMMAND = "finetune"
 
 
-def finetune(config: Config, out: Path | None, show: Show) -> RunSummary:
+def finetune(
+    config: Config, out: Path | None, show: Show, watch: Stopwatch | None = None
+) -> RunSummary:
     """Train as configured into a new run folder and return what came out.
 
     out: the folder to make; None makes one below runs/ with the time and the data set's name.
+    watch: counts the time; without one it counts from here.
     """
     source = config.data.path or config.data.manifest
     name = source.resolve().stem if source else "run"
     path = out or default_run_path(Path("runs"), name, datetime.now())
     refuse_among_pictures(path, config)
     with new_run(path) as folder:
-        session = prepare(absolute_paths(config), show)
-        resolve_parts(session, show)
+        session = prepare(absolute_paths(config), show, watch)
+        with session.watch.on("measuring"):
+            resolve_parts(session, show)
         if config.training.lr == "auto":
-            resolve_rate(session, folder, show)
+            with session.watch.on("range test"):
+                resolve_rate(session, folder, show)
         folder.write_recipe(to_toml(session.config))
         folder.write_json("data", data_description(session))
         return train(session, folder, show)
 
 
-def resume(path: Path, show: Show) -> RunSummary:
+def resume(path: Path, show: Show, watch: Stopwatch | None = None) -> RunSummary:
     """Continue an interrupted run; the result equals that of an uninterrupted one.
 
     Raises UserError when the pictures are no longer the same.
@@ -71,7 +76,7 @@ def resume(path: Path, show: Show) -> RunSummary:
         remedy = f"transferkit pretrain --resume {path}"
         raise usage_error(f"{path} is a pretraining run", "", remedy)
     config = config_of(folder)
-    session = prepare(config, show)
+    session = prepare(config, show, watch)
     if known is None:
         folder.write_json("data", data_description(session))
     else:
@@ -101,43 +106,50 @@ def run_plan(session: Session, folder: RunFolder, show: Show) -> RunSummary:
         show(event)
         log_event(folder, event)
     if run.settings.wise_ft is not None:
-        for event in interpolate(run):
-            show(event)
-            log_event(folder, event)
+        with session.watch.on("evaluation"):
+            for event in interpolate(run):
+                show(event)
+                log_event(folder, event)
         folder.write_json("interpolation", run.interpolation)
+    if run.settings.profile:
+        show(Notice(f"{folder.files['profile']}: steps of each stage, for https://ui.perfetto.dev"))
     return finish(session, run, folder, show)
 
 
 def finish(session: Session, run: Run, folder: RunFolder, show: Show) -> RunSummary:
     """Validate the best model as `predict` will run it; write model, predictions, plots, report."""
-    started = time.perf_counter()
     session.sources.close()
-    validation = validate(session, folder, show)
+    with session.watch.on("final validation"):
+        validation = validate(session, folder, show)
     evaluation = validation.evaluation
     description = model_description(session, validation)
     tensors = {
         name: tensor.detach().cpu().contiguous()
         for name, tensor in session.classifier.state_dict().items()
     }
-    folder.save_model(description, tensors)
-    session.seconds |= session.sources.seconds
-    session.seconds["final validation"] = time.perf_counter() - started
-    started = time.perf_counter()
-    rows = run.state.rows
+    with session.watch.on("checkpoint"):
+        folder.save_model(description, tensors)
+    with session.watch.on("plots"):
+        draw(session, run, folder, validation)
+    summary = summarize(session, run, folder, evaluation)
+    folder.write_json("summary", summary.to_dict())
+    with session.watch.on("report"):
+        write_report(folder, show)
+        write_card(folder, evaluation.intervals)
+    summary = summarize(session, run, folder, evaluation)  # report and card are among its files
+    folder.write_json("summary", summary.to_dict())
+    return summary
+
+
+def draw(session: Session, run: Run, folder: RunFolder, validation: Validation) -> None:
+    """Draw the plots of a finished run."""
+    rows, calibration = run.state.rows, validation.calibration
     folder.save_plot("curves", curves(rows))
     folder.save_plot("learning_rates", learning_rates(rows))
     folder.save_plot("inside", inside(run.state.monitored, [*run.plan.groups, "head"]))
-    folder.save_plot("confusion", confusion(evaluation.confusion, session.index.classes))
-    calibration = validation.calibration
+    matrix = validation.evaluation.confusion
+    folder.save_plot("confusion", confusion(matrix, session.index.classes))
     folder.save_plot("reliability", reliability(calibration.before, calibration.after))
-    session.seconds["plots"] = time.perf_counter() - started
-    summary = summarize(session, run, folder, evaluation)
-    folder.write_json("summary", summary.to_dict())
-    write_report(folder, show)
-    write_card(folder, evaluation.intervals)
-    summary = replace(summary, files=folder.files)  # report and card are among them
-    folder.write_json("summary", summary.to_dict())
-    return summary
 
 
 def model_description(session: Session, validation: Validation) -> dict[str, Any]:

@@ -41,6 +41,7 @@ REPORT = "report.html"
 CARD = "README.md"  # the model card
 CHECKPOINTS = "checkpoints"
 PLOTS = "plots"
+PROFILE = "profile"
 
 RECIPE_HEADER = re.compile(r"# transferkit run folder, format (\d+)\n")
 TEXT_COLUMNS = ("stage_name", "group")  # never read as numbers
@@ -77,6 +78,7 @@ class RunFolder:
             "predictions": PREDICTIONS,
             "calibration": CALIBRATION,
             "plots": PLOTS,
+            "profile": PROFILE,
             "log": LOG,
         }
         paths = {name: self.path / file for name, file in names.items()}
@@ -126,9 +128,7 @@ class RunFolder:
 
     def load_validation(self) -> dict[str, "Tensor"] | None:
         """Return the tensors of `save_validation`; None for a run that has none."""
-        if not (self.path / VALIDATION).is_file():
-            return None
-        return self._load_tensors(VALIDATION)
+        return self._load_tensors(VALIDATION) if (self.path / VALIDATION).is_file() else None
 
     def save_reference(self, tensors: Mapping[str, "Tensor"]) -> None:
         """Write features (M, D) and labels (M,) of training pictures, to know what is unlike."""
@@ -136,9 +136,7 @@ class RunFolder:
 
     def load_reference(self) -> dict[str, "Tensor"] | None:
         """Return the tensors of `save_reference`; None for a run that has none."""
-        if not (self.path / REFERENCE).is_file():
-            return None
-        return self._load_tensors(REFERENCE)
+        return self._load_tensors(REFERENCE) if (self.path / REFERENCE).is_file() else None
 
     def write_metrics(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Write one row per epoch; columns are the union over the rows."""
@@ -191,9 +189,8 @@ class RunFolder:
 
     def read_predictions(self) -> list[dict[str, str]]:
         """Return the rows of `write_predictions` as text; [] when there are none."""
-        if not (self.path / PREDICTIONS).exists():
-            return []
-        return from_csv(self._read_text(PREDICTIONS))
+        there = (self.path / PREDICTIONS).exists()
+        return from_csv(self._read_text(PREDICTIONS)) if there else []
 
     def write_page(self, name: str, text: str) -> Path:
         """Write a text for people, `REPORT` or `CARD`; return its path."""
@@ -208,6 +205,10 @@ class RunFolder:
         """Draw `figure` as a PNG; return its path."""
         self._write(f"{PLOTS}/{name}.png", png_of(figure))
         return self.plot_path(name)
+
+    def save_trace(self, name: str, trace: bytes) -> None:
+        """Write what a profiler recorded, in Chrome's format."""
+        self._write(f"{PROFILE}/{name}.json", lambda file: file.write(trace))
 
     def plots(self) -> list[Path]:
         """Return the plots that are there, by name."""

@@ -1,8 +1,7 @@
 """From a configuration to a run that can start: pictures, backbone, head, chain, plan, caches."""
 
-import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -24,6 +23,7 @@ from transferkit.network import (
     start_notices,
 )
 from transferkit.run_folder import RunFolder
+from transferkit.stopwatch import Stopwatch
 from transferkit.training.boundary_cache import default_cache_dir
 from transferkit.training.events import Event, Notice, Progress
 from transferkit.training.memory import batch_size_for
@@ -40,7 +40,7 @@ CACHED_VIEWS = 2400
 
 @dataclass
 class Session:
-    """A configuration turned into objects. seconds: time per part so far."""
+    """A configuration turned into objects. watch: counts the time from the start of the command."""
 
     config: Config
     index: DatasetIndex
@@ -50,7 +50,7 @@ class Session:
     plan: StagePlan
     sources: Sources
     fabric: Any
-    seconds: dict[str, float] = field(default_factory=dict)
+    watch: Stopwatch
 
     def column_of(self, name: str) -> int:
         """Return the plan's column of a parameter or module of the classifier."""
@@ -60,15 +60,24 @@ class Session:
         self._finder = column_finder([group.modules for group in self.chain.groups])
 
 
-def prepare(config: Config, show: Callable[[Event], None]) -> Session:
+def prepare(
+    config: Config, show: Callable[[Event], None], watch: Stopwatch | None = None
+) -> Session:
     """Read the pictures, build the model and its plan; progress and notices go to `show`."""
     check_network(config)
-    started = time.perf_counter()
-    index = scan_pictures(config, show)
+    watch = watch or Stopwatch()
+    with watch.on("scan"):
+        index = scan_pictures(config, show)
     config = with_batch_size(config, index)
-    seconds = {"scan": time.perf_counter() - started}
+    with watch.on("backbone"):
+        return build(config, index, show, watch)
+
+
+def build(
+    config: Config, index: DatasetIndex, show: Callable[[Event], None], watch: Stopwatch
+) -> Session:
+    """Build the model for the pictures of an index, its plan, and what it trains on."""
     fabric = make_fabric(config)
-    started = time.perf_counter()
     backbone = create_backbone(
         config.backbone.name,
         pretrained=config.backbone.pretrained,
@@ -78,8 +87,9 @@ def prepare(config: Config, show: Callable[[Event], None]) -> Session:
         seed=config.training.seed,
         structure=make_structure(config.backbone),
     )
-    for event in set_normalization(config, index, backbone):
-        show(event)
+    with watch.on("pictures"):
+        for event in set_normalization(config, index, backbone):
+            show(event)
     classifier = make_classifier(config, backbone, len(index.classes))
     classifier.to(fabric.device)
     classifier.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -95,13 +105,12 @@ def prepare(config: Config, show: Callable[[Event], None]) -> Session:
     for notice in (*map(Notice, backbone.notices), *start_notices(config, backbone)):
         show(notice)
     plan = make_plan(config, [group.name for group in chain.groups])
-    seconds["backbone"] = time.perf_counter() - started
     material = make_material(config, index, backbone)
     architecture = f"{backbone.name} {make_structure(config.backbone)}"
     sources = Sources(
-        classifier, chain, material, cache_settings(config), fabric.device, architecture
+        classifier, chain, material, cache_settings(config), fabric.device, architecture, watch
     )
-    return Session(config, index, backbone, classifier, chain, plan, sources, fabric, seconds)
+    return Session(config, index, backbone, classifier, chain, plan, sources, fabric, watch)
 
 
 def recalibrate(session: Session, show: Callable[[Event], None]) -> None:
@@ -112,11 +121,10 @@ def recalibrate(session: Session, show: Callable[[Event], None]) -> None:
     training = session.config.training
     if training.batchnorm != "recalibrate":
         return
-    started = time.perf_counter()
     device, material = session.fabric.device, session.sources.material
-    for event in recalibrate_batchnorm(session.classifier, material, device, training.seed):
-        show(event)
-    session.seconds["batch-norm statistics"] = time.perf_counter() - started
+    with session.watch.on("batch-norm statistics"):
+        for event in recalibrate_batchnorm(session.classifier, material, device, training.seed):
+            show(event)
 
 
 def make_run(session: Session, folder: RunFolder) -> Run:

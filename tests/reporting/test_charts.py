@@ -4,6 +4,7 @@ from xml.etree import ElementTree
 import pytest
 
 from transferkit.reporting.charts import Axis, Band, Line, Mark, axis_over, line_chart, timeline
+from transferkit.reporting.figures import outside_the_stages, time_rows
 
 X, Y = Axis("epoch", 0, 10), Axis("loss", 0, 2)
 SVG = "{http://www.w3.org/2000/svg}"
@@ -77,3 +78,18 @@ def test_a_timeline_is_as_wide_as_it_took() -> None:
         ("0.000%", "25.000%"),
         ("25.000%", "75.000%"),
     ]
+
+
+def test_the_time_outside_of_the_stages_is_what_they_did_not_take() -> None:
+    summary = {
+        "parts": {"scan": 2.0, "training": 7.0, "checkpoint": 0.01},
+        "stages": [{"parts": {"training": 3.0}}, {"parts": {"training": 4.0, "scan": 0.5}}],
+    }
+    assert outside_the_stages(summary) == {"scan": 1.5, "training": 0.0, "checkpoint": 0.01}
+    assert time_rows(summary) == [
+        ("scan", [0.0, 0.5, 1.5, 2.0]),
+        ("training", [3.0, 4.0, 0.0, 7.0]),
+    ]
+    earlier = {"parts": {"scan": 2.0}, "stages": [{"seconds": 3.0}]}
+    assert outside_the_stages(earlier) == {"scan": 2.0}
+    assert time_rows(earlier) == []

@@ -1,3 +1,4 @@
+import itertools
 import os
 import signal
 import subprocess
@@ -26,6 +27,7 @@ from transferkit.errors import UserError
 from transferkit.finetune import finetune, resume
 from transferkit.recipes import to_toml
 from transferkit.run_folder import RunFolder, open_run
+from transferkit.stopwatch import Stopwatch, by_part
 from transferkit.training import sources as sources_module
 from transferkit.training.events import (
     EpochEnded,
@@ -129,6 +131,43 @@ def test_events_rows_and_learning_rates(tiny_config: Config, tmp_path: Path) -> 
         assert r["lr/blocks.4"] == pytest.approx(5e-3 * factor * 0.5)
     assert rows[5]["lr/stem"] == pytest.approx(rows[5]["lr/head"] * 0.5**6)
     assert rows[0].get("lr/stem") in (None, "")
+
+
+def test_every_second_is_in_one_part_of_one_stage(tiny_config: Config, tmp_path: Path) -> None:
+    ticks = itertools.count()
+    watch = Stopwatch(lambda: float(next(ticks)))  # every look at the clock takes a second
+    summary = finetune(tiny_config, tmp_path / "run", silent, watch)
+    parts = {stage.name: stage.parts for stage in summary.stages}
+    trained = {"training", "evaluation", "checkpoint"}
+    filled = {"prepare engine", "pictures", "trunk", "cache write", "cache read"}
+    assert parts["top 1"].keys() == trained | filled | {"other"}  # 48 rows, 16 at a time
+    assert parts["top 3"].keys() == parts["all"].keys() - {"pictures"} | {"cache read"}
+    assert parts["all"].keys() == trained | {"pictures", "other"}
+    assert {"scan", "backbone", "final validation", "plots", "report"} <= summary.parts.keys()
+    assert summary.seconds == sum(summary.parts.values())
+    assert summary.seconds == watch.total() - 1  # all looks but this one
+    for stage in summary.stages:
+        assert stage.seconds == sum(stage.parts.values())
+        assert all(seconds <= summary.parts[name] for name, seconds in stage.parts.items())
+    assert summary.to_dict() == open_run(tmp_path / "run").read_json("summary")
+
+
+def test_a_resumed_run_counts_what_was_spent_before(tiny_config: Config, tmp_path: Path) -> None:
+    def stop(event: Event) -> None:
+        if isinstance(event, EpochEnded) and event.stage == 1:
+            raise KeyboardInterrupt
+
+    ticks = itertools.count()
+    with pytest.raises(UserError, match="interrupted"):
+        finetune(tiny_config, tmp_path / "run", stop, Stopwatch(lambda: float(next(ticks))))
+    saved = open_run(tmp_path / "run").load_checkpoint("last")
+    assert saved is not None
+    before = by_part(saved["state"]["seconds"])
+    watch = Stopwatch(lambda: 0.0)  # nothing takes any time from here on
+    summary = resume(tmp_path / "run", silent, watch)
+    assert summary.stages[0].parts == saved["state"]["seconds"][0]
+    assert {name: value for name, value in summary.parts.items() if value} == before
+    assert summary.seconds == sum(before.values()) > 30
 
 
 @pytest.mark.parametrize("first", ["head", 1])

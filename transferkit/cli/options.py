@@ -165,7 +165,7 @@ def build_raw(
             numbers = get_args(types[key])[:1] != (str,)
             given[key] = split_list(value, numbers) if isinstance(value, list) else value
             if words_beside_a_number(types[key]) and NUMBER.fullmatch(value):
-                given[key] = float(value)
+                given[key] = int(value) if value.isdigit() else float(value)
     if data is not None:
         given["data.path"] = data
     if stages is not None:

@@ -17,6 +17,7 @@ from transferkit.cli.options import (
     require_alone,
     with_config_options,
 )
+from transferkit.stopwatch import Stopwatch
 from transferkit.tables.training import closing_table, plan_table, range_table
 
 
@@ -35,15 +36,17 @@ def finetune(
 ) -> None:
     """Train a classifier on a folder of labelled pictures."""
     require_alone(resume, [data, recipe, sets, stages, out, *flags.values()])
+    watch = Stopwatch()
     config = None if resume else build_config(data, recipe, sets, stages, flags)
     with live_view(json) as view:
-        from transferkit import finetune as verb
+        with watch.on("imports"):
+            from transferkit import finetune as verb
 
         if resume is not None:
-            summary = verb.resume(resume, view.show)
+            summary = verb.resume(resume, view.show, watch)
         else:
             assert config is not None
-            summary = verb.finetune(config, out, view.show)
+            summary = verb.finetune(config, out, view.show, watch)
     if json:
         console.print_json(summary.to_dict())
     else:

@@ -127,6 +127,9 @@ class Training(Section):
             "The backbone's batch-norm statistics: of each batch, kept, or measured anew.",
         ),
     ] = "train"
+    profile: Annotated[
+        bool, Option("--profile", "Record a few training steps of each stage for a trace viewer.")
+    ] = False
     seed: Annotated[
         int, Ge(0), Lt(2**32), Option("--seed", "Same seed, same machine: same run.")
     ] = 0

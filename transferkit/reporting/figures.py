@@ -110,13 +110,38 @@ def by_block(rows: Sequence[Row], prefix: str, name: str) -> Markup | str:
     )
 
 
+def outside_the_stages(summary: dict[str, Any]) -> dict[str, float]:
+    """Return part -> seconds before the first stage and after the last one."""
+    own = [stage.get("parts", {}) for stage in summary["stages"]]  # {} in runs of earlier releases
+    parts = summary.get("parts", {})
+    return {name: s - sum(each.get(name, 0.0) for each in own) for name, s in parts.items()}
+
+
+def time_rows(summary: dict[str, Any]) -> list[tuple[str, list[float]]]:
+    """Return (part, seconds in each stage, outside of them and in all) of what took 0.1 s or more.
+
+    None for a run of an earlier release, which did not look that closely.
+    """
+    stages, outside = summary["stages"], outside_the_stages(summary)
+    if not any(stage.get("parts") for stage in stages):
+        return []
+    return [
+        (
+            name,
+            [*(stage.get("parts", {}).get(name, 0.0) for stage in stages), outside[name], seconds],
+        )
+        for name, seconds in summary["parts"].items()
+        if seconds >= 0.1
+    ]
+
+
 def stage_timeline(summary: dict[str, Any]) -> list[tuple[str, float, int]]:
     """Return (what, seconds, tone) of everything the run spent time on, in the order it was done.
 
     Parts that took less than 1 % are left out, as nobody could see them.
     """
-    parts = dict(summary.get("parts", {}))
-    after = ("final validation", "plots")
+    parts = outside_the_stages(summary)
+    after = ("final validation", "plots", "report")
     before = [(n, s, 9 - i % 2) for i, (n, s) in enumerate(parts.items()) if n not in after]
     stages = [
         (s["name"], s["seconds"], STAGE_TONES[i % len(STAGE_TONES)])

@@ -75,6 +75,7 @@ def training(run: RunData) -> dict[str, Any]:
             for name, seconds, tone in figures.stage_timeline(run.summary)
         ],
         "time_bar": figures.time_bar(run.summary),
+        "time_rows": figures.time_rows(run.summary),
         "loss": figures.curve(rows, "loss") if rows else "",
         "accuracy_curve": figures.curve(rows, "accuracy") if rows else "",
         "bands": [band.name for band in figures.stage_bands(rows)],

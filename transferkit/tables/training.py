@@ -98,9 +98,7 @@ def closing_table(summary: "RunSummary") -> None:
         for row, stage in zip(cells, summary.stages, strict=True):
             row.append("" if stage.clipped is None else f"{stage.clipped:.1%}")
     print_table("Stages", headings, cells)
-    parts = ", ".join(f"{name} {duration_text(value)}" for name, value in summary.parts.items())
-    total = duration_text(summary.seconds)
-    print_lines([f"{total} in all" + (f": {parts}" if parts else "")])
+    time_table(summary)
     if summary.diagnosis:
         print_lines([""])
         print_styled("Diagnosis", "bold")
@@ -111,6 +109,36 @@ def closing_table(summary: "RunSummary") -> None:
         print_lines([f"{name:<12} {path}"])
     predict = f"transferkit predict {summary.run} PICTURES..."
     print_lines([f"{'next':<12} {predict}"])
+
+
+def time_table(summary: "RunSummary") -> None:
+    """Print where the time went: a row per part of the work, a column per stage.
+
+    What rounds to 0.0 s is left blank, and a part that is blank everywhere is left out.
+    """
+    ran = [stage for stage in summary.stages if stage.epochs]
+    rows = [
+        [part, *map(_seconds_text, (*_by_stage(summary, part), seconds))]
+        for part, seconds in summary.parts.items()
+        if _seconds_text(seconds)
+    ]
+    if rows:
+        sums = [stage.seconds for stage in ran]
+        outside = summary.seconds - sum(sums)
+        totals = ["all", *map(_seconds_text, (*sums, outside, summary.seconds))]
+        headings = ["seconds", *(stage.name for stage in ran), "outside", "all"]
+        print_table("Where the time went", headings, [*rows, None, totals])
+    print_lines([f"{duration_text(summary.seconds)} in all"])
+
+
+def _by_stage(summary: "RunSummary", part: str) -> list[float]:
+    """Return the seconds of one part in each stage that ran, and last outside of them."""
+    own = [stage.parts.get(part, 0.0) for stage in summary.stages if stage.epochs]
+    return [*own, summary.parts[part] - sum(own)]
+
+
+def _seconds_text(seconds: float) -> str:
+    return f"{seconds:,.1f}" if seconds >= 0.05 else ""
 
 
 def _headline(summary: "RunSummary") -> str:

@@ -33,6 +33,7 @@ def save_best(run: Run) -> None:
 
 def save_last(run: Run, updater: Updater | None = None) -> None:
     """Write where the run stands, after all else, so that it is never ahead of it."""
+    run.state.seconds = run.watch.read()
     values = {
         "model": trained_tensors(run),
         "updater": updater and updater.state_dict(),
@@ -84,5 +85,6 @@ def continue_run(run: Run) -> bool:
         return False
     checkpoint = restore(run, "last")
     run.state = RunState.from_dict(checkpoint["state"])
+    run.watch.add(run.state.seconds)
     run.resumed = checkpoint if checkpoint["updater"] else None
     return True

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from transferkit.backbones.norm_statistics import has_statistics, recalibrate
 from transferkit.data.loader import epoch_order, epoch_views
+from transferkit.stopwatch import OUTSIDE
 from transferkit.training.averaging import EpochAverage, averaged
 from transferkit.training.checkpoints import (
     first_unfreezing,
@@ -26,6 +27,7 @@ from transferkit.training.events import EpochEnded, Event, Progress, StageEnded,
 from transferkit.training.memory import shares
 from transferkit.training.monitor import Monitor, loss_scale, watch
 from transferkit.training.optimizers import set_rates
+from transferkit.training.profiling import profiled
 from transferkit.training.run import Run, measured
 from transferkit.training.schedules import Plateau
 from transferkit.training.sources import Pick, Source
@@ -44,6 +46,7 @@ def fit(run: Run) -> Iterator[Event]:
     state = run.state
     while state.stage < len(run.plan.stages):
         stage = run.plan.stages[state.stage]
+        run.watch.enter(state.stage)
         if state.epoch == 0 and state.halvings == 0:
             if stage.if_improving and state.best[0] <= state.start_best + run.settings.min_delta:
                 reason = "skipped: the stage before did not improve validation"
@@ -51,16 +54,19 @@ def fit(run: Run) -> Iterator[Event]:
                 yield StageEnded(state.stage, stage.name, 0, state.best[0], 0.0, reason)
                 state.next_stage()
                 continue
-            if run.settings.wise_ft is not None and first_unfreezing(run):
-                save_before(run)
-            if state.rows or run.settings.on_divergence == "rewind":
-                save_start(run)
+            with run.watch.on("checkpoint"):
+                if run.settings.wise_ft is not None and first_unfreezing(run):
+                    save_before(run)
+                if state.rows or run.settings.on_divergence == "rewind":
+                    save_start(run)
             state.start_best = state.best[0]
         yield from train_stage(run, stage)
-        restore(run, "best")
+        with run.watch.on("checkpoint"):
+            restore(run, "best")
         state.next_stage()
         if not run.settings.schedule.whole_run:
             state.plateau = Plateau()
+    run.watch.enter(OUTSIDE)
 
 
 def train_stage(run: Run, stage: PlannedStage) -> Iterator[Event]:
@@ -92,23 +98,22 @@ def train_stage(run: Run, stage: PlannedStage) -> Iterator[Event]:
     patience = math.inf if settings.rules.swa else settings.patience  # the last epochs count
     while state.epoch < stage.epochs and state.epochs_without_gain < patience:
         try:
-            row = yield from train_epoch(run, stage, source, updater, monitor)
-            updater.end_epoch(state.epoch)
+            with run.watch.on("training"):
+                row = yield from train_epoch(run, stage, source, updater, monitor)
+                updater.end_epoch(state.epoch)
             with averaged(updater.average):  # what is evaluated is what is kept
-                refresh_statistics(run, source, updater)
-                row |= validate(run, source, updater.network)
-                is_best = state.record(row, settings.metric, settings.min_delta)
-                value = measured(row, settings.metric)
-                settings.schedule.record(state.plateau, value, settings.min_delta)
-                run.folder.write_metrics(state.rows)
+                is_best = evaluate(run, source, updater, row)
                 state.monitored += [stage_and_epoch(row) | read for read in monitor.rows()]
-                run.folder.write_monitoring(state.monitored)
-                if is_best or not settings.restore_best:
-                    save_best(run)
+                with run.watch.on("checkpoint"):
+                    run.folder.write_metrics(state.rows)
+                    run.folder.write_monitoring(state.monitored)
+                    if is_best or not settings.restore_best:
+                        save_best(run)
         except Diverged as problem:
             yield rewind(run, stage, updater, problem)
             continue
-        save_last(run, updater)
+        with run.watch.on("checkpoint"):
+            save_last(run, updater)
         yield EpochEnded(state.stage, stage.name, state.epoch, row, is_best)
     reason = "finished" if state.epoch >= stage.epochs else "stopped early"
     seconds = time.perf_counter() - started
@@ -135,7 +140,7 @@ def train_epoch(
     epochs = [each.epochs for each in run.plan.stages]
     loss_sum, num_right, num_clipped, steps = 0.0, 0, 0, len(picks)
     monitor.begin(steps)
-    inputs = source.train_inputs(drawn)
+    inputs = profiled(run, stage, source.train_inputs(drawn))
     for step, (pick, batch) in enumerate(zip(picks, inputs, strict=True)):
         progress = settings.schedule.progress(epochs, run.state.stage, epoch, (step + 0.5) / steps)
         factor, momentum = settings.schedule.at(progress)
@@ -191,6 +196,18 @@ def part_losses(
         done.loss += loss.item() * count
         done.right += int((logits.argmax(dim=1) == labels[part]).sum())
         yield loss * (count / len(labels)) if count < len(labels) else loss
+
+
+def evaluate(run: Run, source: Source, updater: Updater, row: dict[str, Any]) -> bool:
+    """Add what validation says to an epoch's row, and record it; True when it is the best."""
+    state, settings = run.state, run.settings
+    with run.watch.on("evaluation"):
+        refresh_statistics(run, source, updater)
+        row |= validate(run, source, updater.network)
+    is_best = state.record(row, settings.metric, settings.min_delta)
+    value = measured(row, settings.metric)
+    settings.schedule.record(state.plateau, value, settings.min_delta)
+    return is_best
 
 
 def epoch_picks(run: Run, source: Source) -> list[Pick]:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from transferkit.backbones.head import Classifier
 from transferkit.run_folder import RunFolder
+from transferkit.stopwatch import Seconds, Stopwatch
 from transferkit.training.schedules import Plateau
 from transferkit.training.settings import Settings
 from transferkit.training.sources import Material, Sources
@@ -24,7 +25,7 @@ class RunState:
     the best epoch of the run; stage_best: of the current stage; start_best: before this stage.
     halvings: how often the current stage's learning rate was halved because it diverged, the last
     time at epoch `rewound_at`; divergences: what happened each time, in words. monitored: rows of
-    monitoring.csv. plateau: of the performance schedule.
+    monitoring.csv. plateau: of the performance schedule. seconds: spent when this was saved.
     """
 
     stage: int = 0
@@ -40,6 +41,7 @@ class RunState:
     divergences: list[str] = field(default_factory=list)
     monitored: list[dict[str, Any]] = field(default_factory=list)
     plateau: Plateau = field(default_factory=Plateau)
+    seconds: Seconds = field(default_factory=dict)
 
     @staticmethod
     def from_dict(values: dict[str, Any]) -> "RunState":
@@ -102,3 +104,8 @@ class Run:
     def material(self) -> Material:
         """What the run trains on."""
         return self.sources.material
+
+    @property
+    def watch(self) -> Stopwatch:
+        """What counts the run's time."""
+        return self.sources.watch

@@ -19,7 +19,7 @@ class Settings:
     metric: "accuracy", "balanced_accuracy", "loss". restore_best: keep the best weights of a stage,
     not its last. on_divergence: "stop" or "rewind".
     wise_ft: share of the way to interpolate, or "auto"; None for none. accumulate: parts that a
-    batch is computed in.
+    batch is computed in. profile: record some steps.
     """
 
     batch_size: int
@@ -34,6 +34,7 @@ class Settings:
     on_divergence: str = "stop"
     wise_ft: float | str | None = None
     accumulate: int = 1
+    profile: bool = False
 
 
 def loop_settings(config: Config) -> Settings:
@@ -55,6 +56,7 @@ def loop_settings(config: Config) -> Settings:
         on_divergence=training.on_divergence,
         wise_ft=config.averaging.wise_ft,
         accumulate=training.accumulate if isinstance(training.accumulate, int) else 1,
+        profile=training.profile,
     )
 
 

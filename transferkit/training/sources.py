@@ -1,6 +1,5 @@
 """Where the batches of a stage come from: the boundary cache, or the pictures themselves."""
 
-import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -16,7 +15,8 @@ from transferkit.backbones.head import Classifier
 from transferkit.data.index import DatasetIndex
 from transferkit.data.kept import KeptPictures
 from transferkit.data.loader import CLEAN, ViewMaker, ahead
-from transferkit.inference.engine import choose_engine, make_engine
+from transferkit.inference.engine import Engine, choose_engine, make_engine
+from transferkit.stopwatch import Stopwatch
 from transferkit.training.boundary_cache import BoundaryCache, cache_key, make_room, weights_digest
 from transferkit.training.events import Event, Notice, Progress
 from transferkit.training.stages import PlannedStage, StagePlan
@@ -121,7 +121,7 @@ class Sources:
     """Opens the source of each stage of a run; holds the caches that the stages share.
 
     architecture: the backbone's name. base: the deepest boundary that is cached, see `choose_base`.
-    seconds: time spent per part of the work, for the run's timing table.
+    watch: counts what the work takes, part by part.
     """
 
     classifier: Classifier
@@ -130,7 +130,7 @@ class Sources:
     settings: CacheSettings
     device: torch.device
     architecture: str
-    seconds: dict[str, float] = field(default_factory=dict)
+    watch: Stopwatch = field(default_factory=Stopwatch)
     base: int | None = None
     _caches: dict[int, tuple[str, BoundaryCache]] = field(default_factory=dict)
     _kept: KeptPictures | None = None
@@ -245,20 +245,24 @@ class Sources:
         engine_name = choose_engine(self.settings.engine, self.device, self.material.num_rows)
         lists = self.material.view_lists()
         size = self.material.maker.preprocessing
-        example = torch.from_numpy(self.material.make(lists[-1])).expand(
-            2, 3, size.height_px, size.width_px
-        )
-        start = time.perf_counter()
-        engine = make_engine(trunk, example.contiguous(), engine_name, self.device)
-        self._spend("prepare engine", start)
+        with self.watch.on("prepare engine"):
+            example = torch.from_numpy(self.material.make(lists[-1])).expand(
+                2, 3, size.height_px, size.width_px
+            )
+            engine = make_engine(trunk, example.contiguous(), engine_name, self.device)
         if engine.notice:
             yield Notice(engine.notice, warning=True)
-        start = time.perf_counter()
         for images in self._remaining_batches(lists, cache.rows_done):
-            cache.append(engine.run(images))
+            self._append(cache, engine, images)
             yield Progress("frozen trunk", cache.rows_done, cache.num_rows)
-        self._spend("frozen trunk", start)
         return cache
+
+    def _append(self, cache: BoundaryCache, engine: Engine, inputs: Tensor) -> None:
+        """Write what the engine makes of the inputs (n, ...) as the cache's next rows."""
+        with self.watch.on("trunk"):
+            rows = engine.run(inputs)
+        with self.watch.on("cache write"):
+            cache.append(rows)
 
     def _remaining_batches(
         self, lists: list[tuple[int, tuple[int, ...]]], rows_done: int
@@ -276,24 +280,32 @@ class Sources:
             rows_done -= sum(len(numbers) for _, numbers in batches.pop(0))
         made = ahead(self.material.make, (item for batch in batches for item in batch))
         for batch in batches:
-            yield torch.from_numpy(np.concatenate([next(made) for _ in batch]))
+            yield self._gather(made, len(batch))
+
+    def _gather(self, made: Iterator[np.ndarray], count: int) -> Tensor:
+        """Wait for the views (V, 3, H, W) of so many pictures; return them as one batch."""
+        with self.watch.on("pictures"):
+            return torch.from_numpy(np.concatenate([next(made) for _ in range(count)]))
+
+    def _read(self, cache: BoundaryCache, rows: np.ndarray) -> Tensor:
+        with self.watch.on("cache read"):
+            return cache.read(rows)
 
     def _derive(self, base: int, boundary: int) -> Generator[Event, None, BoundaryCache]:
         key, source = self._caches[base]
         cache = self._reopen(boundary, self._derived_key(key, base, boundary))
         if cache.complete:
             return cache
-        start = time.perf_counter()
-        section = self.chain.section(base, boundary)
-        example = source.read(np.array([0, source.num_rows - 1]))
-        engine = make_engine(section, example, self._section_engine(), self.device)
+        with self.watch.on("prepare engine"):
+            section = self.chain.section(base, boundary)
+            example = source.read(np.array([0, source.num_rows - 1]))
+            engine = make_engine(section, example, self._section_engine(), self.device)
         if engine.notice:
             yield Notice(engine.notice, warning=True)
         while not cache.complete:
             stop = min(cache.num_rows, cache.rows_done + DERIVATION_ROWS)
-            cache.append(engine.run(source.read(np.arange(cache.rows_done, stop))))
+            self._append(cache, engine, self._read(source, np.arange(cache.rows_done, stop)))
             yield Progress("blocks above the trunk", cache.rows_done, cache.num_rows)
-        self._spend("blocks above the trunk", start)
         return cache
 
     def _reopen(self, boundary: int, key: str) -> BoundaryCache:
@@ -315,11 +327,12 @@ class Sources:
 
         def train_inputs(picks: Iterable[Pick]) -> Iterator[Tensor]:
             for positions, numbers in picks:
-                yield cache.read(positions * views + numbers)
+                yield self._read(cache, positions * views + numbers)
 
         def val_inputs() -> Iterator[Tensor]:
             for start in range(first_val, cache.num_rows, DERIVATION_ROWS):
-                yield cache.read(np.arange(start, min(cache.num_rows, start + DERIVATION_ROWS)))
+                stop = min(cache.num_rows, start + DERIVATION_ROWS)
+                yield self._read(cache, np.arange(start, stop))
 
         return Source(network, train_inputs, val_inputs, cached=True, num_views=views)
 
@@ -332,14 +345,13 @@ class Sources:
             items = [(int(train[i]), (int(v),)) for pick in pairs for i, v in pick]
             made = ahead(make, items)
             for pick in pairs:
-                yield torch.from_numpy(np.concatenate([next(made) for _ in pick]))
+                yield self._gather(made, len(pick))
 
         def val_inputs() -> Iterator[Tensor]:
             items = [(int(p), (CLEAN,)) for p in self.material.val]
             made = ahead(make, items)
             for start in range(0, len(items), EXTRACTION_ROWS):
-                count = min(EXTRACTION_ROWS, len(items) - start)
-                yield torch.from_numpy(np.concatenate([next(made) for _ in range(count)]))
+                yield self._gather(made, min(EXTRACTION_ROWS, len(items) - start))
 
         views = self.material.live_views
         return Source(self.classifier, train_inputs, val_inputs, cached=False, num_views=views)
@@ -353,6 +365,3 @@ class Sources:
             except OSError:  # it only saves time
                 return None
         return self._kept
-
-    def _spend(self, part: str, start: float) -> None:
-        self.seconds[part] = self.seconds.get(part, 0.0) + time.perf_counter() - start

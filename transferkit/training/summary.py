@@ -15,6 +15,7 @@ class StageSummary:
     seconds_per_epoch: of training alone, mean; pictures_per_second: training pictures in the same.
     best_accuracy: best on validation, 0..1. reason: "finished", "stopped early", "skipped: ...".
     clipped: share of the steps whose gradients were clipped, 0..1; None without clipping.
+    parts: seconds by part of the work ("pictures", "trunk", "training", ...).
     """
 
     name: str
@@ -26,6 +27,7 @@ class StageSummary:
     best_accuracy: float
     reason: str = "finished"
     clipped: float | None = None
+    parts: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,8 @@ class RunSummary:
     """A whole run. metrics: of the best weights on validation (accuracy, log_loss, ...).
 
     head_only_accuracy: what the head-only stage reached, None when there was none.
-    parts: seconds by part of the work ("scan", "extract", ...). files: what lies where.
+    seconds: from the start of the command, and of those before it that it resumed. parts: the same
+    by part of the work, stages included. files: what lies where.
     wise_ft: share of the way from before unfreezing to after it, None without interpolation.
     diagnosis: what went wrong inside the network, and what to try; empty when nothing was seen.
     """
