@@ -40,9 +40,10 @@ METHODS: dict[str, tuple[str, ...]] = {
     "gan": ("--method", "gan"),
     "same-or-different": ("--method", "same-or-different", *VIEWS),
     "rbm": ("--method", "rbm"),
+    "stacked": ("--method", "autoencoder", "--variant", "stacked", "--lr", "1e-3"),
 }
 """Name in the table -> options of `transferkit pretrain`."""
-ON_MLP = ("rbm",)
+ON_MLP = ("rbm", "stacked")
 TUNING = ("--augment", "light", "--patience", "1000", "--block-decay", "1")
 """Of every fine-tuning; all layers learn at one rate, as from scratch."""
 
