@@ -7,7 +7,7 @@ from safetensors.numpy import load_file
 
 from transferkit.csv_rows import from_csv
 from transferkit.errors import UserError
-from transferkit.row_files import ArrayFile, open_rows, partial_path
+from transferkit.row_files import ArrayFile, open_rows, part_path, partial_path
 
 NAMES = ["path", "label", "entropy", "error"]
 ODD = ['a,"b".png', "new\nline.png", "=formula.png", "é.png", "plain.png"]
@@ -86,3 +86,38 @@ def test_an_array_is_a_safetensors_file(tmp_path: Path) -> None:
     found = load_file(tmp_path / "a.safetensors")["samples"]
     assert np.array_equal(found[[0, 2]], values[[0, 2]])
     assert np.isnan(found[1]).all()
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
+def test_parts_make_the_file_of_one_job(tmp_path: Path, suffix: str) -> None:
+    batches = [rows(ODD[:2]), rows(ODD[2:4]), rows(ODD[4:])]
+    whole, put = tmp_path / f"whole{suffix}", tmp_path / f"put{suffix}"
+    parts = [part_path(put, number, 3) for number in range(3)]
+    assert parts[0].name == f"put.part-1-of-3{suffix}"
+    for path, own in ((whole, batches), (parts[0], batches[:2]), (parts[1], batches[2:])):
+        table = open_rows(path, NAMES, go_on=False)
+        for batch in own:
+            table.write(batch)
+        table.close(whole=True)
+    open_rows(parts[2], NAMES, go_on=False).close(whole=True)  # nothing was left for the third
+    table = open_rows(put, NAMES, go_on=False)
+    for part in parts:
+        table.append(part)
+    table.close(whole=True)
+    assert put.read_bytes() == whole.read_bytes()
+
+
+def test_parts_make_the_array_of_one_job(tmp_path: Path) -> None:
+    values = np.random.default_rng(0).normal(size=(5, 2, 3)).astype(np.float32)
+    whole, put = tmp_path / "whole.safetensors", tmp_path / "put.safetensors"
+    parts = [part_path(put, number, 2) for number in range(2)]
+    for path, own in ((whole, values), (parts[0], values[:3]), (parts[1], values[3:])):
+        file = ArrayFile(path, "samples", own.shape, {"seed": "1"})
+        for row in own:
+            file.write(row)
+        file.close(whole=True)
+    file = ArrayFile(put, "samples", values.shape, {"seed": "1"})
+    for part in parts:
+        file.append(part)
+    file.close(whole=True)
+    assert put.read_bytes() == whole.read_bytes()

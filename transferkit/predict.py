@@ -3,17 +3,18 @@
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from transferkit import processes
 from transferkit.atomic_write import disk_error
 from transferkit.config import Predict
 from transferkit.data.index import list_images
-from transferkit.errors import usage_error
+from transferkit.errors import UserError, usage_error
 from transferkit.inference.decide import Rules, make_rules
 from transferkit.inference.members import (
     Batch,
@@ -28,7 +29,7 @@ from transferkit.inference.select import Pool, score_by
 from transferkit.inference.uncertainty import Uncertainty, measure
 from transferkit.overlays import Overlays, open_overlays, write_overlays
 from transferkit.recipes import config_of
-from transferkit.row_files import SUFFIXES, ArrayFile, RowFile, open_rows
+from transferkit.row_files import SUFFIXES, ArrayFile, RowFile, open_rows, part_path
 from transferkit.run_folder import RunFolder, open_run
 from transferkit.training.events import Event, Notice, Progress
 
@@ -96,6 +97,12 @@ def check_outputs(outputs: Outputs, options: Predict, num_runs: int) -> None:
         raise usage_error("--select looks at all pictures: leave --skip-existing out")
     if outputs.samples is not None and not samples:
         raise usage_error("--save-samples needs samples", "", "add --mc-dropout or --tta 8")
+    if processes.count() > 1:
+        if outputs.rows is None:
+            raise usage_error("several processes predict into a file: name it with --output")
+        for flag, given in (("--select", options.select), ("--saliency", outputs.saliency)):
+            if given is not None:
+                raise usage_error(f"{flag} runs in one process, not in {processes.count()}")
 
 
 def list_pictures(sources: Sequence[str], lines: Iterable[str]) -> list[Path]:
@@ -113,7 +120,7 @@ def open_job(
 
     sources: files, folders, patterns; "-" stands for `lines`, one path in each.
     """
-    files = list_pictures(sources, lines)
+    files = processes.from_first(list_pictures, sources, lines)
     flip = "recipe" not in folders[0].files or config_of(folders[0]).augment.flip
     members = open_members(folders, options, len(files), flip)
     sampled = max(options.mc_dropout, 1) * max(options.tta, 1) * len(members)
@@ -134,11 +141,16 @@ def predict(job: Job, outputs: Outputs, show: Show) -> Iterator[dict[str, Any]]:
 
     With `options.select` the rows are the selected pictures with their rank and score.
     Rows of an earlier job are not made again with `outputs.skip_existing`.
+    Of several processes each yields the rows of its own block of pictures.
     """
     if job.rules.note:
         show(Notice(job.rules.note))
+    way = select if job.options.select else stream
     try:
-        yield from select(job, outputs, show) if job.options.select else stream(job, outputs, show)
+        yield from (way if processes.count() == 1 else shared_out)(job, outputs, show)
+    except processes.LostProcess as error:
+        remedy = "go on with the same command and --skip-existing"
+        raise processes.LostProcess(error.what, error.where, remedy) from None
     except OSError as error:
         places = (outputs.rows, outputs.features, outputs.samples, outputs.copy_to)
         place = next((p for p in (*places, outputs.saliency) if p is not None), Path())
@@ -176,9 +188,67 @@ def stream(job: Job, outputs: Outputs, show: Show) -> Iterator[dict[str, Any]]:
             done += len(reads)
             show(Progress("pictures", done, len(files)))
         whole = True
+        unlike = [path for paths in processes.from_all(unlike) for path in paths]
         if unlike:
             text = f"{unlike[0]} and others are" if len(unlike) > 1 else f"{unlike[0]} is"
             show(Notice(f"{text} unlike the training data (column ood above 1)", warning=True))
+
+
+def shared_out(job: Job, outputs: Outputs, show: Show) -> Iterator[dict[str, Any]]:
+    """Predict this process's block of the pictures; the first one puts all blocks together.
+
+    Blocks consist of whole batches, so that the numbers, and the files, are those of one process.
+    """
+    assert outputs.rows is not None
+    files, size, number = job.files, job.options.batch_size, processes.count()
+    if outputs.skip_existing:
+        done = processes.from_first(done_already, outputs.rows, job.names)
+        files = [file for file in files if str(file) not in done]
+    starts = processes.share(range(0, len(files), size))
+    block = [file for start in starts for file in files[start : start + size]]
+    own = parts(outputs, processes.rank(), number)
+    assert own.rows is not None
+    if outputs.skip_existing and not done_already(own.rows, job.names) <= set(map(str, block)):
+        raise UserError(
+            f"cannot go on with {own.rows}: it is of other pictures",
+            "these are not the pictures of the job that began it",
+            "remove it, or leave --skip-existing out",
+        )
+    yield from stream(replace(job, files=block), own, show)
+    processes.from_all(None)  # every part is there
+    processes.from_first(put_together, job, outputs, len(files), number)
+
+
+def done_already(path: Path, names: Sequence[str]) -> set[str]:
+    """Return the paths whose rows an earlier job has written."""
+    table = open_rows(path, names, go_on=True)
+    table.close(whole=False)
+    return table.done
+
+
+def parts(outputs: Outputs, number: int, count: int) -> Outputs:
+    """Return where process `number` of `count` writes what belongs into the outputs."""
+
+    def part(path: Path | None) -> Path | None:
+        return path and part_path(path, number, count)
+
+    rows, samples, features = map(part, (outputs.rows, outputs.samples, outputs.features))
+    return replace(outputs, rows=rows, samples=samples, features=features)
+
+
+def put_together(job: Job, outputs: Outputs, count: int, number: int) -> None:
+    """Make the outputs of the parts of all `number` processes, `count` new rows in all."""
+    assert outputs.rows is not None
+    found = [parts(outputs, each, number) for each in range(number)]
+    table = open_rows(outputs.rows, job.names, outputs.skip_existing)
+    whole: dict[str, RowFile | ArrayFile] = {"rows": table, **open_arrays(job, outputs, count)}
+    for name, file in whole.items():
+        pieces = [getattr(part, name) for part in found]
+        for piece in pieces:
+            file.append(piece)
+        file.close(whole=True)
+        for piece in pieces:
+            piece.unlink()
 
 
 def select(job: Job, outputs: Outputs, show: Show) -> Iterator[dict[str, Any]]:

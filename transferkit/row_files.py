@@ -8,6 +8,7 @@ import contextlib
 import csv
 import json
 import os
+import shutil
 import struct
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,6 +21,7 @@ from transferkit.errors import UserError, usage_error
 from transferkit.strict_json import strict_json
 
 SUFFIXES = (".csv", ".jsonl", ".parquet")
+SAFE: Any = {"errors": "backslashreplace"}
 
 
 class RowFile(Protocol):
@@ -29,6 +31,9 @@ class RowFile(Protocol):
 
     def write(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Add rows; they last when this returns."""
+
+    def append(self, part: Path) -> None:
+        """Add the rows of another file of this kind and of the same columns."""
 
     def close(self, whole: bool) -> None:
         """Stop; `whole` puts the file in its place, else it stays partial."""
@@ -73,6 +78,13 @@ class TextFile:
             lines = [strict_json(row) for row in rows]
         self._append("".join(f"{line}\n" for line in lines))
 
+    def append(self, part: Path) -> None:
+        """Add the bytes of another file; a CSV's begin after its header."""
+        with part.open("rb") as file:
+            file.seek(len(f"{csv_line(self.columns)}\n".encode(**SAFE)) if self.is_csv else 0)
+            shutil.copyfileobj(file, self._file)
+        self._append("")
+
     def close(self, whole: bool) -> None:
         """Close; when the job is `whole`, put the file in its place."""
         self._file.close()
@@ -80,7 +92,7 @@ class TextFile:
             os.replace(self.partial, self.path)
 
     def _append(self, text: str) -> None:
-        self._file.write(text.encode(errors="backslashreplace"))
+        self._file.write(text.encode(**SAFE))
         self._file.flush()
         os.fsync(self._file.fileno())
 
@@ -137,11 +149,18 @@ class ParquetFile:
         self.path, self.partial = path, partial_path(path)
         self.done: set[str] = set()
         self._table = pyarrow.Table
+        self._open = pyarrow.parquet.ParquetFile
         self._writer = pyarrow.parquet.ParquetWriter(self.partial, self._schema)
 
     def write(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Add a row group."""
         self._writer.write_table(self._table.from_pylist(list(rows), schema=self._schema))
+
+    def append(self, part: Path) -> None:
+        """Add the row groups of another file."""
+        with self._open(part) as file:
+            for number in range(file.num_row_groups):
+                self._writer.write_table(file.read_row_group(number))
 
     def close(self, whole: bool) -> None:
         """Write the index; a job that is not `whole` leaves nothing."""
@@ -179,6 +198,13 @@ class ArrayFile:
         values = np.full(self._row_shape, np.nan) if row is None else row
         self._file.write(np.ascontiguousarray(values, dtype="<f4").tobytes())
 
+    def append(self, part: Path) -> None:
+        """Add the rows of another such file."""
+        with part.open("rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            file.seek(8 + length)
+            shutil.copyfileobj(file, self._file)
+
     def close(self, whole: bool) -> None:
         """Put the file in its place when it is `whole`, else remove it."""
         self._file.close()
@@ -203,3 +229,8 @@ def end_of_whole_rows(file: BinaryIO, quoted: bool) -> int:
         if line.endswith(b"\n") and quotes % 2 == 0:
             end = position
     return end
+
+
+def part_path(path: Path, number: int, count: int) -> Path:
+    """Return where process `number` (from 0) of `count` writes its part of a file."""
+    return path.with_name(f"{path.stem}.part-{number + 1}-of-{count}{path.suffix}")

@@ -13,10 +13,15 @@ from typing import Any
 
 import pytest
 
+from transferkit import processes
+from transferkit.config import Predict
+from transferkit.errors import UserError
+from transferkit.predict import Outputs, check_outputs
 from transferkit.run_folder import RunFolder
 
 Cli = Callable[..., Any]
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+ROWS = Path("rows.csv")
 BACKBONE = ("--backbone", "test_efficientnet", "--image-size", "32")
 
 
@@ -129,3 +134,38 @@ def test_commands_of_one_process_are_refused(
         "error: report runs in one process, not in 2",
         "start it without torchrun or srun; together they can finetune, pretrain, predict",
     ]
+
+
+def test_prediction_goes_on_with_parts_and_writes_the_file_of_one_process(
+    run: Path, pictures: Path, cli: Cli
+) -> None:
+    Path("torn.png").write_bytes(b"no picture")
+    job = ("predict", run, pictures, "torn.png", "--set", "predict.batch_size=4")
+    assert cli(*job, "-o", "one.csv").code == 0
+    whole = Path("one.csv").read_bytes()
+    lines = whole.splitlines(keepends=True)
+    Path("two.part-1-of-2.csv.partial").write_bytes(b"".join(lines[:5]) + lines[5][:9])  # killed
+    ended = as_by_srun(*job, "-o", "two.csv", "--skip-existing")
+    assert ended.codes == [0, 0], ended.err
+    assert "4 pictures were done already" in ended.out[0]
+    assert f"{len(lines) - 5} rows written to two.csv" in ended.out[0]
+    assert ended.out[1] == ended.err[1] == ""
+    assert Path("two.csv").read_bytes() == whole
+    assert {path.name for path in Path().iterdir()} == {"torn.png", "one.csv", "two.csv"}
+
+
+@pytest.mark.parametrize(
+    ("outputs", "options", "what"),
+    [
+        (Outputs(), Predict(), "several processes predict into a file: name it with --output"),
+        (Outputs(ROWS), Predict(select=3), "--select runs in one process, not in 2"),
+        (Outputs(ROWS, saliency=Path("s")), Predict(), "--saliency runs in one process, not in 2"),
+    ],
+)
+def test_what_cannot_be_predicted_in_parts_is_refused(
+    outputs: Outputs, options: Predict, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processes, "count", lambda: 2)
+    with pytest.raises(UserError, match=what) as caught:
+        check_outputs(outputs, options, 1)
+    assert caught.value.exit_code == 2

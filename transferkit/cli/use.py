@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from transferkit import console
+from transferkit import console, processes
 from transferkit.cli.app import Debug, Json, RunArgument, app, live_view
 from transferkit.cli.options import Sets, given_flags, with_predict_options
 from transferkit.config.predict import DECIDING
@@ -66,11 +66,12 @@ def predict(
     **flags: Any,
 ) -> None:
     """Classify pictures, and say how sure that is."""
-    with live_view(json or output is None) as view:
+    with live_view(json or output is None) as view, processes.joined():
         from transferkit.embed import embed_instead
         from transferkit.predict import Outputs
 
-        wanted = save_features if saliency is None else None  # these need a classifier
+        classifying = saliency is not None or processes.count() > 1
+        wanted = None if classifying else save_features
         if embedded := embed_instead(run, images, wanted, view.show):
             console.print_lines([embedded])
             return
@@ -84,17 +85,33 @@ def predict(
             count += 1
             read_any = read_any or not row["error"]
             reason = reason or row["error"]
+        count, read_any, reason = of_all(count, read_any, reason)
+    if not processes.is_first():
+        return
     reason = reason or (kept[0]["error"] if kept else "")
     if json:
         console.print_json({"predictions": kept, "rows": count, "output": output})
     elif output is not None:
         console.print_lines([f"{count} rows written to {output}"])
     else:
-        (selection_table if options.select else prediction_table)(kept)
-        if count > len(kept):
-            console.print_lines([f"and {count - len(kept):,} more: write them all with --output"])
+        show_rows(kept, count, selection_table if options.select else prediction_table)
     if count and not read_any:
         require_some(reason, json)
+
+
+def show_rows(
+    kept: list[dict[str, Any]], count: int, table: Callable[[list[dict[str, Any]]], None]
+) -> None:
+    """Print a table of the rows that were kept, and how many there are besides."""
+    table(kept)
+    if count > len(kept):
+        console.print_lines([f"and {count - len(kept):,} more: write them all with --output"])
+
+
+def of_all(count: int, read_any: bool, reason: str) -> tuple[int, bool, str]:
+    """Put together what all processes say of their rows."""
+    counts, reads, reasons = zip(*processes.from_all((count, read_any, reason)), strict=True)
+    return sum(counts), any(reads), next(filter(None, reasons), "")
 
 
 def start(
@@ -110,6 +127,8 @@ def start(
     from transferkit.recipes import predict_options
 
     if exported.is_exported(Path(run)):
+        if processes.count() > 1:
+            raise usage_error("an exported model runs in one process", "", "name the run folder")
         options = exported.exported_options(*typed, outputs)
         sources = (images, sys.stdin)
         return options, exported.predict_exported(Path(run), sources, options, outputs, show)
