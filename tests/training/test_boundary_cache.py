@@ -53,6 +53,36 @@ def test_what_is_written_is_read(tmp_path: Path, dtype: str) -> None:
         assert torch.equal(found, expected[picks])
 
 
+@pytest.mark.parametrize(("file", "row_bytes"), [("rows.bin", 4 * 30), ("sums.bin", 4)])
+def test_a_damaged_row_and_all_after_it_are_computed_again(
+    tmp_path: Path, file: str, row_bytes: int
+) -> None:
+    data = rows(10)
+    with BoundaryCache(tmp_path / "c", 10, SHAPE, "float32") as cache:
+        cache.append(data)
+    path = tmp_path / "c" / file
+    damaged = bytearray(path.read_bytes())
+    damaged[6 * row_bytes + 1] ^= 4  # one bit
+    path.write_bytes(damaged)
+    with BoundaryCache(tmp_path / "c", 10, SHAPE, "float32") as again:
+        assert (again.rows_done, again.complete) == (6, False)
+        again.append(data[6:])
+        assert torch.equal(again.read(np.arange(10)), data)
+    with BoundaryCache(tmp_path / "c", 10, SHAPE, "float32") as mended:
+        assert mended.complete
+
+
+@pytest.mark.parametrize("file", ["rows.bin", "sums.bin"])
+def test_what_was_cut_off_is_computed_again(tmp_path: Path, file: str) -> None:
+    data = rows(10)
+    with BoundaryCache(tmp_path / "c", 10, SHAPE, "float32") as cache:
+        cache.append(data)
+    path = tmp_path / "c" / file
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2 + 1])
+    with BoundaryCache(tmp_path / "c", 10, SHAPE, "float32") as again:
+        assert again.rows_done == 5
+
+
 def test_pages_are_given_back_and_read_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,8 +1,8 @@
 """Activations at the frozen boundary, kept on disk: computed once, read in every epoch.
 
 A cache is a folder named by a hash of all that its numbers depend on (`cache_key`), holding one
-flat file of equally sized rows and a small JSON file that says how many are complete, so that an
-interrupted fill goes on where it ended.
+flat file of equally sized rows, their checksums, and a small JSON file that says how many are
+complete, so that an interrupted fill goes on where it ended, and a damaged one where the damage is.
 """
 
 import contextlib
@@ -12,6 +12,7 @@ import json
 import mmap
 import os
 import shutil
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ try:
 except ImportError:  # Windows: no advisory locks; two runs should not share a cache folder there
     fcntl = None  # type: ignore[assignment]
 
-FORMAT = 1
+FORMAT = 2
 FORGET_BYTES = 64 * 2**20
 """Pages read through the map count as resident; they are handed back after this many bytes."""
 
@@ -68,6 +69,7 @@ class BoundaryCache:
             self._lock = open(folder / "lock", "a")  # noqa: SIM115 (held as long as the cache)
             self._file = os.open(folder / "rows.bin", os.O_RDWR | os.O_CREAT, 0o644)
             os.truncate(self._file, self.num_rows * self.row_bytes)
+            self._sums = os.open(folder / "sums.bin", os.O_RDWR | os.O_CREAT, 0o644)
             os.utime(folder)  # the least recently opened cache is the first to make room
         except OSError as error:
             raise cache_error(folder, error) from None
@@ -96,7 +98,18 @@ class BoundaryCache:
         except (OSError, ValueError):
             return 0
         same = state.get("shape") == list(self.shape) and state.get("num_rows") == self.num_rows
-        return int(state["rows_done"]) if same and state.get("dtype") == str(self.dtype) else 0
+        if not same or state.get("dtype") != str(self.dtype):
+            return 0
+        return self._intact(int(state["rows_done"]))
+
+    def _intact(self, rows_done: int) -> int:
+        """Return how many of the first rows have the bytes that were written."""
+        data = os.pread(self._sums, 4 * rows_done, 0)
+        sums = np.frombuffer(data, np.uint32, len(data) // 4)
+        for row, expected in enumerate(sums):
+            if zlib.crc32(os.pread(self._file, self.row_bytes, row * self.row_bytes)) != expected:
+                return row
+        return len(sums)
 
     def append(self, rows: Tensor) -> None:
         """Write the next rows (n, *shape) and record them as done.
@@ -108,12 +121,10 @@ class BoundaryCache:
             values = rows.numpy().astype(self.dtype, copy=False)
         if not np.isfinite(values).all():
             raise unfit_values(rows, str(self.dtype))
-        data = memoryview(values.tobytes())
-        offset = self.rows_done * self.row_bytes
+        sums = np.array([zlib.crc32(row.tobytes()) for row in values], np.uint32)
         try:
-            while data:
-                written = os.pwrite(self._file, data, offset)
-                data, offset = data[written:], offset + written
+            write_at(self._file, values.tobytes(), self.rows_done * self.row_bytes)
+            write_at(self._sums, sums.tobytes(), self.rows_done * sums.itemsize)
             self.rows_done += len(rows)
             state = {
                 "rows_done": self.rows_done,
@@ -150,9 +161,10 @@ class BoundaryCache:
             with contextlib.suppress(BufferError):
                 self._map.close()
             self._map = None
-        if self._file >= 0:
-            os.close(self._file)
-            self._file = -1
+        for descriptor in (self._file, self._sums):
+            if descriptor >= 0:
+                os.close(descriptor)
+        self._file = self._sums = -1
         self._lock.close()
 
     def __enter__(self) -> "BoundaryCache":
@@ -160,6 +172,14 @@ class BoundaryCache:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+
+def write_at(descriptor: int, data: bytes, offset: int) -> None:
+    """Write all of the data at an offset of a file. Raises OSError."""
+    left = memoryview(data)
+    while left:
+        written = os.pwrite(descriptor, left, offset)
+        left, offset = left[written:], offset + written
 
 
 def unfit_values(rows: Tensor, dtype: str) -> UserError:
