@@ -16,7 +16,8 @@ DISCRIMINATOR, GENERATOR = "discriminator", "generator"
 SHOWN_ROWS, SHOWN_COLUMNS = 4, 8
 R1_GAMMA = 1.0
 """Weight of the gradient penalty at 32 px; it grows with the number of pixels."""
-WIDEST, NARROWEST, SMALLEST_PX = 256, 32, 8
+WIDEST, NARROWEST, SMALLEST_PX = 256, 16, 8
+"""Channels of the generator's first maps at most, of its last at least; side of its first maps."""
 ALIKE = 0.25
 """Samples that vary by less than this share of what pictures do are a sign of mode collapse."""
 ONE_SIDED = 0.98
@@ -31,12 +32,12 @@ class Generator(nn.Module):
     Convolutional Generative Adversarial Networks", ICLR 2016, section 3.
     """
 
-    def __init__(self, latent: int, height_px: int, width_px: int) -> None:
+    def __init__(self, latent: int, height_px: int, width_px: int, widest: int = WIDEST) -> None:
         super().__init__()
         doublings = max(1, math.floor(math.log2(min(height_px, width_px) / SMALLEST_PX)) + 1)
         self.start = (math.ceil(height_px / 2**doublings), math.ceil(width_px / 2**doublings))
         self.size_px = (height_px, width_px)
-        now = WIDEST
+        now = widest
         self.first = nn.Linear(latent, now * self.start[0] * self.start[1], bias=False)
         layers: list[nn.Module] = [nn.BatchNorm2d(now), nn.ReLU()]
         for _ in range(doublings):
@@ -126,7 +127,8 @@ def gan(encoder: Encoder, options: Pretraining, seed: int) -> Method:
     size = encoder.preprocessing
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        generator = Generator(options.latent, size.height_px, size.width_px)
+        wide = min(WIDEST, max(NARROWEST, encoder.num_features))  # a match for the other side
+        generator = Generator(options.latent, size.height_px, size.width_px, wide)
         for module in generator.modules():
             if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
                 nn.init.normal_(module.weight, 0, 0.02)
