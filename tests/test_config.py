@@ -32,7 +32,7 @@ def other_value(item: OptionField) -> Any:
     kinds = get_args(kind) if type(None) in get_args(kind) else (kind,)
     kind = next(k for k in kinds if k is not type(None))
     special: dict[str, Any] = {"cache.budget": "3GB", "data.background": "black"}
-    special |= {"pretraining.budget": "20m", "pretraining.projection": 64}
+    special |= {"pretraining.budget": "20m", "training.budget": "20m", "pretraining.projection": 64}
     special |= {"backbone.image_size": 64, "optimizer.name": "sgd"}
     special |= {"backbone.initializer": "he_uniform", "head.initializer": "he_uniform"}
     special |= {"head.classifier_initializer": "normal:0.1", "head.dropout": [0.5]}

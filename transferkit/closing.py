@@ -7,6 +7,7 @@ from transferkit.run_folder import RunFolder
 from transferkit.session import Session
 from transferkit.stopwatch import by_part
 from transferkit.training.diagnosis import diagnose
+from transferkit.training.loop import NO_TIME, NOT_IMPROVED
 from transferkit.training.run import Run
 from transferkit.training.summary import RunSummary, StageSummary
 
@@ -52,16 +53,18 @@ def stage_summary(
     rows: list[dict[str, Any]] = [row for row in run.state.rows if row["stage"] == number]
     stage = run.plan.stages[number]
     train_s = sum(row["seconds"] for row in rows)
+    epochs = run.epochs[number]
+    trained = min(epochs, len(rows))  # the last epoch of a budget may be run in part
     if not rows:
-        reason = "skipped: the stage before did not improve validation"
+        reason = f"skipped: {NO_TIME if run.budget else NOT_IMPROVED}"
     else:
-        reason = "finished" if len(rows) == stage.epochs else "stopped early"
+        reason = "finished" if len(rows) >= epochs else "stopped early"
     return StageSummary(
         name=stage.name,
         epochs=len(rows),
         seconds=sum(parts.values()),
-        seconds_per_epoch=train_s / len(rows) if rows else 0.0,
-        pictures_per_second=num_pictures * len(rows) / train_s if train_s else 0.0,
+        seconds_per_epoch=train_s / trained if rows else 0.0,
+        pictures_per_second=num_pictures * trained / train_s if train_s else 0.0,
         cached=bool(rows and rows[0]["cached"]),
         best_accuracy=max((row["val_accuracy"] for row in rows), default=float("nan")),
         reason=reason,

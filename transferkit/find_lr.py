@@ -49,7 +49,7 @@ def find_lr(
 def measure(session: Session, folder: RunFolder, tried: Range, show: Show) -> RangeTest:
     """Run the range test of a session's first stage. folder: not written to."""
     recalibrate(session, show)  # as before the run itself
-    for notice in session.sources.choose_base(session.plan):
+    for notice in session.sources.choose_base(session.used_plan):
         show(notice)
     events = range_test(make_run(session, folder), session.plan.stages[0], tried)
     while True:

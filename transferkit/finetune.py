@@ -8,6 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from transferkit.budget import choose, take
 from transferkit.closing import summarize
 from transferkit.config import Config
 from transferkit.errors import usage_error
@@ -29,12 +30,14 @@ from transferkit.run_life import (
 )
 from transferkit.session import Session, make_run, prepare, recalibrate
 from transferkit.stopwatch import Stopwatch
+from transferkit.training.budget import Budget
 from transferkit.training.checkpoints import continue_run
 from transferkit.training.events import Event, Notice, StageEnded, StageStarted
 from transferkit.training.interpolation import interpolate
 from transferkit.training.loop import fit
 from transferkit.training.run import Run
 from transferkit.training.summary import RunSummary
+from transferkit.units import parse_duration
 from transferkit.validation import Validation, validate
 
 Show = Callable[[Event], None]
@@ -57,12 +60,26 @@ def finetune(
         session = prepare(absolute_paths(config), show, watch)
         with session.watch.on("measuring"):
             resolve_parts(session, show)
+        plan_budget(session, folder, show)
         if config.training.lr == "auto":
             with session.watch.on("range test"):
                 resolve_rate(session, folder, show)
         folder.write_recipe(to_toml(session.config))
         folder.write_json("data", data_description(session))
         return train(session, folder, show)
+
+
+def plan_budget(session: Session, folder: RunFolder, show: Show) -> None:
+    """Measure and choose what fits the budget of time, if there is one, and keep the choice."""
+    text = session.config.training.budget
+    if text is None:
+        return
+    with session.watch.on("measuring"):
+        notice = choose(session, parse_duration(text))
+    show(notice)
+    folder.log(notice.text)
+    assert session.budget is not None
+    folder.write_json("budget", session.budget.to_dict())
 
 
 def resume(path: Path, show: Show, watch: Stopwatch | None = None) -> RunSummary:
@@ -77,6 +94,8 @@ def resume(path: Path, show: Show, watch: Stopwatch | None = None) -> RunSummary
         raise usage_error(f"{path} is a pretraining run", "", remedy)
     config = config_of(folder)
     session = prepare(config, show, watch)
+    if (planned := folder.read_json("budget")) is not None:
+        take(session, Budget.from_dict(planned))
     if known is None:
         folder.write_json("data", data_description(session))
     else:
@@ -100,7 +119,7 @@ def run_plan(session: Session, folder: RunFolder, show: Show) -> RunSummary:
     if continue_run(run):
         stage = session.plan.stages[run.state.stage]
         show(Notice(f"resuming in stage {stage.name} after epoch {run.state.epoch}"))
-    for notice in session.sources.choose_base(session.plan):
+    for notice in session.sources.choose_base(session.used_plan):
         show(notice)
     for event in fit(run):
         show(event)

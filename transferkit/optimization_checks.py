@@ -5,6 +5,7 @@ from dataclasses import fields
 from typing import Any
 
 from transferkit.config import Config, OptimizerOptions, Training
+from transferkit.units import parse_duration
 
 SCHEDULE_USES = {
     "power": ("power", "period"),
@@ -161,6 +162,32 @@ def interpolation_problems(config: Config) -> list[str]:
             "blocks: it goes back towards the weights after that stage"
         ]
     return []
+
+
+def budget_problems(config: Config) -> list[str]:
+    """Say what a budget of time decides itself, or keeps no time for."""
+    training, usual = config.training, Training()
+    if training.budget is None:
+        return []
+    found = []
+    try:
+        parse_duration(training.budget)
+    except ValueError as error:
+        found.append(f"training.budget {error}")
+    if config.stages:
+        found.append(
+            "stages have no effect with training.budget, which chooses them: leave one out"
+        )
+    found += [
+        f"training.{name} has no effect with training.budget, which chooses it: leave one out"
+        for name in ("depth", "head_epochs", "block_epochs", "full_epochs")
+        if getattr(training, name) != getattr(usual, name)
+    ]
+    if config.averaging.wise_ft is not None:
+        found.append("averaging.wise_ft would go on after the time of training.budget")
+    if config.averaging.swa:
+        found.append("averaging.swa must know the last epoch, which training.budget does not")
+    return found
 
 
 def trains_head_alone(config: Config) -> bool:

@@ -1,30 +1,31 @@
 """The verb `plan`: what `finetune` would do, and how long it would take, without doing it."""
 
-import time
 from collections.abc import Callable
 
-import numpy as np
-import torch
-from torch import nn
-
+from transferkit.budget import choose
 from transferkit.config import Config
-from transferkit.data.loader import CLEAN
-from transferkit.inference.engine import choose_engine, make_engine
 from transferkit.session import Session, prepare
+from transferkit.speed import forward_seconds, seconds_per_picture, train_seconds, trunk_seconds
+from transferkit.stopwatch import Stopwatch
 from transferkit.training.events import Event
-from transferkit.training.sources import FrozenTrunk
 from transferkit.training.stages import PlannedStage, apply_stage
 from transferkit.training.summary import PlanRow
+from transferkit.units import parse_duration
 
-SAMPLE = 16  # pictures measured
 
+def plan(
+    config: Config, show: Callable[[Event], None], watch: Stopwatch | None = None
+) -> tuple[list[PlanRow], list[str]]:
+    """Return the plan's rows, with expected times from a short measurement, and its notices.
 
-def plan(config: Config, show: Callable[[Event], None]) -> tuple[list[PlanRow], list[str]]:
-    """Return the plan's rows, with expected times from a short measurement, and its notices."""
-    session = prepare(config, show)
+    watch: counts the time from the start of the command, which a budget of time counts as well.
+    """
+    session = prepare(config, show, watch)
     notices = []
     if config.training.lr == "auto":
         notices = ["finetune finds the first rate by a range test; shown is the usual one"]
+    if config.training.budget is not None:
+        return budget_rows(session, parse_duration(config.training.budget), notices)
     notices += [notice.text for notice in session.sources.choose_base(session.plan)]
     picture_s = seconds_per_picture(session)
     rows, cached_before = [], False
@@ -35,6 +36,21 @@ def plan(config: Config, show: Callable[[Event], None]) -> tuple[list[PlanRow], 
     return rows, notices
 
 
+def budget_rows(
+    session: Session, limit_s: float, notices: list[str]
+) -> tuple[list[PlanRow], list[str]]:
+    """Return the stages that a budget of time would begin with, and the notices."""
+    with session.watch.on("measuring"):
+        notices = [*notices, choose(session, limit_s).text]
+    budget, rows = session.budget, []
+    assert budget is not None
+    notices += [notice.text for notice in session.sources.choose_base(session.used_plan)]
+    for stage, epochs, cost in zip(session.plan.stages, budget.epochs, budget.costs, strict=True):
+        if epochs:
+            rows.append(described(session, stage, round(epochs, 1), cost.seconds(epochs)))
+    return rows, notices
+
+
 def plan_row(
     session: Session, stage: PlannedStage, picture_s: float, first_cached: bool
 ) -> PlanRow:
@@ -42,7 +58,6 @@ def plan_row(
     sources = session.sources
     cached = sources.is_cached(stage)
     apply_stage(session.classifier, session.column_of, stage)
-    named = list(session.classifier.named_parameters())
     material = sources.material
     epoch_s = len(material.train) * train_seconds(session, stage, cached)
     if not cached:
@@ -53,83 +68,22 @@ def plan_row(
         seconds += material.num_rows * max(picture_s, trunk_seconds(session, sources.base))
     if stage is session.plan.stages[0] and session.config.training.batchnorm == "recalibrate":
         seconds += len(material.train) * max(picture_s, forward_seconds(session))
+    return described(session, stage, stage.epochs, seconds)
+
+
+def described(session: Session, stage: PlannedStage, epochs: float, seconds: float) -> PlanRow:
+    """Return a stage's row: what it trains and keeps, and how long it is expected to take."""
+    apply_stage(session.classifier, session.column_of, stage)
+    named = list(session.classifier.named_parameters())
+    cached = session.sources.is_cached(stage)
     rates = [stage.lr * multiplier for multiplier in stage.multipliers]
     return PlanRow(
         name=stage.name,
-        epochs=stage.epochs,
+        epochs=epochs,
         lr_by_group=dict(zip((*session.plan.groups, "head"), rates, strict=True)),
         trainable_parameters=sum(p.numel() for _, p in named if p.requires_grad),
         total_parameters=sum(p.numel() for _, p in named),
-        cache_bytes=sources.cache_bytes(stage.boundary) if cached else 0,
+        cache_bytes=session.sources.cache_bytes(stage.boundary) if cached else 0,
         seconds=seconds,
         if_improving=stage.if_improving,
     )
-
-
-def timed(work: Callable[[], object], units: int) -> float:
-    """Return seconds per unit of the faster of two calls, after one to warm up."""
-    work()
-    seconds = []
-    for _ in range(2):
-        start = time.perf_counter()
-        work()
-        seconds.append(time.perf_counter() - start)
-    return min(seconds) / units
-
-
-def seconds_per_picture(session: Session) -> float:
-    """Measure decoding and making one varied view, with all threads at work."""
-    from transferkit.data.loader import ahead
-
-    material = session.sources.material
-    sample = [int(p) for p in material.train[:SAMPLE]]
-    number = CLEAN if material.maker.level == "none" else 1
-    items = [(position, (number,)) for position in sample]
-    return timed(lambda: list(ahead(material.make, items)), len(items))
-
-
-def trunk_seconds(session: Session, boundary: int) -> float:
-    """Measure the frozen trunk per picture, on the engine that would run it."""
-    sources = session.sources
-    images = random_images(session, SAMPLE)
-    trunk = FrozenTrunk(session.classifier, session.chain.trunk(boundary)).eval()
-    wanted = choose_engine(sources.settings.engine, sources.device, sources.material.num_rows)
-    engine = make_engine(trunk, images, wanted, sources.device)
-    return timed(lambda: engine.run(images), len(images))
-
-
-def forward_seconds(session: Session) -> float:
-    """Measure the whole model per picture, in evaluation mode."""
-    images = random_images(session, SAMPLE).to(session.sources.device)
-    images = images.contiguous(memory_format=torch.channels_last)
-    session.classifier.eval()
-    with torch.inference_mode():
-        return timed(lambda: session.classifier(images), len(images))
-
-
-def train_seconds(session: Session, stage: PlannedStage, cached: bool) -> float:
-    """Measure a training step per picture: forward and backward of what the stage trains."""
-    sources = session.sources
-    if cached:
-        network: nn.Module = sources.trainable_top(stage)
-        batch = torch.randn(SAMPLE, *sources.row_shape(stage.boundary))
-    else:
-        network, batch = session.classifier, random_images(session, SAMPLE)
-    batch = batch.to(sources.device)
-    if batch.ndim == 4:
-        batch = batch.contiguous(memory_format=torch.channels_last)
-    labels = torch.from_numpy(np.arange(SAMPLE) % len(session.index.classes)).to(sources.device)
-
-    def step() -> None:
-        nn.functional.cross_entropy(network(batch), labels).backward()
-        session.classifier.zero_grad(set_to_none=True)
-
-    return timed(step, SAMPLE)
-
-
-def random_images(session: Session, count: int) -> torch.Tensor:
-    """Return pictures of noise as bytes: (count, 3, H, W)."""
-    size = session.backbone.preprocessing
-    generator = torch.Generator().manual_seed(0)
-    shape = (count, 3, size.height_px, size.width_px)
-    return torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)

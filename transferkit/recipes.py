@@ -15,7 +15,7 @@ from transferkit.config.predict import predict_problems
 from transferkit.config.pretraining import pretraining_problems
 from transferkit.errors import UserError, usage_error
 from transferkit.from_run import start_from
-from transferkit.optimization_checks import optimization_problems
+from transferkit.optimization_checks import budget_problems, optimization_problems
 from transferkit.run_folder import RECIPE, RunFolder
 from transferkit.units import parse_bytes, parse_colour
 
@@ -311,7 +311,7 @@ def combination_problems(config: Config) -> list[str]:
     found += network_problems(config.backbone, config.head, config.training.whole_batch_size)
     found += memory_problems(config)
     found += batchnorm_problems(config.backbone, config.training.batchnorm)
-    found += optimization_problems(config)
+    found += optimization_problems(config) + budget_problems(config)
     for key, check in (
         ("cache.budget", lambda: parse_bytes(config.cache.budget)),
         ("data.background", lambda: parse_colour(config.data.background)),

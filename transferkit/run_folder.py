@@ -231,7 +231,7 @@ class RunFolder:
         """Remove a run that has no checkpoint yet, and the folders that were made for it."""
         if os.path.exists(self.path / CHECKPOINTS):  # False also where a name is too long
             return
-        for name in (RECIPE, _json_file("data"), LOG):
+        for name in (RECIPE, _json_file("data"), _json_file("budget"), LOG):
             with contextlib.suppress(OSError):
                 (self.path / name).unlink()
         for folder in reversed(self.made):

@@ -25,6 +25,7 @@ from transferkit.network import (
 from transferkit.run_folder import RunFolder
 from transferkit.stopwatch import Stopwatch
 from transferkit.training.boundary_cache import default_cache_dir
+from transferkit.training.budget import Budget
 from transferkit.training.events import Event, Notice, Progress
 from transferkit.training.memory import batch_size_for
 from transferkit.training.run import Run
@@ -40,7 +41,10 @@ CACHED_VIEWS = 2400
 
 @dataclass
 class Session:
-    """A configuration turned into objects. watch: counts the time from the start of the command."""
+    """A configuration turned into objects. watch: counts the time from the start of the command.
+
+    budget: of time, once it is planned; None without one.
+    """
 
     config: Config
     index: DatasetIndex
@@ -51,10 +55,19 @@ class Session:
     sources: Sources
     fabric: Any
     watch: Stopwatch
+    budget: Budget | None = None
 
     def column_of(self, name: str) -> int:
         """Return the plan's column of a parameter or module of the classifier."""
         return self._finder(name)
+
+    @property
+    def used_plan(self) -> StagePlan:
+        """The stages that caches are made for: all of the plan, or those a budget begins with."""
+        if self.budget is None:
+            return self.plan
+        pairs = zip(self.plan.stages, self.budget.epochs, strict=True)
+        return replace(self.plan, stages=tuple(stage for stage, epochs in pairs if epochs))
 
     def __post_init__(self) -> None:
         self._finder = column_finder([group.modules for group in self.chain.groups])
@@ -146,6 +159,7 @@ def make_run(session: Session, folder: RunFolder) -> Run:
         session.fabric,
         folder,
         session.column_of,
+        budget=session.budget,
     )
     if run.settings.rules.penalties.l2_sp:
         kept = config.backbone.reuse_blocks or len(session.plan.groups)

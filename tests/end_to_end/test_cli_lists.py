@@ -125,6 +125,17 @@ def test_plan_tells_what_finetune_then_does(pictures: Path, cli: Cli) -> None:
     assert trained == {"0", "1"}
 
 
+def test_the_plan_of_a_budget_shows_what_fits(pictures: Path, cli: Cli) -> None:
+    found = cli("plan", pictures, *TINY, "--budget", "10m", "--json").json
+    assert [stage["name"] for stage in found["stages"]] == ["all"]  # nothing is pretrained
+    assert found["stages"][0]["epochs"] > 0
+    assert any(note.startswith("10 min 00 s allow all ") for note in found["notices"])
+    assert "epochs, at most" in cli("plan", pictures, *TINY, "--budget", "10m").out
+    refused = cli("plan", pictures, *TINY, "--budget", "10m", "--stages", "1:2")
+    assert refused.code == 2
+    assert "stages have no effect with training.budget" in refused.err
+
+
 def test_the_plan_as_a_table(pictures: Path, cli: Cli) -> None:
     out = cli("plan", pictures, *TINY, "--stages", "1:2@4e-3, all:1?").out
     lines = {line.split("  ")[0]: line.split()[1:] for line in out.splitlines() if line.strip()}

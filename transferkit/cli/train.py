@@ -65,11 +65,13 @@ def plan(
     **flags: Any,
 ) -> None:
     """Show what finetune would do: stages, rates per block, cache size, expected time."""
+    watch = Stopwatch()
     config = build_config(data, recipe, sets, stages, flags)
     with live_view(json) as view:
-        from transferkit import plan as verb
+        with watch.on("imports"):
+            from transferkit import plan as verb
 
-        rows, notices = verb.plan(config, view.show)
+        rows, notices = verb.plan(config, view.show, watch)
     if json:
         console.print_json({"stages": [vars(row) for row in rows], "notices": notices})
     else:

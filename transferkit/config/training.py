@@ -127,6 +127,10 @@ class Training(Section):
             "The backbone's batch-norm statistics: of each batch, kept, or measured anew.",
         ),
     ] = "train"
+    budget: Annotated[
+        str | None,
+        Option("--budget", "Time of the whole command, e.g. 90s, 10m, 1h30m; sets the stages."),
+    ] = None
     profile: Annotated[
         bool, Option("--profile", "Record a few training steps of each stage for a trace viewer.")
     ] = False

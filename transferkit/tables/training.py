@@ -28,7 +28,7 @@ def plan_table(rows: Sequence["PlanRow"]) -> None:
     ]
     known = [row.seconds for row in rows if row.seconds is not None]
     below: list[list[Any]] = [
-        ["epochs, at most", *(str(row.epochs) for row in rows)],
+        ["epochs, at most", *(f"{row.epochs:g}" for row in rows)],
         ["parameters trained", *(count_text(row.trainable_parameters) for row in rows)],
         ["cache", *(bytes_text(row.cache_bytes) if row.cache_bytes else "live" for row in rows)],
     ]

@@ -37,6 +37,9 @@ from transferkit.training.updates import Updater, make_updater
 SMALLEST_PART = 2
 """Pictures of a batch that are computed together at least: batch norm needs two."""
 
+NO_TIME = "no time is left for it"
+NOT_IMPROVED = "the stage before did not improve validation"
+
 
 def fit(run: Run) -> Iterator[Event]:
     """Run every stage of the plan from where `run.state` stands; yield what happens.
@@ -48,10 +51,14 @@ def fit(run: Run) -> Iterator[Event]:
         stage = run.plan.stages[state.stage]
         run.watch.enter(state.stage)
         if state.epoch == 0 and state.halvings == 0:
+            if run.budget is not None:
+                state.epochs = run.budget.plan_from(state.stage, state.epochs, run.watch.total())
+            if not run.epochs[state.stage]:
+                yield StageEnded(*skipped(run, stage, NO_TIME))
+                state.next_stage()
+                continue
             if stage.if_improving and state.best[0] <= state.start_best + run.settings.min_delta:
-                reason = "skipped: the stage before did not improve validation"
-                state.skipped.append(stage.name)
-                yield StageEnded(state.stage, stage.name, 0, state.best[0], 0.0, reason)
+                yield StageEnded(*skipped(run, stage, NOT_IMPROVED))
                 state.next_stage()
                 continue
             with run.watch.on("checkpoint"):
@@ -69,11 +76,20 @@ def fit(run: Run) -> Iterator[Event]:
     run.watch.enter(OUTSIDE)
 
 
+def skipped(run: Run, stage: PlannedStage, why: str) -> tuple[int, str, int, float, float, str]:
+    """Note that a stage does not run; return the fields of its `StageEnded`."""
+    run.state.skipped.append(stage.name)
+    return run.state.stage, stage.name, 0, run.state.best[0], 0.0, f"skipped: {why}"
+
+
 def train_stage(run: Run, stage: PlannedStage) -> Iterator[Event]:
     """Train one stage until its epochs are over or validation stops improving."""
     state, settings = run.state, run.settings
     started = time.perf_counter()
+    opened_s = run.watch.total()
     source = yield from run.sources.open(stage)
+    if run.budget is not None and state.stage == 0:
+        run.budget.learn_setup(run.watch.total() - opened_s, run.watch.total())
     apply_stage(run.classifier, run.group_of, stage)
     parameters = list(run.classifier.parameters())
     trains = sum(p.numel() for p in parameters if p.requires_grad)
@@ -92,11 +108,10 @@ def train_stage(run: Run, stage: PlannedStage) -> Iterator[Event]:
         run.resumed = None
     names = (*run.plan.groups, "head")
     monitor = watch(run.classifier, names, run.group_of, loss_scale(run.fabric))
-    yield StageStarted(
-        state.stage, stage.name, stage.epochs, stage.lr, trains, total, source.cached
-    )
-    patience = math.inf if settings.rules.swa else settings.patience  # the last epochs count
-    while state.epoch < stage.epochs and state.epochs_without_gain < patience:
+    epochs = math.ceil(run.epochs[state.stage])
+    yield StageStarted(state.stage, stage.name, epochs, stage.lr, trains, total, source.cached)
+    begun_s = run.watch.total()
+    while state.epoch < run.epochs[state.stage] and state.epochs_without_gain < patience_of(run):
         try:
             with run.watch.on("training"):
                 row = yield from train_epoch(run, stage, source, updater, monitor)
@@ -112,10 +127,11 @@ def train_stage(run: Run, stage: PlannedStage) -> Iterator[Event]:
         except Diverged as problem:
             yield rewind(run, stage, updater, problem)
             continue
+        begun_s = correct_plan(run, row["seconds"], begun_s)
         with run.watch.on("checkpoint"):
             save_last(run, updater)
         yield EpochEnded(state.stage, stage.name, state.epoch, row, is_best)
-    reason = "finished" if state.epoch >= stage.epochs else "stopped early"
+    reason = "finished" if state.epoch >= run.epochs[state.stage] else "stopped early"
     seconds = time.perf_counter() - started
     yield StageEnded(state.stage, stage.name, state.epoch, state.stage_best, seconds, reason)
 
@@ -130,19 +146,19 @@ def train_epoch(
     epoch, settings, material = run.state.epoch, run.settings, run.material
     labels = material.index.labels[material.train]
     seed = settings.seed + 1000 * (run.state.stage + 1)
-    drawn = epoch_picks(run, source)
+    drawn, steps = cut_short(run, epoch_picks(run, source))
     picks = [pick for pick, _ in drawn]
     generator = np.random.default_rng([seed, epoch, 3])
     torch.manual_seed(seed * 100_003 + epoch)  # dropout and drop-path have no other generator
     apply_stage(run.classifier, run.group_of, stage)
-    started = time.perf_counter()
+    started_s = run.watch.total()
     lr = halved(stage.lr, run.state.halvings)
-    epochs = [each.epochs for each in run.plan.stages]
-    loss_sum, num_right, num_clipped, steps = 0.0, 0, 0, len(picks)
+    loss_sum, num_right, num_clipped, seen = 0.0, 0, 0, 0
     monitor.begin(steps)
     inputs = profiled(run, stage, source.train_inputs(drawn))
     for step, (pick, batch) in enumerate(zip(picks, inputs, strict=True)):
-        progress = settings.schedule.progress(epochs, run.state.stage, epoch, (step + 0.5) / steps)
+        part = (step + 0.5) / steps
+        progress = settings.schedule.progress(run.epochs, run.state.stage, epoch, part)
         factor, momentum = settings.schedule.at(progress)
         set_rates(updater.optimizer, lr * factor * run.state.plateau.factor, momentum)
         target = torch.from_numpy(labels[pick]).to(run.fabric.device)
@@ -153,20 +169,23 @@ def train_epoch(
             num_clipped += updater.step(losses, monitor)
         loss_sum += checked(done.loss / len(pick), epoch * steps + step) * len(pick)
         num_right += done.right
+        seen += len(pick)
         if not source.cached:
             yield Progress(f"epoch {epoch + 1}", step + 1, steps)
+        if run.budget is not None and run.budget.is_over(run.state.stage, run.watch.total()):
+            break
     row = {
         "stage": run.state.stage,
         "stage_name": stage.name,
         "epoch": epoch + 1,
-        "train_loss": loss_sum / sum(map(len, picks)),
-        "train_accuracy": num_right / sum(map(len, picks)),
-        "seconds": time.perf_counter() - started,
+        "train_loss": loss_sum / seen,
+        "train_accuracy": num_right / seen,
+        "seconds": run.watch.total() - started_s,
         "cached": int(source.cached),
         **learning_rates(run, updater.optimizer),
     }
     if settings.rules.clipping is not None:
-        row["clipped"] = num_clipped / steps
+        row["clipped"] = num_clipped / (step + 1)
     return row
 
 
@@ -208,6 +227,36 @@ def evaluate(run: Run, source: Source, updater: Updater, row: dict[str, Any]) ->
     value = measured(row, settings.metric)
     settings.schedule.record(state.plateau, value, settings.min_delta)
     return is_best
+
+
+def patience_of(run: Run) -> float:
+    """Return how many epochs without gain end a stage, where its last ones need not run.
+
+    They count for a mean of epochs, and the stage that ends a budget of time has nowhere to leave
+    what it would save.
+    """
+    ends = run.budget is not None and not any(run.epochs[run.state.stage + 1 :])
+    return math.inf if run.settings.rules.swa or ends else run.settings.patience
+
+
+def cut_short(run: Run, drawn: list[Pick]) -> tuple[list[Pick], int]:
+    """Return the batches of an epoch that are to run, and how many a whole one has."""
+    part = run.epochs[run.state.stage] - run.state.epoch
+    return drawn[: math.ceil(min(1.0, part) * len(drawn))], len(drawn)
+
+
+def correct_plan(run: Run, train_s: float, begun_s: float) -> float:
+    """Let a budget of time learn from a finished epoch, and change the epochs still to run.
+
+    train_s: what its steps took. begun_s: when the watch showed the end of the one before. Returns
+    what it shows now.
+    """
+    state, now_s = run.state, run.watch.total()
+    if run.budget is not None:
+        part = min(1.0, state.epochs[state.stage] - (state.epoch - 1))
+        run.budget.learn(state.stage, train_s, now_s - begun_s - train_s, part)
+        state.epochs = run.budget.correct(state.stage, state.epoch, state.epochs, now_s)
+    return now_s
 
 
 def epoch_picks(run: Run, source: Source) -> list[Pick]:

@@ -10,6 +10,7 @@ from torch import Tensor
 from transferkit.backbones.head import Classifier
 from transferkit.run_folder import RunFolder
 from transferkit.stopwatch import Seconds, Stopwatch
+from transferkit.training.budget import Budget
 from transferkit.training.schedules import Plateau
 from transferkit.training.settings import Settings
 from transferkit.training.sources import Material, Sources
@@ -26,6 +27,7 @@ class RunState:
     halvings: how often the current stage's learning rate was halved because it diverged, the last
     time at epoch `rewound_at`; divergences: what happened each time, in words. monitored: rows of
     monitoring.csv. plateau: of the performance schedule. seconds: spent when this was saved.
+    epochs: of every stage, planned by a budget of time; empty without one.
     """
 
     stage: int = 0
@@ -42,6 +44,7 @@ class RunState:
     monitored: list[dict[str, Any]] = field(default_factory=list)
     plateau: Plateau = field(default_factory=Plateau)
     seconds: Seconds = field(default_factory=dict)
+    epochs: list[float] = field(default_factory=list)
 
     @staticmethod
     def from_dict(values: dict[str, Any]) -> "RunState":
@@ -84,6 +87,7 @@ class Run:
 
     pretrained: name -> value of the backbone's parameters before the run, where l2_sp needs them.
     interpolation, interpolated: what `interpolate` tried, and the share that it took.
+    budget: of time, None for a plan that runs as it is.
     """
 
     classifier: Classifier
@@ -99,11 +103,17 @@ class Run:
     pretrained: dict[str, Tensor] = field(default_factory=dict)
     interpolation: list[dict[str, Any]] = field(default_factory=list)
     interpolated: float | None = None
+    budget: Budget | None = None
 
     @property
     def material(self) -> Material:
         """What the run trains on."""
         return self.sources.material
+
+    @property
+    def epochs(self) -> list[float]:
+        """The most epochs of every stage; with a budget of time, the last of one may be in part."""
+        return self.state.epochs or [float(stage.epochs) for stage in self.plan.stages]
 
     @property
     def watch(self) -> Stopwatch:

@@ -160,10 +160,11 @@ class Schedule:
     per_epoch: bool = False
     plateau: tuple[int, float] | None = None
 
-    def progress(self, epochs: Sequence[int], stage: int, epoch: int, part: float) -> float:
+    def progress(self, epochs: Sequence[float], stage: int, epoch: int, part: float) -> float:
         """Return the progress 0..1 in the middle of a step, or of its epoch.
 
-        epochs: of every stage of the plan. epoch: from 0. part: of the epoch, 0..1.
+        epochs: of every stage of the plan, in part where a budget of time ends one there. epoch:
+        from 0. part: of the epoch, 0..1.
         """
         part = 0.5 if self.per_epoch else part
         if self.whole_run:

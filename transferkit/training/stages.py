@@ -76,8 +76,9 @@ def default_stages(config: Config, num_groups: int) -> tuple[Stage, ...]:
     if fresh:  # features of random blocks say nothing: they learn together with the head
         stages = [Stage(fresh, training.head_epochs, training.unfrozen_lr)]
     stages += [Stage(depth, training.block_epochs, training.unfrozen_lr) for depth in depths]
+    improving = bool(depths) and training.budget is None  # which says itself what runs
     if training.full_epochs:
-        stages.append(Stage("all", training.full_epochs, training.unfrozen_lr, None, bool(depths)))
+        stages.append(Stage("all", training.full_epochs, training.unfrozen_lr, None, improving))
     return tuple(stages)
 
 

@@ -81,12 +81,13 @@ class PlanRow:
     """A stage before it runs, as `transferkit plan` shows it.
 
     lr_by_group: peak learning rate of every block group from the stem to the head; 0 is frozen.
+    epochs: at most; the last one of a budget of time may be in part.
     cache_bytes: what the stage keeps on disk, 0 when it trains live. seconds: expected, caches
     included; None when it was not measured.
     """
 
     name: str
-    epochs: int
+    epochs: float
     lr_by_group: dict[str, float]
     trainable_parameters: int
     total_parameters: int
