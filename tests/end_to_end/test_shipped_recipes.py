@@ -88,7 +88,7 @@ ONE_EPOCH = ("--epochs", 1)  # on the recipe's own backbone
 @pytest.mark.parametrize(
     ("name", "method", "short"),
     [
-        ("pretrain_selfsupervised", "barlow", TINY),
+        ("pretrain_selfsupervised", "simclr", TINY),
         ("pretrain_auxiliary", "rotation", TINY),
         ("pretrain_autoencoder", "autoencoder", ONE_EPOCH),
         ("pretrain_gan", "gan", ONE_EPOCH),
