@@ -8,6 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from transferkit import processes
 from transferkit.budget import choose, take
 from transferkit.closing import summarize
 from transferkit.config import Config
@@ -54,7 +55,7 @@ def finetune(
     """
     source = config.data.path or config.data.manifest
     name = source.resolve().stem if source else "run"
-    path = out or default_run_path(Path("runs"), name, datetime.now())
+    path = processes.agreed(out or default_run_path(Path("runs"), name, datetime.now()))
     refuse_among_pictures(path, config)
     with new_run(path) as folder:
         session = prepare(absolute_paths(config), show, watch)
@@ -64,9 +65,14 @@ def finetune(
         if config.training.lr == "auto":
             with session.watch.on("range test"):
                 resolve_rate(session, folder, show)
-        folder.write_recipe(to_toml(session.config))
-        folder.write_json("data", data_description(session))
+        processes.from_first(describe, session, folder)
         return train(session, folder, show)
+
+
+def describe(session: Session, folder: RunFolder) -> None:
+    """Write what a run needs to be taken up again."""
+    folder.write_recipe(to_toml(session.config))
+    folder.write_json("data", data_description(session))
 
 
 def plan_budget(session: Session, folder: RunFolder, show: Show) -> None:
@@ -97,7 +103,7 @@ def resume(path: Path, show: Show, watch: Stopwatch | None = None) -> RunSummary
     if (planned := folder.read_json("budget")) is not None:
         take(session, Budget.from_dict(planned))
     if known is None:
-        folder.write_json("data", data_description(session))
+        processes.from_first(folder.write_json, "data", data_description(session))
     else:
         require_same_pictures(known, session.index, path, COMMAND)
     return train(session, folder, show)
@@ -115,7 +121,8 @@ def train(session: Session, folder: RunFolder, show: Show) -> RunSummary:
 def run_plan(session: Session, folder: RunFolder, show: Show) -> RunSummary:
     """Train stage by stage, then validate and describe the result."""
     run = make_run(session, folder)
-    recalibrate(session, show)
+    processes.from_first(recalibrate, session, show)
+    processes.copy_first_(session.classifier)
     if continue_run(run):
         stage = session.plan.stages[run.state.stage]
         show(Notice(f"resuming in stage {stage.name} after epoch {run.state.epoch}"))
@@ -129,10 +136,10 @@ def run_plan(session: Session, folder: RunFolder, show: Show) -> RunSummary:
             for event in interpolate(run):
                 show(event)
                 log_event(folder, event)
-        folder.write_json("interpolation", run.interpolation)
+        processes.from_first(folder.write_json, "interpolation", run.interpolation)
     if run.settings.profile:
         show(Notice(f"{folder.files['profile']}: steps of each stage, for https://ui.perfetto.dev"))
-    return finish(session, run, folder, show)
+    return processes.from_first(finish, session, run, folder, show)
 
 
 def finish(session: Session, run: Run, folder: RunFolder, show: Show) -> RunSummary:
@@ -210,6 +217,6 @@ def data_description(session: Session) -> dict[str, Any]:
 
 def log_event(folder: RunFolder, event: Event) -> None:
     """Write what a person may want to look up later into the run's log."""
-    if isinstance(event, (StageStarted, StageEnded, Notice)):
+    if processes.is_first() and isinstance(event, (StageStarted, StageEnded, Notice)):
         values = asdict(event)
         folder.log(f"{type(event).__name__} {json.dumps(values, default=str)}")

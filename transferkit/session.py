@@ -6,10 +6,12 @@ from typing import Any
 
 import torch
 
+from transferkit import processes
 from transferkit.backbones.chain import Chain, find_chain
 from transferkit.backbones.create import Backbone, create_backbone
 from transferkit.backbones.head import Classifier
 from transferkit.backbones.recompute import recompute
+from transferkit.backbones.synchronized import synchronize_
 from transferkit.config import Config
 from transferkit.data.index import DatasetIndex, ScanOptions, scan
 from transferkit.data.loader import ViewMaker
@@ -79,11 +81,34 @@ def prepare(
     """Read the pictures, build the model and its plan; progress and notices go to `show`."""
     check_network(config)
     watch = watch or Stopwatch()
+    refuse_sharing(config)
     with watch.on("scan"):
-        index = scan_pictures(config, show)
+        index = processes.from_first(scan_pictures, config, show)
+    if len(index.of_split("train")) < processes.count():
+        raise usage_error(f"fewer training pictures than {processes.count()} processes")
     config = with_batch_size(config, index)
     with watch.on("backbone"):
         return build(config, index, show, watch)
+
+
+def refuse_sharing(config: Config) -> None:
+    """Raise a usage error where several processes cannot share the batches of a run."""
+    number, training = processes.count(), config.training
+    if number == 1:
+        return
+    if training.budget is not None:
+        remedy = "name stages and epochs: --stages"
+        raise usage_error(f"--budget runs in one process, not in {number}", "", remedy)
+    if training.lr == "auto":
+        remedy = "find the rate before: transferkit find-lr"
+        raise usage_error(f"--lr auto runs in one process, not in {number}", "", remedy)
+    if training.batch_size == "auto" or training.accumulate not in (None, 1):
+        what = "--batch-size auto and --accumulate run in one process"
+        raise usage_error(
+            f"{what}, not in {number}", "", "each takes a part of every batch already"
+        )
+    if training.batch_size < number:
+        raise usage_error(f"--batch-size {training.batch_size} is too small for {number} processes")
 
 
 def build(
@@ -113,6 +138,8 @@ def build(
     reinitialize_above(config, backbone, chain.groups)
     if config.training.checkpoint_activations:
         recompute(backbone.model, [path for group in chain.groups[1:] for path in group.modules])
+    processes.copy_first_(classifier)
+    synchronize_(classifier)
     if not chain.verified:
         backbone.notices.append(f"no cut inside {backbone.name} ({chain.reason}): trains live")
     for notice in (*map(Notice, backbone.notices), *start_notices(config, backbone)):

@@ -7,17 +7,21 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from transferkit import finetune as verb
 from transferkit import processes
-from transferkit.config import Predict
+from transferkit.config import Config, Predict
+from transferkit.config.optimization import OptimizerOptions
 from transferkit.errors import UserError
 from transferkit.predict import Outputs, check_outputs
 from transferkit.run_folder import RunFolder
+from transferkit.session import refuse_sharing
+from transferkit.training.events import EpochEnded, Event
 
 Cli = Callable[..., Any]
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
@@ -168,4 +172,57 @@ def test_what_cannot_be_predicted_in_parts_is_refused(
     monkeypatch.setattr(processes, "count", lambda: 2)
     with pytest.raises(UserError, match=what) as caught:
         check_outputs(outputs, options, 1)
+    assert caught.value.exit_code == 2
+
+
+def interrupt(event: Event) -> None:
+    """Stop a run after its first epoch."""
+    if isinstance(event, EpochEnded):
+        raise KeyboardInterrupt
+
+
+def test_a_run_of_one_process_goes_on_in_two_with_the_same_losses(
+    tiny_config: Config, own_cache: Path
+) -> None:
+    config = replace(
+        tiny_config,
+        data=replace(tiny_config.data, balance="loss"),
+        training=replace(tiny_config.training, weight_decay=1e-2),
+        optimizer=OptimizerOptions(name="sgd"),
+    )
+    verb.finetune(config, Path("one"), lambda event: None)
+    with pytest.raises(UserError, match="interrupted"):
+        verb.finetune(config, Path("two"), interrupt)
+    ended = as_by_srun("finetune", "--resume", "two")
+    assert ended.codes == [0, 0], ended.err
+    assert "resuming in stage top 1 after epoch 1" in ended.out[0]
+    assert ended.out[1] == ended.err[1] == ""
+    names = ("train_loss", "train_accuracy", "val_loss", "val_accuracy", "cached")
+    expected = losses("one", *names)
+    assert losses("two", *names) == pytest.approx(expected, abs=1e-5)
+    assert set(losses("two", "cached")) == {0, 1}
+    names_there = [path.name for path in own_cache.iterdir()]
+    parts = [sum(name.endswith(f"-{part}-of-2") for name in names_there) for part in (1, 2)]
+    assert parts == [2, 2]  # a part of the cache at each of the two boundaries
+    assert RunFolder(Path("two")).has_model
+
+
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [
+        ({"budget": "1m"}, "--budget runs in one process, not in 2"),
+        ({"lr": "auto"}, "--lr auto runs in one process, not in 2"),
+        ({"batch_size": "auto"}, "--batch-size auto and --accumulate run in one process"),
+        ({"accumulate": 2}, "--batch-size auto and --accumulate run in one process"),
+        ({"batch_size": 1}, "--batch-size 1 is too small for 2 processes"),
+    ],
+)
+def test_what_cannot_be_trained_in_parts_is_refused(
+    tiny_config: Config, changes: dict[str, Any], what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = replace(tiny_config, training=replace(tiny_config.training, **changes))
+    refuse_sharing(config)
+    monkeypatch.setattr(processes, "count", lambda: 2)
+    with pytest.raises(UserError, match=what) as caught:
+        refuse_sharing(config)
     assert caught.value.exit_code == 2

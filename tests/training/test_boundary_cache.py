@@ -1,6 +1,7 @@
 import errno
 import os
 import threading
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,12 @@ import torch
 from transferkit.errors import UserError
 from transferkit.training.boundary_cache import (
     BoundaryCache,
+    CacheParts,
     cache_key,
     default_cache_dir,
     make_room,
+    part_name,
+    part_starts,
     weights_digest,
 )
 
@@ -291,3 +295,23 @@ def test_default_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", "/h")
     assert default_cache_dir() == Path("/h/.cache/transferkit")
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5])
+def test_parts_are_read_as_one_cache(tmp_path: Path, count: int) -> None:
+    starts = part_starts(num_train=4, num_views=3, num_val=3, parts=count)
+    assert (starts[0], starts[-1]) == (0, 15)
+    assert all(start % 3 == 0 for start in starts if start < 12)  # pictures stay whole
+    rows = torch.randn(15, 2)
+    parts = []
+    for number, (start, stop) in enumerate(pairwise(starts)):
+        name = part_name("key", number, count)
+        part = BoundaryCache(tmp_path / name, stop - start, (2,), "float32")
+        part.append(rows[start:stop])
+        parts.append(part)
+    whole = CacheParts(parts, starts)
+    wanted = np.array([14, 0, 7, 3, 3, 12])
+    assert whole.num_rows == 15
+    assert torch.equal(whole.read(wanted), rows[wanted])
+    for part in parts:
+        part.close()

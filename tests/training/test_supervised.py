@@ -102,3 +102,16 @@ def test_with_both_each_batch_takes_one_of_them() -> None:
     mixed = [objective.mix(inputs, np.random.default_rng(seed))[0] for seed in range(100)]
     whole = sum(bool((m == m.round()).all()) for m in mixed)
     assert 30 < whole < 70  # 50 +- 4 standard deviations
+
+
+@pytest.mark.parametrize("balanced", [True, False])
+def test_means_of_shares_by_weight_are_the_mean_of_all(balanced: bool) -> None:
+    labels = np.array([0, 0, 0, 1, 2, 2, 0])
+    weights = balanced_class_weights(labels, 3) if balanced else None
+    objective = Objective(label_smoothing=0.1, class_weights=weights)
+    logits = torch.randn(7, 3, generator=torch.Generator().manual_seed(0))
+    whole = objective.cross_entropy(logits, torch.from_numpy(labels))
+    shares = [slice(0, 3), slice(3, 7)]
+    means = [objective.cross_entropy(logits[s], torch.from_numpy(labels[s])) for s in shares]
+    parts = [objective.weight(labels[s]) / objective.weight(labels) for s in shares]
+    torch.testing.assert_close(parts[0] * means[0] + parts[1] * means[1], whole)

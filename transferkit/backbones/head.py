@@ -131,3 +131,20 @@ class Classifier(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Return logits (N, K) of images (N, 3, H, W), values 0..255."""
         return self.head(self.features(images))
+
+
+class FrozenTrunk(nn.Module):
+    """Pictures (N, 3, H, W) as bytes to the activation at a boundary: normalisation, then trunk."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, classifier: Classifier, trunk: nn.Module) -> None:
+        super().__init__()
+        self.register_buffer("mean", classifier.mean)
+        self.register_buffer("std", classifier.std)
+        self.trunk = trunk
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the boundary's activation (N, ...)."""
+        return self.trunk((images.float() / 255 - self.mean) / self.std)

@@ -85,7 +85,8 @@ def normalized(norm: Any, inputs: Tensor) -> Tensor:
     if norm.track_running_stats:
         with torch.no_grad():
             norm.num_batches_tracked.add_(1)
-            part = norm.momentum or 1.0 / float(norm.num_batches_tracked)
+            tracked = float(norm.num_batches_tracked)
+            part = 1 / tracked if norm.momentum is None else norm.momentum
             fair = variance * number / (number - 1)
             norm.running_mean.mul_(1 - part).add_(average, alpha=part)
             norm.running_var.mul_(1 - part).add_(fair, alpha=part)

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from transferkit import console
+from transferkit import console, processes
 from transferkit.cli.app import Debug, Json, app, live_view
 from transferkit.cli.options import (
     Out,
@@ -38,7 +38,7 @@ def finetune(
     require_alone(resume, [data, recipe, sets, stages, out, *flags.values()])
     watch = Stopwatch()
     config = None if resume else build_config(data, recipe, sets, stages, flags)
-    with live_view(json) as view:
+    with live_view(json) as view, processes.joined():
         with watch.on("imports"):
             from transferkit import finetune as verb
 
@@ -47,6 +47,8 @@ def finetune(
         else:
             assert config is not None
             summary = verb.finetune(config, out, view.show, watch)
+    if not processes.is_first():
+        return
     if json:
         console.print_json(summary.to_dict())
     else:

@@ -13,7 +13,9 @@ import mmap
 import os
 import shutil
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -180,6 +182,42 @@ def write_at(descriptor: int, data: bytes, offset: int) -> None:
     while left:
         written = os.pwrite(descriptor, left, offset)
         left, offset = left[written:], offset + written
+
+
+@dataclass(frozen=True)
+class CacheParts:
+    """The caches of several processes, read as one. starts: (P + 1,) the first row of each part."""
+
+    parts: Sequence[BoundaryCache]
+    starts: Sequence[int]
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of all parts."""
+        return self.starts[-1]
+
+    def read(self, rows: np.ndarray) -> Tensor:
+        """Return the given rows (n, *shape) as float32."""
+        found = torch.empty(len(rows), *self.parts[0].shape)
+        for part, (start, stop) in zip(self.parts, pairwise(self.starts), strict=True):
+            here = np.flatnonzero((rows >= start) & (rows < stop))
+            if len(here):
+                found[torch.from_numpy(here)] = part.read(rows[here] - start)
+        return found
+
+
+def part_starts(num_train: int, num_views: int, num_val: int, parts: int) -> list[int]:
+    """Return the first row (P + 1,) of each part of a cache, which holds whole pictures.
+
+    A training picture has `num_views` rows, a validation picture, after all of them, one.
+    """
+    ends = [(num_train + num_val) * part // parts for part in range(parts + 1)]
+    return [min(end, num_train) * num_views + max(0, end - num_train) for end in ends]
+
+
+def part_name(key: str, part: int, parts: int) -> str:
+    """Return the folder of one of so many parts of the cache under a key."""
+    return key if parts == 1 else f"{key}-{part + 1}-of-{parts}"
 
 
 def unfit_values(rows: Tensor, dtype: str) -> UserError:

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from transferkit import processes
 from transferkit.errors import UserError
 from transferkit.run_folder import CheckpointKind
 from transferkit.training.run import Run, RunState
@@ -28,7 +29,7 @@ def tensors_above(run: Run, boundary: int) -> dict[str, Tensor]:
 
 def save_best(run: Run) -> None:
     """Write the weights as they are as the best so far."""
-    run.folder.save_checkpoint("best", {"model": trained_tensors(run)})
+    processes.from_first(run.folder.save_checkpoint, "best", {"model": trained_tensors(run)})
 
 
 def save_last(run: Run, updater: Updater | None = None) -> None:
@@ -39,7 +40,7 @@ def save_last(run: Run, updater: Updater | None = None) -> None:
         "updater": updater and updater.state_dict(),
         "state": asdict(run.state),
     }
-    run.folder.save_checkpoint("last", values)
+    processes.from_first(run.folder.save_checkpoint, "last", values)
 
 
 def save_start(run: Run) -> None:
@@ -64,7 +65,7 @@ def first_unfreezing(run: Run) -> bool:
 def save_before(run: Run) -> None:
     """Keep the weights that later stages may change, as they are before any block is unfrozen."""
     tensors = tensors_above(run, min(stage.boundary for stage in run.plan.stages))
-    run.folder.save_checkpoint("start", {"model": tensors})
+    processes.from_first(run.folder.save_checkpoint, "start", {"model": tensors})
 
 
 def restore(run: Run, kind: CheckpointKind) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from transferkit import processes
 from transferkit.training.averaging import copy_
 from transferkit.training.events import Event, Notice
 from transferkit.training.loop import validate
@@ -48,7 +49,8 @@ def interpolate(run: Run) -> Generator[Event, None, None]:
     rows: list[dict[str, Any]] = []
     for share in SHARES if wanted == AUTO else (float(wanted or 0), 1.0):
         copy_(current, interpolated(before, after, share))
-        rows.append({"share": share, **validate(run, source, source.network)})
+        found = processes.agreed(validate(run, source, source.network))
+        rows.append({"share": share, **found})
 
     def rank(row: dict[str, Any]) -> tuple[float, float]:
         return measured(row, run.settings.metric), -row["val_loss"]

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from transferkit import processes
 from transferkit.backbones.norm_statistics import has_statistics, recalibrate
 from transferkit.data.loader import epoch_order, epoch_views
 from transferkit.stopwatch import OUTSIDE
@@ -120,8 +121,7 @@ def train_stage(run: Run, stage: PlannedStage) -> Iterator[Event]:
                 is_best = evaluate(run, source, updater, row)
                 state.monitored += [stage_and_epoch(row) | read for read in monitor.rows()]
                 with run.watch.on("checkpoint"):
-                    run.folder.write_metrics(state.rows)
-                    run.folder.write_monitoring(state.monitored)
+                    processes.from_first(write_rows, run)
                     if is_best or not settings.restore_best:
                         save_best(run)
         except Diverged as problem:
@@ -136,39 +136,50 @@ def train_stage(run: Run, stage: PlannedStage) -> Iterator[Event]:
     yield StageEnded(state.stage, stage.name, state.epoch, state.stage_best, seconds, reason)
 
 
+def write_rows(run: Run) -> None:
+    """Write what is known of every epoch so far."""
+    run.folder.write_metrics(run.state.rows)
+    run.folder.write_monitoring(run.state.monitored)
+
+
 def train_epoch(
     run: Run, stage: PlannedStage, source: Source, updater: Updater, monitor: Monitor
 ) -> Generator[Event, None, dict[str, Any]]:
     """Visit the training set once; return the epoch's row of metrics.csv, not yet validated.
 
-    Raises Diverged.
+    Of several processes each takes its share of every batch. Raises Diverged.
     """
     epoch, settings, material = run.state.epoch, run.settings, run.material
     labels = material.index.labels[material.train]
     seed = settings.seed + 1000 * (run.state.stage + 1)
     drawn, steps = cut_short(run, epoch_picks(run, source))
     picks = [pick for pick, _ in drawn]
-    generator = np.random.default_rng([seed, epoch, 3])
-    torch.manual_seed(seed * 100_003 + epoch)  # dropout and drop-path have no other generator
+    rank = processes.rank()
+    generator = np.random.default_rng([seed, epoch, 3, rank] if rank else [seed, epoch, 3])
+    # dropout and drop-path have no other generator
+    torch.manual_seed(seed * 100_003 + epoch + 1_000_000_007 * rank)
     apply_stage(run.classifier, run.group_of, stage)
     started_s = run.watch.total()
     lr = halved(stage.lr, run.state.halvings)
     loss_sum, num_right, num_clipped, seen = 0.0, 0, 0, 0
     monitor.begin(steps)
-    inputs = profiled(run, stage, source.train_inputs(drawn))
+    inputs = profiled(run, stage, source.train_inputs(own_shares(drawn)))
     for step, (pick, batch) in enumerate(zip(picks, inputs, strict=True)):
         part = (step + 0.5) / steps
         progress = settings.schedule.progress(run.epochs, run.state.stage, epoch, part)
         factor, momentum = settings.schedule.at(progress)
         set_rates(updater.optimizer, lr * factor * run.state.plateau.factor, momentum)
-        target = torch.from_numpy(labels[pick]).to(run.fabric.device)
+        own = labels[processes.share(pick)]
+        weight = processes.weight(*map(run.objective.weight, (own, labels[pick])))
+        target = torch.from_numpy(own).to(run.fabric.device)
         batch = to_device(batch, run.fabric.device)
-        done = Sums()
+        done = Sums(weight)
         losses = part_losses(run, updater.network, (batch, target), generator, done)
         with monitor.forward(step):
             num_clipped += updater.step(losses, monitor)
-        loss_sum += checked(done.loss / len(pick), epoch * steps + step) * len(pick)
-        num_right += done.right
+        loss, right = done.of_all(len(own))
+        loss_sum += checked(loss, epoch * steps + step) * len(pick)
+        num_right += right
         seen += len(pick)
         if not source.cached:
             yield Progress(f"epoch {epoch + 1}", step + 1, steps)
@@ -191,10 +202,20 @@ def train_epoch(
 
 @dataclass
 class Sums:
-    """Over the pictures of a batch: their losses, and how many are answered rightly."""
+    """Over this process's pictures of a batch: their losses, and how many are answered rightly.
 
+    weight: of their mean among those of all processes.
+    """
+
+    weight: float = 1.0
     loss: float = 0.0
     right: int = 0
+
+    def of_all(self, own: int) -> tuple[float, int]:
+        """Return the mean loss and the number of right answers in all; own: pictures of these."""
+        values = {"loss": self.loss / own * self.weight, "right": self.right * processes.count()}
+        found = processes.mean(values, 1.0)
+        return found["loss"], round(found["right"])
 
 
 def part_losses(
@@ -214,7 +235,8 @@ def part_losses(
         loss, logits = run.objective.loss(network, inputs[part], labels[part], generator)
         done.loss += loss.item() * count
         done.right += int((logits.argmax(dim=1) == labels[part]).sum())
-        yield loss * (count / len(labels)) if count < len(labels) else loss
+        share = count / len(labels) * done.weight
+        yield loss * share if share != 1 else loss
 
 
 def evaluate(run: Run, source: Source, updater: Updater, row: dict[str, Any]) -> bool:
@@ -223,6 +245,7 @@ def evaluate(run: Run, source: Source, updater: Updater, row: dict[str, Any]) ->
     with run.watch.on("evaluation"):
         refresh_statistics(run, source, updater)
         row |= validate(run, source, updater.network)
+        row |= processes.agreed(row)  # so that all of them decide alike
     is_best = state.record(row, settings.metric, settings.min_delta)
     value = measured(row, settings.metric)
     settings.schedule.record(state.plateau, value, settings.min_delta)
@@ -270,6 +293,11 @@ def epoch_picks(run: Run, source: Source) -> list[Pick]:
     return [(pick, views[pick]) for pick in batches(order, settings.batch_size)]
 
 
+def own_shares(picks: list[Pick]) -> list[Pick]:
+    """Return this process's share of every batch."""
+    return [(processes.share(positions), processes.share(views)) for positions, views in picks]
+
+
 def refresh_statistics(run: Run, source: Source, updater: Updater) -> None:
     """Measure the batch-norm statistics of averaged weights, on the epoch's own batches.
 
@@ -281,7 +309,7 @@ def refresh_statistics(run: Run, source: Source, updater: Updater) -> None:
         return
     norms = [m for m in run.classifier.modules() if has_statistics(m) and m.training]
     if norms:
-        inputs = source.train_inputs(epoch_picks(run, source))
+        inputs = source.train_inputs(own_shares(epoch_picks(run, source)))
         parts = (to_device(batch, run.fabric.device) for batch in inputs)
         for _ in recalibrate(updater.network, parts, norms):
             pass
@@ -301,10 +329,10 @@ def stage_and_epoch(row: dict[str, Any]) -> dict[str, Any]:
 def batches(order: np.ndarray, size: int) -> list[np.ndarray]:
     """Cut an epoch's order (N,) into batches; a single left-over picture joins the last one.
 
-    Batch normalisation cannot train on one value per channel.
+    Batch normalisation cannot train on one value per channel. Every process needs a picture, too.
     """
     picks = [order[i : i + size] for i in range(0, len(order), size)]
-    if size > 1 and len(picks) > 1 and len(picks[-1]) == 1:
+    if size > 1 and len(picks) > 1 and len(picks[-1]) < max(2, processes.count()):
         picks[-2:] = [np.concatenate(picks[-2:])]
     return picks
 
@@ -320,12 +348,14 @@ def to_device(batch: Tensor, device: torch.device) -> Tensor:
 def validate(run: Run, source: Source, network: nn.Module) -> dict[str, float]:
     """Return loss, accuracy and balanced accuracy on the validation set, in evaluation mode.
 
-    Raises Diverged, as of the last step.
+    Each process looks at its share of the pictures. Raises Diverged, as of the last step.
     """
     started = time.perf_counter()
     run.classifier.eval()
     outputs = [network(to_device(b, run.fabric.device)).float().cpu() for b in source.val_inputs()]
-    logits = torch.cat(outputs)
+    if not outputs:  # fewer pictures than processes
+        outputs = [torch.zeros(0, len(run.material.index.classes))]
+    logits = torch.cat(processes.from_all(torch.cat(outputs)))
     labels = torch.from_numpy(run.material.index.labels[run.material.val])
     right = (logits.argmax(dim=1) == labels).double()
     recalls = [right[labels == k].mean() for k in labels.unique()]

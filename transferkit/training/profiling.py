@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
+from transferkit import processes
 from transferkit.training.run import Run
 from transferkit.training.stages import PlannedStage
 
@@ -22,7 +23,7 @@ def profiled(run: Run, stage: PlannedStage, inputs: Iterator[Tensor]) -> Iterato
     folder, in the format of chrome://tracing and https://ui.perfetto.dev, named by the stage.
     Source: torch.profiler, "export_chrome_trace".
     """
-    if not run.settings.profile or run.state.epoch > 0:
+    if not run.settings.profile or run.state.epoch > 0 or not processes.is_first():
         yield from inputs
         return
     activities = [ProfilerActivity.CPU]

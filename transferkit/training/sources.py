@@ -10,14 +10,24 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from transferkit import processes
 from transferkit.backbones.chain import Chain
 from transferkit.backbones.head import Classifier
+from transferkit.backbones.head import FrozenTrunk as FrozenTrunk
 from transferkit.data.index import DatasetIndex
 from transferkit.data.kept import KeptPictures
 from transferkit.data.loader import CLEAN, ViewMaker, ahead
 from transferkit.inference.engine import Engine, choose_engine, make_engine
 from transferkit.stopwatch import Stopwatch
-from transferkit.training.boundary_cache import BoundaryCache, cache_key, make_room, weights_digest
+from transferkit.training.boundary_cache import (
+    BoundaryCache,
+    CacheParts,
+    cache_key,
+    make_room,
+    part_name,
+    part_starts,
+    weights_digest,
+)
 from transferkit.training.events import Event, Notice, Progress
 from transferkit.training.stages import PlannedStage, StagePlan
 
@@ -74,6 +84,10 @@ class Material:
         """Rows of a cache: every view of every training picture, one of every validation one."""
         return len(self.train) * self.num_views + len(self.val)
 
+    def part_starts(self, parts: int) -> list[int]:
+        """Return the first row (P + 1,) of each of P parts of a cache."""
+        return part_starts(len(self.train), self.num_views, len(self.val), parts)
+
     def view_lists(self) -> list[tuple[int, tuple[int, ...]]]:
         """List (position, its view numbers) in the order of a cache's rows."""
         every = tuple(range(self.num_views))
@@ -99,23 +113,6 @@ class Source:
     num_views: int | None
 
 
-class FrozenTrunk(nn.Module):
-    """Pictures (N, 3, H, W) as bytes to the activation at a boundary: normalisation, then trunk."""
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, classifier: Classifier, trunk: nn.Module) -> None:
-        super().__init__()
-        self.register_buffer("mean", classifier.mean)
-        self.register_buffer("std", classifier.std)
-        self.trunk = trunk
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Return the boundary's activation (N, ...)."""
-        return self.trunk((images.float() / 255 - self.mean) / self.std)
-
-
 @dataclass
 class Sources:
     """Opens the source of each stage of a run; holds the caches that the stages share.
@@ -134,12 +131,15 @@ class Sources:
     base: int | None = None
     _caches: dict[int, tuple[str, BoundaryCache]] = field(default_factory=dict)
     _kept: KeptPictures | None = None
+    _count: int = field(default_factory=processes.count)  # of processes: each fills its own part
+    _others: list[BoundaryCache] = field(default_factory=list)
 
     def close(self) -> None:
         """Let go of all caches; they stay on disk for the next run."""
-        for _, cache in self._caches.values():
+        for cache in (*(cache for _, cache in self._caches.values()), *self._others):
             cache.close()
         self._caches.clear()
+        self._others.clear()
         self._kept = None
 
     def row_shape(self, boundary: int) -> tuple[int, ...]:
@@ -176,6 +176,11 @@ class Sources:
 
         Stages below it train live; a notice says so and why.
         """
+        self.base, notices = processes.from_first(self._choose, plan)
+        return notices
+
+    def _choose(self, plan: StagePlan) -> tuple[int | None, list[Notice]]:
+        """Return the boundary, None where no cache fits, and the notices."""
         boundaries = sorted({s.boundary for s in plan.stages if self.cacheable(s)})
         sizes = {boundary: self.cache_bytes(boundary) for boundary in boundaries}
         notices: list[Notice] = []
@@ -184,11 +189,10 @@ class Sources:
             own = self._keys(boundary, [b for b in boundaries if b > boundary])
             root, budget = self.settings.root, self.settings.budget_bytes
             if not (why := make_room(root, needed, budget, own)):
-                self.base = boundary
-                return notices
+                return boundary, notices
             name = next(s.name for s in plan.stages if s.boundary == boundary)
             notices.append(Notice(f"stage {name} trains live: {why}", warning=True))
-        return notices
+        return None, notices
 
     def open(self, stage: PlannedStage) -> Generator[Event, None, Source]:
         """Return a stage's source, computing what its cache still lacks.
@@ -201,12 +205,13 @@ class Sources:
         cache = yield from self._extract(self.base)
         if stage.boundary > self.base:
             cache = yield from self._derive(self.base, stage.boundary)
-        return self._cached(cache, self.trainable_top(stage))
+        return self._cached(self._whole(stage.boundary, cache), self.trainable_top(stage))
 
     def _keys(self, base: int, above: list[int]) -> frozenset[str]:
         """Return the keys of the caches that a run needs if its weights stay as they are."""
         key = self._base_key(base)
-        return frozenset([key, *(self._derived_key(key, base, boundary) for boundary in above)])
+        keys = [key, *(self._derived_key(key, base, boundary) for boundary in above)]
+        return frozenset(part_name(k, p, self._count) for k in keys for p in range(self._count))
 
     def _base_key(self, boundary: int) -> str:
         trunk = FrozenTrunk(self.classifier, self.chain.trunk(boundary))
@@ -243,7 +248,7 @@ class Sources:
             return cache
         trunk = FrozenTrunk(self.classifier, self.chain.trunk(boundary)).eval()
         engine_name = choose_engine(self.settings.engine, self.device, self.material.num_rows)
-        lists = self.material.view_lists()
+        lists = processes.share(self.material.view_lists())
         size = self.material.maker.preprocessing
         with self.watch.on("prepare engine"):
             example = torch.from_numpy(self.material.make(lists[-1])).expand(
@@ -287,7 +292,7 @@ class Sources:
         with self.watch.on("pictures"):
             return torch.from_numpy(np.concatenate([next(made) for _ in range(count)]))
 
-    def _read(self, cache: BoundaryCache, rows: np.ndarray) -> Tensor:
+    def _read(self, cache: BoundaryCache | CacheParts, rows: np.ndarray) -> Tensor:
         with self.watch.on("cache read"):
             return cache.read(rows)
 
@@ -315,13 +320,32 @@ class Sources:
             if known == key:
                 return cache
             cache.close()
-        shape = self.row_shape(boundary)
-        folder = self.settings.root / key
-        cache = BoundaryCache(folder, self.material.num_rows, shape, self.settings.dtype)
+        cache = self._part(boundary, key, processes.rank())
         self._caches[boundary] = (key, cache)
         return cache
 
-    def _cached(self, cache: BoundaryCache, network: nn.Module) -> Source:
+    def _part(self, boundary: int, key: str, part: int) -> BoundaryCache:
+        """Open what process `part` computes of the cache under a key."""
+        starts = self.material.part_starts(self._count)
+        folder = self.settings.root / part_name(key, part, self._count)
+        rows, shape = starts[part + 1] - starts[part], self.row_shape(boundary)
+        return BoundaryCache(folder, rows, shape, self.settings.dtype)
+
+    def _whole(self, boundary: int, own: BoundaryCache) -> BoundaryCache | CacheParts:
+        """Return the cache of a boundary with the parts of all processes, once they are there."""
+        if processes.count() == 1:
+            return own
+        processes.from_all(None)
+        for cache in self._others:
+            cache.close()
+        key, _ = self._caches[boundary]
+        others = {p: self._part(boundary, key, p) for p in range(self._count)}
+        others.pop(processes.rank()).close()
+        self._others = list(others.values())
+        every = [others.get(p, own) for p in range(self._count)]
+        return CacheParts(every, self.material.part_starts(self._count))
+
+    def _cached(self, cache: BoundaryCache | CacheParts, network: nn.Module) -> Source:
         views = self.material.num_views
         first_val = len(self.material.train) * views
 
@@ -330,9 +354,9 @@ class Sources:
                 yield self._read(cache, positions * views + numbers)
 
         def val_inputs() -> Iterator[Tensor]:
-            for start in range(first_val, cache.num_rows, DERIVATION_ROWS):
-                stop = min(cache.num_rows, start + DERIVATION_ROWS)
-                yield self._read(cache, np.arange(start, stop))
+            rows = processes.share(np.arange(first_val, cache.num_rows))
+            for start in range(0, len(rows), DERIVATION_ROWS):
+                yield self._read(cache, rows[start : start + DERIVATION_ROWS])
 
         return Source(network, train_inputs, val_inputs, cached=True, num_views=views)
 
@@ -348,7 +372,7 @@ class Sources:
                 yield self._gather(made, len(pick))
 
         def val_inputs() -> Iterator[Tensor]:
-            items = [(int(p), (CLEAN,)) for p in self.material.val]
+            items = [(int(p), (CLEAN,)) for p in processes.share(self.material.val)]
             made = ahead(make, items)
             for start in range(0, len(items), EXTRACTION_ROWS):
                 yield self._gather(made, min(EXTRACTION_ROWS, len(items) - start))

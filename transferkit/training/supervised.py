@@ -21,6 +21,12 @@ class Objective:
     mixup: float = 0.0
     cutmix: float = 0.0
 
+    def weight(self, labels: np.ndarray) -> float:
+        """Return what the mean loss over these labels (N,) counts beside others': their weights."""
+        if self.class_weights is None:
+            return float(len(labels))
+        return float(self.class_weights.cpu().numpy()[labels].sum())
+
     def loss(
         self, network: nn.Module, inputs: Tensor, labels: Tensor, generator: np.random.Generator
     ) -> tuple[Tensor, Tensor]:

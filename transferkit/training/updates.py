@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from transferkit import processes
 from transferkit.training.averaging import Average, epoch_average, moving_average
 from transferkit.training.gradients import CLIPPINGS
 from transferkit.training.monitor import Monitor
@@ -71,6 +72,8 @@ class Updater:
         for loss in losses:
             self.fabric.backward(penalized(loss, terms))
             terms = []  # the penalties are those of the step, not of each part
+        every = (p for group in self.optimizer.param_groups for p in group["params"])
+        processes.average_(p.grad for p in every if p.grad is not None)
         monitor.backward()
         clipped = self.clip()
         self.optimizer.step()
