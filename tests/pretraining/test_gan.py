@@ -19,7 +19,7 @@ from transferkit.pretraining.gan import (
     variety,
     warnings,
 )
-from transferkit.pretraining.method import Batch
+from transferkit.pretraining.method import Batch, Method
 from transferkit.run_folder import open_run
 
 Make = Callable[..., Config]
@@ -46,6 +46,30 @@ def test_r1_is_the_squared_slope_at_real_pictures() -> None:
     images = torch.rand(5, 3, 4, 4)
     slope = 2 * images.flatten(1) * weight
     torch.testing.assert_close(r1(critic, images), slope.square().sum(dim=1).mean())
+
+
+def test_the_penalty_comes_every_16th_step_and_weighs_16_times_as_much() -> None:
+    encoder = Encoder(create_backbone("cnn", pretrained=False, image_size=16))
+    plain = gan(encoder, Pretraining(method="gan", gan_penalty="none"), 0)
+    method = gan(encoder, Pretraining(method="gan"), 0)
+    images = torch.rand(4, 3, 16, 16)
+
+    def loss(made: Method) -> float:
+        torch.manual_seed(0)
+        made.networks["critic"].score = score  # the same in both
+        made.networks["generator"] = plain.networks["generator"]
+        with torch.no_grad():
+            score.weight.fill_(0.1)
+        return float(
+            next(made.phases[0].learn(Batch((images,), torch.zeros(4), 0.0))).loss.detach()
+        )
+
+    score = nn.Linear(encoder.num_features, 1)
+    more = [loss(method) - loss(plain) for _ in range(18)]
+    penalty = r1(plain.networks["critic"], images).detach()
+    expected = 16 * (16 / 32) ** 2 / 2 * float(penalty)
+    assert [step for step, value in enumerate(more) if abs(value) > 1e-3] == [0, 16]
+    assert more[0] == pytest.approx(expected, rel=1e-3)
 
 
 @pytest.mark.parametrize("size", [16, 32, 48, 64, 224])
