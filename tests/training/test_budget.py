@@ -75,9 +75,13 @@ def test_a_plan_is_corrected_by_what_happens() -> None:
     assert plan.correct(1, 5, [15.0, 14.0, 0.0], 60.0) == [15.0, 15.0, 0.0]
     assert plan.correct(1, 14, [15.0, 13.4, 0.0], 101.0) == [15.0, 13.4, 0.0]
     assert plan.correct(1, 9, [15.0, 14.0, 0.0], 101.0) == [15.0, 9, 0.0]
-    # the head is slower than thought: it ends when the top would not fit any more
-    assert plan.correct(0, 5, [15.0, 6.0, 0.0], 71.0) == [15.0, 6.0, 0.0]
-    assert plan.correct(0, 5, [15.0, 6.0, 0.0], 71.1) == [5, 6.0, 0.0]
+    # the head is slower than thought: its own fewest 15 epochs come before the top's 28 s
+    assert plan.correct(0, 5, [30.0, 6.0, 0.0], 62.0) == [15.0, 6.0, 0.0]
+    assert plan.correct(0, 5, [30.0, 6.0, 0.0], 60.5) == [16.0, 6.0, 0.0]
+    assert plan.correct(0, 5, [30.0, 6.0, 0.0], 62.1) == [42.875, 0.0, 0.0]
+    # the whole network, 50 s, is the first to go
+    assert plan.correct(0, 15, [30.0, 6.0, 1.0], 21.0) == [16.0, 6.0, 1.0]
+    assert plan.correct(0, 15, [30.0, 6.0, 1.0], 23.0) == [30.0, 6.0, 0.0]
     # nothing fits: one epoch all the same, or no further stage
     assert plan.plan_from(0, [], 90.0) == [1.0, 0.0, 0.0]
     assert plan.plan_from(0, [], 200.0) == [1.0, 0.0, 0.0]

@@ -86,17 +86,24 @@ class Budget:
     ) -> list[float]:
         """Plan anew after `done` epochs of a stage; return the epochs of every stage.
 
-        The last stage gets what is left; one before it ends early where the least of those that
-        follow would not fit any more.
+        The last stage gets what is left. Before it, deeper stages go where their fewest epochs
+        would not fit any more, and the stage ends early where only they would.
         """
         found, left, cost = list(epochs), self.left(stage, spent_s), self.costs[stage]
         later = [n for n in range(stage + 1, len(found)) if found[n]]
-        if not later:
-            more = cost.epochs_in(left)
-            found[stage] = done + more if more else min(found[stage], done)
-        elif left - sum(self.costs[n].seconds(self.costs[n].least) for n in later) < cost.epoch_s:
-            found[stage] = done
+        own = max(0, cost.least - done) * cost.epoch_s
+        while later and left < own + self._least_s(later):
+            found[later.pop()] = 0.0
+        if later:
+            more = math.floor((left - self._least_s(later)) / cost.epoch_s)
+            found[stage] = min(found[stage], float(done + more))
+        else:
+            extra = cost.epochs_in(left)
+            found[stage] = done + extra if extra else min(found[stage], done)
         return found
+
+    def _least_s(self, stages: Sequence[int]) -> float:
+        return sum(self.costs[n].seconds(self.costs[n].least) for n in stages)
 
     def learn(self, stage: int, train_s: float, validate_s: float, part: float) -> None:
         """Take in what an epoch took, of which `part` (0..1] was run.
