@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -159,10 +159,9 @@ def finish(session: Session, run: Run, folder: RunFolder, show: Show) -> RunSumm
         draw(session, run, folder, validation)
     summary = summarize(session, run, folder, evaluation)
     folder.write_json("summary", summary.to_dict())
-    with session.watch.on("report"):
-        write_report(folder, show)
-        write_card(folder, evaluation.intervals)
-    summary = summarize(session, run, folder, evaluation)  # report and card are among its files
+    write_report(folder, show)
+    write_card(folder, evaluation.intervals)
+    summary = replace(summary, files=folder.files)  # report and card are among them
     folder.write_json("summary", summary.to_dict())
     return summary
 

@@ -12,7 +12,7 @@ OTHER = "other"
 PARTS = (
     *("imports", "scan", "backbone", "measuring", "batch-norm statistics", "range test"),
     *("prepare engine", "pictures", "trunk", "cache write", "cache read"),
-    *("training", "evaluation", "checkpoint", "final validation", "plots", "report", OTHER),
+    *("training", "evaluation", "checkpoint", "final validation", "plots", OTHER),
 )
 """All parts, in the order in which people read them."""
 

@@ -143,7 +143,7 @@ def test_every_second_is_in_one_part_of_one_stage(tiny_config: Config, tmp_path:
     assert parts["top 1"].keys() == trained | filled | {"other"}  # 48 rows, 16 at a time
     assert parts["top 3"].keys() == parts["all"].keys() - {"pictures"} | {"cache read"}
     assert parts["all"].keys() == trained | {"pictures", "other"}
-    assert {"scan", "backbone", "final validation", "plots", "report"} <= summary.parts.keys()
+    assert {"scan", "backbone", "final validation", "plots"} <= summary.parts.keys()
     assert summary.seconds == sum(summary.parts.values())
     assert summary.seconds == watch.total() - 1  # all looks but this one
     for stage in summary.stages:

@@ -156,13 +156,7 @@ def gan(encoder: Encoder, options: Pretraining, seed: int) -> Method:
             if int(steps) % R1_EVERY == 0:
                 loss = loss + R1_EVERY * gamma / 2 * r1(critic, images)
             steps.add_(1)
-        right = torch.cat([scores[0] > 0, scores[1] < 0]).float().mean()
-        figures = {
-            "told_apart": float(right),
-            "score_real": float(scores[0].detach().mean()),
-            "score_drawn": float(scores[1].detach().mean()),
-        }
-        yield Move(loss, DISCRIMINATOR, figures)
+        yield Move(loss, DISCRIMINATOR, judged(*scores))
         yield Move(persuade(critic(fake)), GENERATOR)
 
     def show(images: Tensor) -> Mapping[str, Tensor]:
@@ -189,6 +183,14 @@ def gan(encoder: Encoder, options: Pretraining, seed: int) -> Method:
         warnings=warnings,
         finish=finish,
     )
+
+
+@torch.no_grad()
+def judged(real: Tensor, drawn: Tensor) -> dict[str, float]:
+    """Return the share of pictures told apart by scores (N,) of real and drawn ones, and means."""
+    right = torch.cat([real > 0, drawn < 0]).float().mean()
+    means = {"score_real": float(real.mean()), "score_drawn": float(drawn.mean())}
+    return {"told_apart": float(right), **means}
 
 
 def variety(drawn: Tensor, pictures: Tensor) -> float:
