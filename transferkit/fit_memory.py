@@ -7,8 +7,9 @@ from dataclasses import replace
 import torch
 
 from transferkit.session import Session
+from transferkit.speed import random_images
 from transferkit.training.events import Event, Notice
-from transferkit.training.loop import SMALLEST_PART
+from transferkit.training.loop import SMALLEST_PART, to_device
 from transferkit.training.memory import (
     SAMPLE,
     available_bytes,
@@ -39,14 +40,11 @@ def resolve_parts(session: Session, show: Callable[[Event], None]) -> None:
 def parts_of(session: Session, stage: PlannedStage, batch_size: int) -> int:
     """Return in how many parts a batch of a live stage must be computed."""
     classifier, device = session.classifier, session.fabric.device
-    size = session.backbone.preprocessing
     before = {name: tensor.clone() for name, tensor in classifier.state_dict().items()}
     apply_stage(classifier, session.column_of, stage)
 
     def pictures(count: int) -> torch.Tensor:
-        shape = (count, 3, size.height_px, size.width_px)
-        images = torch.zeros(shape, dtype=torch.uint8, device=device)
-        return images.contiguous(memory_format=torch.channels_last)
+        return to_device(random_images(session, count), device)
 
     def try_step(count: int) -> None:
         with session.fabric.autocast():

@@ -7,10 +7,11 @@ import numpy as np
 import torch
 from torch import nn
 
+from transferkit.backbones.head import FrozenTrunk
 from transferkit.data.loader import CLEAN, ahead
 from transferkit.inference.engine import choose_engine, make_engine
 from transferkit.session import Session
-from transferkit.training.sources import FrozenTrunk
+from transferkit.training.loop import to_device
 from transferkit.training.stages import PlannedStage
 
 SAMPLE = 16  # pictures measured
@@ -48,8 +49,7 @@ def trunk_seconds(session: Session, boundary: int, sample: int = SAMPLE) -> floa
 
 def forward_seconds(session: Session, sample: int = SAMPLE) -> float:
     """Measure the whole model per picture, in evaluation mode."""
-    images = random_images(session, sample).to(session.sources.device)
-    images = images.contiguous(memory_format=torch.channels_last)
+    images = to_device(random_images(session, sample), session.sources.device)
     session.classifier.eval()
     with torch.inference_mode():
         return timed(lambda: session.classifier(images), len(images))
@@ -65,9 +65,7 @@ def train_seconds(
         batch = torch.randn(sample, *sources.row_shape(stage.boundary))
     else:
         network, batch = session.classifier, random_images(session, sample)
-    batch = batch.to(sources.device)
-    if batch.ndim == 4:
-        batch = batch.contiguous(memory_format=torch.channels_last)
+    batch = to_device(batch, sources.device)
     labels = torch.from_numpy(np.arange(sample) % len(session.index.classes)).to(sources.device)
 
     def step() -> None:

@@ -71,8 +71,9 @@ class ViewMaker:
         determines the view. kept: where decoded pictures wait for the next time, if anywhere.
         Raises UserError when the file can no longer be read.
         """
+        wanted = tuple(numbers)
         try:
-            return self.readable_views(path, picture, numbers, kept)
+            return self._draw(self._read(path, wanted, kept), picture, wanted)
         except (DecodeError, OSError) as error:
             raise UserError(
                 f"{path} can no longer be read: {error}",
@@ -80,15 +81,13 @@ class ViewMaker:
                 "restore it and run again; what was finished is kept",
             ) from None
 
-    def readable_views(
-        self,
-        path: Path,
-        picture: int,
-        numbers: Iterable[int],
-        kept: KeptPictures | None = None,
-    ) -> np.ndarray:
+    def readable_views(self, path: Path, picture: int, numbers: Iterable[int]) -> np.ndarray:
         """Do as `views`, but raise DecodeError or OSError, whose text is the bare reason."""
         wanted = tuple(numbers)
+        return self._draw(self._read(path, wanted, None), picture, wanted)
+
+    def _read(self, path: Path, wanted: tuple[int, ...], kept: KeptPictures | None) -> Image.Image:
+        """Decode a picture as large as its views need it, or return what is kept of it."""
         level = "none" if set(wanted) == {CLEAN} else self.level
         needed_px = shorter_side_px(self.preprocessing, level)
 
@@ -100,7 +99,10 @@ class ViewMaker:
                 at_least_px=needed_px,
             )
 
-        image = read() if kept is None else kept.get((path, needed_px), read)
+        return read() if kept is None else kept.get((path, needed_px), read)
+
+    def _draw(self, image: Image.Image, picture: int, wanted: tuple[int, ...]) -> np.ndarray:
+        """Make the wanted views of a decoded picture: (V, 3, H, W) uint8."""
         made = [
             clean_view(image, self.preprocessing)
             if number == CLEAN

@@ -12,8 +12,7 @@ from torch import Tensor, nn
 
 from transferkit import processes
 from transferkit.backbones.chain import Chain
-from transferkit.backbones.head import Classifier
-from transferkit.backbones.head import FrozenTrunk as FrozenTrunk
+from transferkit.backbones.head import Classifier, FrozenTrunk
 from transferkit.data.index import DatasetIndex
 from transferkit.data.kept import KeptPictures
 from transferkit.data.loader import CLEAN, ViewMaker, ahead
