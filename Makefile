@@ -7,11 +7,12 @@ RUNS := runs
 # Processes that share out the test files.
 JOBS ?= 2
 
-.PHONY: help demo test lint clean
+.PHONY: help demo test test-slow lint clean
 
 help:
 	@echo "make demo   install, fine-tune on data_samples/, predict, say where the results are"
 	@echo "make test   install, run all tests            (make test ARGS='-k cache' for some)"
+	@echo "make test-slow   the attacks by the thousand, in at most 40 minutes; prints what withstood"
 	@echo "make lint   ruff check, ruff format --check, mypy"
 	@echo "make clean  remove .venv and what tools left behind; runs/ stays"
 
@@ -43,6 +44,9 @@ demo: $(VENV)/.for-demo
 
 test: $(VENV)/.for-dev
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
+
+test-slow: $(VENV)/.for-dev
+	$(BIN)/python -m pytest -m slow -n $(JOBS) --dist loadgroup $(ARGS)
 
 lint: $(VENV)/.for-dev
 	$(BIN)/ruff check .

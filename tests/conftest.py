@@ -1,4 +1,8 @@
+import json
+import os
 import random
+import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +26,50 @@ from transferkit.config import (
     Training,
 )
 
+TALLY = "TRANSFERKIT_TEST_TALLY"
+"""Names the file that the tests of all worker processes append their rows to."""
+
 COLOURS = {"disc": (200, 60, 50), "square": (60, 170, 70), "stripes": (70, 90, 200)}
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):
+        number, path = tempfile.mkstemp(prefix="transferkit-tally-", suffix=".jsonl")
+        os.close(number)
+        os.environ[TALLY] = path  # the workers of pytest-xdist inherit it
+        config.add_cleanup(lambda: Path(path).unlink(missing_ok=True))
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Print what was attacked how often and what withstood, summed over rows of one name."""
+    rows = [json.loads(line) for line in Path(os.environ[TALLY]).read_text().splitlines()]
+    if not rows:
+        return
+    tried, held, lost = (Counter[str]() for _ in range(3))
+    for row in rows:
+        tried[row["what"]] += row["tried"]
+        held[row["what"]] += row["held"]
+        lost[row["what"]] += row["lost"]
+    terminalreporter.section("attacks")
+    terminalreporter.write_line(f"{'what':<40}{'tried':>10}{'withstood':>12}{'bytes lost':>12}")
+    for what in [*sorted(tried), "all"]:
+        if what == "all":
+            sums = (tried.total(), held.total(), lost.total())
+        else:
+            sums = (tried[what], held[what], lost[what])
+        terminalreporter.write_line(f"{what:<40}{sums[0]:>10,}{sums[1]:>12,}{sums[2]:>12,}")
+
+
+@pytest.fixture
+def tally() -> Callable[..., None]:
+    """Return a call that adds a row to the table at the end: tally("kill -9", tried=9, held=9)."""
+
+    def add(what: str, *, tried: int, held: int, lost: int = 0) -> None:
+        row = {"what": what, "tried": tried, "held": held, "lost": lost}
+        with open(os.environ[TALLY], "a") as file:
+            file.write(json.dumps(row) + "\n")
+
+    return add
 
 
 @pytest.fixture(autouse=True)
