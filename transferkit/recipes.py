@@ -6,6 +6,7 @@ import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, fields, is_dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
@@ -207,11 +208,11 @@ def predict_options(
 
 def validate(raw: Mapping[str, Any]) -> Config:
     """Check nested dicts against `Config`: types, ranges, names, combinations; all at once."""
-    from pydantic import TypeAdapter, ValidationError
+    from pydantic import ValidationError
 
     try:
         text = json.dumps(raw, default=str)
-        config: Config = TypeAdapter(Config).validate_json(text, strict=True)
+        config: Config = checker().validate_json(text, strict=True)
     except ValidationError as error:
         raise refusal(describe_problems([dict(item) for item in error.errors()])) from None
     except RecursionError:
@@ -219,6 +220,14 @@ def validate(raw: Mapping[str, Any]) -> Config:
     if problems := combination_problems(config):
         raise refusal(problems)
     return config
+
+
+@cache
+def checker() -> Any:
+    """Return pydantic's `TypeAdapter` of `Config`, which takes a tenth of a second to make."""
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(Config)
 
 
 def refusal(problems: list[str]) -> UserError:

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from scipy import special
 
 from transferkit.inference.calibration import (
     LIMITS,
@@ -18,6 +19,11 @@ def draw(count, temperature, seed=0, classes=5):
     logits = rng.normal(scale=3, size=(count, classes))
     labels = [rng.choice(classes, p=row) for row in softmax(logits, temperature)]
     return logits, np.array(labels)
+
+
+def test_log_probabilities_are_scipys_also_far_from_zero():
+    logits = np.random.default_rng(0).normal(scale=300, size=(40, 2, 5))
+    np.testing.assert_allclose(log_softmax(logits, 0.7), special.log_softmax(logits / 0.7, axis=-1))
 
 
 @pytest.mark.parametrize("true", [0.5, 1.0, 2.5])

@@ -1,9 +1,16 @@
 import numpy as np
 import pytest
+from scipy.special import entr
 
 from transferkit.inference.uncertainty import entropy, margin, measure
 
 A, B, C = (0.7, 0.2, 0.1), (0.1, 0.6, 0.3), (0.6, 0.3, 0.1)
+
+
+def test_entropy_is_scipys():
+    samples = np.random.default_rng(0).dirichlet(np.full(5, 0.05), size=(50, 3))  # (N, S, K)
+    samples[0, 0] = np.eye(5)[2]
+    np.testing.assert_allclose(entropy(samples), entr(samples).sum(axis=-1), rtol=1e-13)
 
 
 def h(*p):

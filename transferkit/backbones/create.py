@@ -135,17 +135,43 @@ def create_backbone(
             license_name = str(config.get("license") or "unknown")
     if any(part in license_name for part in NONCOMMERCIAL):
         notices.append(f"the weights' licence, {license_name}, forbids commercial use")
-    preprocessing = _preprocessing(model, image_size)
-    notices += operate(name, model.eval(), structure, preprocessing)
+    backbone = _assembled(name, model, _preprocessing(model, image_size), structure)
+    backbone.weights_source, backbone.license = source, license_name
+    backbone.notices = notices + backbone.notices
+    return backbone
+
+
+def blank_backbone(
+    name: str, image_size: int | None, drop_path: float, structure: Structure
+) -> Backbone:
+    """Build a backbone for weights to be loaded, as a finished run describes it.
+
+    As `create_backbone`, but without a dry run of the picture size, which the run has passed.
+    """
+    if name in NETWORKS:
+        return create_scratch(name, structure, image_size, None, seed=0)
+    name = resolve_name(name)
+    config = pretrained_config(name)
+    other_size = None if image_size == config["input_size"][-1] else image_size
+    with _collected_warnings([]):
+        model = _builder(name, config, other_size, drop_path, seed=0)()
+    return _assembled(name, model, _preprocessing(model, other_size), structure)
+
+
+def _assembled(
+    name: str, model: nn.Module, preprocessing: Preprocessing, structure: Structure
+) -> Backbone:
+    """Change the structure, measure the features; where the weights are from is to be set."""
+    notices = operate(name, model.eval(), structure, preprocessing)
     num_features = count_features(name, model.eval(), preprocessing)
     return Backbone(
         name=name,
         model=model.train().eval(),  # drops what some attention layers cached just now
         num_features=num_features,
         preprocessing=preprocessing,
-        weights_source=source,
-        license=license_name,
-        notices=notices,
+        weights_source="random (seed 0)",
+        license="unknown",
+        notices=list(notices),
     )
 
 

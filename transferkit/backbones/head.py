@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from transferkit.backbones.layers import initialize_, make_activation
+from transferkit.backbones.layers import initialize_, make_activation, uninitialized
 from transferkit.config.initializers import misfit, paired_initializer
 
 
@@ -91,7 +91,7 @@ def _dropout(design: HeadDesign, number: int) -> nn.Module:
 def _linear(
     width: int, next_width: int, initializer: str, generator: torch.Generator, normed: bool = False
 ) -> nn.Linear:
-    linear = nn.utils.skip_init(nn.Linear, width, next_width, bias=not normed)
+    linear = uninitialized(nn.Linear, width, next_width, bias=not normed)
     initialize_(linear.weight, initializer, generator)
     if not normed:
         nn.init.zeros_(linear.bias)

@@ -2,12 +2,14 @@
 
 import math
 from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from transferkit.config.initializers import FANS, SCALES, parse_initializer
 
+Layer = TypeVar("Layer", bound=nn.Module)
 LEAKY_SLOPE = 0.01
 PRELU_SLOPE = 0.25
 SLOPED = {"leaky_relu": LEAKY_SLOPE, "prelu": PRELU_SLOPE}
@@ -37,6 +39,15 @@ def make_activation(name: str, slope: float | None = None) -> nn.Module:
     the others have none. Raises KeyError for an unknown name.
     """
     return ACTIVATIONS[name](SLOPED.get(name, 0.0) if slope is None else slope)
+
+
+def uninitialized(kind: Callable[..., Layer], *arguments: int, bias: bool) -> Layer:
+    """Build a layer whose parameters are still to be set; the global generator is left alone.
+
+    As torch's `skip_init`, which loads sympy for its first tensor and takes longer than it saves.
+    """
+    with torch.random.fork_rng(devices=[]):
+        return kind(*arguments, bias=bias)
 
 
 def fans(weight: Tensor) -> tuple[int, int]:

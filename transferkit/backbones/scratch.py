@@ -15,7 +15,7 @@ import torch
 from timm.layers import SelectAdaptivePool2d
 from torch import Tensor, nn
 
-from transferkit.backbones.layers import initialize_, make_activation
+from transferkit.backbones.layers import initialize_, make_activation, uninitialized
 from transferkit.config.initializers import misfit, paired_initializer
 from transferkit.data.preprocessing import Preprocessing
 
@@ -114,7 +114,7 @@ def make_mlp(design: ScratchDesign, side_px: int) -> Scratch:
     """Build a multilayer perceptron on the flattened pixels: D = width."""
     widths = [3 * side_px**2] + [design.width] * design.depth
     bias = "before" not in design.batchnorm
-    layers = [nn.utils.skip_init(nn.Linear, a, b, bias=bias) for a, b in pairwise(widths)]
+    layers = [uninitialized(nn.Linear, a, b, bias=bias) for a, b in pairwise(widths)]
     return Scratch(
         nn.BatchNorm2d(3) if "first" in design.batchnorm else nn.Identity(),
         True,
@@ -134,7 +134,7 @@ def make_cnn(design: ScratchDesign, side_px: int) -> Scratch:
     for i in range(design.depth):
         done, due = i * halvings // design.depth, (i + 1) * halvings // design.depth
         width = design.width * 2**done
-        layer = nn.utils.skip_init(
+        layer = uninitialized(
             nn.Conv2d, channels, width, 3, 1 + due - done, 1, bias="before" not in design.batchnorm
         )
         blocks.append(make_block(layer, design))

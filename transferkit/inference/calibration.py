@@ -66,9 +66,9 @@ def softmax(logits: ArrayLike, temperature: float = 1.0) -> Floats:
 
 def log_softmax(logits: ArrayLike, temperature: float = 1.0) -> Floats:
     """Return log-probabilities (..., K) of logits (..., K) divided by the temperature."""
-    from scipy.special import log_softmax as reference
-
-    result: Floats = reference(np.asarray(logits, dtype=np.float64) / temperature, axis=-1)
+    scores = np.asarray(logits, dtype=np.float64) / temperature
+    scores = scores - scores.max(axis=-1, keepdims=True)  # the largest exponential is 1
+    result: Floats = scores - np.log(np.exp(scores).sum(axis=-1, keepdims=True))
     return result
 
 

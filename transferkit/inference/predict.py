@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from transferkit.backbones.create import create_backbone
+from transferkit.backbones.create import blank_backbone
 from transferkit.backbones.head import Classifier, HeadDesign, make_head
 from transferkit.backbones.structure import Structure
 from transferkit.data.decode import DecodeError
@@ -67,12 +67,11 @@ def blank_classifier(
     The head of a pretraining run is the identity. drop_path: see `load_run`.
     Raises KeyError, TypeError or ValueError where entries are missing or wrong.
     """
-    backbone = create_backbone(
+    backbone = blank_backbone(
         description["backbone"],
-        pretrained=False,
-        image_size=description["image_size"],
-        structure=Structure.from_dict(description["structure"]),
-        drop_path=description.get("drop_path", 0.0) if drop_path is None else drop_path,
+        description["image_size"],
+        description.get("drop_path", 0.0) if drop_path is None else drop_path,
+        Structure.from_dict(description["structure"]),
     )
     head: nn.Module = nn.Identity()
     if not is_pretraining(description):
@@ -100,7 +99,7 @@ def load_backbone(folder: RunFolder, drop_path: float | None = None) -> LoadedRu
         temperature = float(description.get("temperature", 1.0))
         if not 0 < temperature < float("inf"):
             raise ValueError(f"temperature {temperature}")
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+    except (AssertionError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise UserError(
             f"{folder.path} holds a model that does not fit its description",
             f"{type(error).__name__}: {str(error)[:300]}",

@@ -15,9 +15,8 @@ Floats = NDArray[np.float64]
 
 def entropy(probabilities: Floats) -> Floats:
     """Return the Shannon entropy (...,) of distributions (..., K), in nats: 0 .. ln K."""
-    from scipy.special import entr
-
-    total: Floats = entr(probabilities).sum(axis=-1)
+    logs = np.log(probabilities, out=np.zeros_like(probabilities), where=probabilities > 0)
+    total: Floats = 0.0 - (probabilities * logs).sum(axis=-1)  # 0 log 0 is 0
     return total
 
 
