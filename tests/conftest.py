@@ -1,9 +1,11 @@
+import io
 import json
 import os
 import random
+import tarfile
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -136,6 +138,22 @@ def unlabeled(tmp_path_factory: pytest.TempPathFactory) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         draw(list(COLOURS)[number % 3], generator, 40 + number).save(folder / f"{number}.png")
     return root
+
+
+@pytest.fixture(scope="session")
+def pack() -> Callable[[Path, Mapping[str, bytes]], Path]:
+    """Return a function that writes a tar archive of members, name to content."""
+
+    def make(archive: Path, members: Mapping[str, bytes]) -> Path:
+        archive.parent.mkdir(parents=True, exist_ok=True)
+        with tarfile.open(archive, "w") as tar:
+            for name, content in members.items():
+                info = tarfile.TarInfo(name)
+                info.size = len(content)
+                tar.addfile(info, io.BytesIO(content))
+        return archive
+
+    return make
 
 
 @pytest.fixture

@@ -22,8 +22,8 @@ VERBS = "the verbs"
 LAYERS = (
     (
         *("", "errors", "config", "run_folder", "training.events", "torchvision_ops"),
-        *("atomic_write", "csv_rows", "processes", "row_files", "run_lock", "stopwatch"),
-        *("strict_json", "units"),
+        *("atomic_write", "cache_dir", "csv_rows", "processes", "row_files", "run_lock"),
+        *("stopwatch", "strict_json", "units"),
     ),
     ("data",),
     ("backbones", "inference.engine"),  # the engine runs the frozen trunk, too

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from transferkit.config import Config, Predict
+from transferkit.data.addresses import fetch
 from transferkit.data.index import DatasetIndex, ScanOptions, scan
 from transferkit.errors import UserError, usage_error
 from transferkit.evaluation.bootstrap import bootstrap_intervals
@@ -79,6 +80,7 @@ def scan_labelled(
         max_pixels=config.data.max_pixels,
         to_train=False,
     )
+    fetch([folder], show)
     index = scan(folder, options, lambda done, total: show(Progress("scan", done, total)))
     for warning in index.warnings:
         show(Notice(warning, warning=True))

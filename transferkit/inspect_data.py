@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from transferkit.atomic_write import disk_error, write_atomically
+from transferkit.data.addresses import fetch
 from transferkit.data.index import ScanOptions, scan
 from transferkit.data.inspect import Inspection, inspect
 from transferkit.strict_json import strict_json
@@ -22,6 +23,7 @@ def inspect_data(
     output: the file; None makes inspection-<name>.json in the current folder.
     """
     options = ScanOptions(manifest=manifest, strict=strict)
+    fetch([data], show)
     index = scan(data, options, lambda done, total: show(Progress("pictures", done, total)))
     found = inspect(index)
     path = output or Path(f"inspection-{(data or manifest or Path('data')).resolve().stem}.json")

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 
 from transferkit import processes
-from transferkit.atomic_write import disk_error
+from transferkit.atomic_write import disk_error, write_atomically
 from transferkit.config import Predict
-from transferkit.data.index import list_images
+from transferkit.data.named_pictures import list_images
+from transferkit.data.tar_members import archive_of, read_member
 from transferkit.errors import UserError, usage_error
 from transferkit.inference.decide import Rules, make_rules
 from transferkit.inference.members import (
@@ -280,8 +281,16 @@ def select(job: Job, outputs: Outputs, show: Show) -> Iterator[dict[str, Any]]:
     if outputs.copy_to is not None:
         outputs.copy_to.mkdir(parents=True, exist_ok=True)
         for rank, (file, _) in enumerate(chosen, start=1):
-            shutil.copy2(file, outputs.copy_to / f"{rank:04d}-{file.name}")
+            copy_picture(file, outputs.copy_to / f"{rank:04d}-{file.name}")
     yield from rows
+
+
+def copy_picture(file: Path, target: Path) -> None:
+    """Copy a picture, also one inside of a shard. Raises OSError."""
+    if archive_of(file) is None:
+        shutil.copy2(file, target)
+    else:
+        write_atomically(target, lambda copy: copy.write(read_member(file)))
 
 
 def batches(

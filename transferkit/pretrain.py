@@ -15,6 +15,7 @@ from transferkit import processes
 from transferkit.backbones.create import Backbone, create_backbone
 from transferkit.backbones.synchronized import synchronize_
 from transferkit.config import Config
+from transferkit.data.addresses import fetch
 from transferkit.data.index import DatasetIndex, ScanOptions, scan
 from transferkit.data.kept import KeptPictures
 from transferkit.data.unlabeled import scan_unlabeled
@@ -121,6 +122,7 @@ def prepare(config: Config, show: Show) -> PretrainingSession:
         raise usage_error("--precision 16 is not for pretraining", "", "use bf16 or 32")
     kind = METHODS[options.method]
     refuse_sharing(options, processes.count())
+    fetch([data.path, options.probe, options.aux], show)
     fabric = make_fabric(config)
     probe_index = processes.from_first(scan_probe, config, show)
     index = processes.from_first(scan_pictures, config, show)

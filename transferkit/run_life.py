@@ -8,6 +8,7 @@ from typing import Any
 
 from transferkit import processes
 from transferkit.config import Config
+from transferkit.data.addresses import address_of
 from transferkit.data.index import DatasetIndex
 from transferkit.errors import UserError, usage_error
 from transferkit.run_folder import RunFolder, create_run
@@ -92,7 +93,9 @@ def absolute_paths(config: Config) -> Config:
     own = config.pretraining
 
     def whole(path: Path | None) -> Path | None:
-        return path.expanduser().absolute() if path else None
+        if path is None or address_of(path) is not None:
+            return path
+        return path.expanduser().absolute()
 
     return replace(
         config,

@@ -12,7 +12,9 @@ from transferkit.backbones.create import Backbone, create_backbone
 from transferkit.backbones.head import Classifier
 from transferkit.backbones.recompute import recompute
 from transferkit.backbones.synchronized import synchronize_
+from transferkit.cache_dir import default_cache_dir
 from transferkit.config import Config
+from transferkit.data.addresses import address_of, fetch
 from transferkit.data.index import DatasetIndex, ScanOptions, scan
 from transferkit.data.loader import ViewMaker
 from transferkit.errors import usage_error
@@ -26,7 +28,6 @@ from transferkit.network import (
 )
 from transferkit.run_folder import RunFolder
 from transferkit.stopwatch import Stopwatch
-from transferkit.training.boundary_cache import default_cache_dir
 from transferkit.training.budget import Budget
 from transferkit.training.events import Event, Notice, Progress
 from transferkit.training.memory import batch_size_for
@@ -82,6 +83,9 @@ def prepare(
     check_network(config)
     watch = watch or Stopwatch()
     refuse_sharing(config)
+    if address_of(config.data.path or ""):
+        with watch.on("fetch"):
+            fetch([config.data.path], show)
     with watch.on("scan"):
         index = processes.from_first(scan_pictures, config, show)
     if len(index.of_split("train")) < processes.count():

@@ -10,7 +10,7 @@ OUTSIDE = -1
 OTHER = "other"
 """The part that gets what no other part claims, so that all parts together are the whole time."""
 PARTS = (
-    *("imports", "scan", "backbone", "measuring", "batch-norm statistics", "range test"),
+    *("imports", "fetch", "scan", "backbone", "measuring", "batch-norm statistics", "range test"),
     *("prepare engine", "pictures", "trunk", "cache write", "cache read"),
     *("training", "evaluation", "checkpoint", "final validation", "plots", OTHER),
 )

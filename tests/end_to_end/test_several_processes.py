@@ -158,6 +158,34 @@ def test_prediction_goes_on_with_parts_and_writes_the_file_of_one_process(
     assert {path.name for path in Path().iterdir()} == {"torn.png", "one.csv", "two.csv"}
 
 
+def test_two_processes_fetch_shards_and_write_the_file_of_one(
+    run: Path,
+    pictures: Path,
+    pack: Callable[..., Path],
+    tmp_path: Path,
+    own_cache: Path,
+    cli: Cli,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    files = sorted((pictures / "train").rglob("*.png"))
+    for part in range(3):
+        members = {f"{n}.png": f.read_bytes() for n, f in enumerate(files[part::3])}
+        pack(tmp_path / f"{part}.tar", members)
+    monkeypatch.chdir("/")  # where the paths of this address start
+    address = f"local:/{tmp_path}/{{0..2}}.tar"
+    job = ("predict", run, address, "--set", "predict.batch_size=4")
+    ended = as_by_srun(*job, "-o", tmp_path / "two.csv")
+    assert ended.codes == [0, 0], ended.err
+    assert f"fetching local:/{tmp_path}/0.tar and 2 more" in ended.out[0]
+    assert ended.out[1] == ended.err[1] == ""
+    times = [file.stat().st_mtime_ns for file in sorted(own_cache.rglob("*.tar"))]
+    assert len(times) == 3
+    assert cli(*job, "-o", tmp_path / "one.csv").code == 0
+    assert times == [file.stat().st_mtime_ns for file in sorted(own_cache.rglob("*.tar"))]
+    assert (tmp_path / "two.csv").read_bytes() == (tmp_path / "one.csv").read_bytes()
+    assert len((tmp_path / "two.csv").read_text().splitlines()) == 1 + len(files)
+
+
 @pytest.mark.parametrize(
     ("outputs", "options", "what"),
     [

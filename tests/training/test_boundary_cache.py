@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 
+from transferkit.cache_dir import default_cache_dir
 from transferkit.errors import UserError
 from transferkit.training.boundary_cache import (
     BoundaryCache,
     CacheParts,
     cache_key,
-    default_cache_dir,
     make_room,
     part_name,
     part_starts,

@@ -7,6 +7,7 @@ import typer
 
 from transferkit import console
 from transferkit.cli.app import Debug, Json, app, live_view
+from transferkit.cli.options import DATA_HELP
 from transferkit.errors import usage_error
 from transferkit.tables.comparison import comparison_table
 from transferkit.tables.explanations import page_text, topics_table
@@ -15,7 +16,7 @@ from transferkit.tables.results import inspection_table
 
 @app.command()
 def inspect(
-    data: Annotated[Path | None, typer.Argument(help="Folder: train/CLASS/, or CLASS/.")] = None,
+    data: Annotated[Path | None, typer.Argument(help=DATA_HELP)] = None,
     manifest: Annotated[
         Path | None, typer.Option("--manifest", help="CSV with columns path,label[,split].")
     ] = None,

@@ -187,6 +187,8 @@ def split_list(texts: list[str], numbers: bool) -> list[int | float | str]:
     return found
 
 
+DATA_HELP = "Folder: train/CLASS/, or CLASS/; or WebDataset shards: 'a-{000..127}.tar'."
+
 Recipe = Annotated[
     str | None, typer.Option("--recipe", help="A recipe: a file, a shipped name, or a run folder.")
 ]

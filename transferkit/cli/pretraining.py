@@ -24,7 +24,7 @@ from transferkit.tables.pretraining import pretraining_table
 @with_pretraining_options
 def pretrain(
     unlabeled: Annotated[
-        Path | None, typer.Argument(help="Folder of pictures, nested as you like.")
+        Path | None, typer.Argument(help="Folder of pictures, nested as you like, or shards.")
     ] = None,
     recipe: Recipe = None,
     sets: Sets = None,

@@ -8,6 +8,7 @@ import typer
 from transferkit import console, processes
 from transferkit.cli.app import Debug, Json, app, live_view
 from transferkit.cli.options import (
+    DATA_HELP,
     Out,
     Recipe,
     Resume,
@@ -24,7 +25,7 @@ from transferkit.tables.training import closing_table, plan_table, range_table
 @app.command()
 @with_config_options()
 def finetune(
-    data: Annotated[Path | None, typer.Argument(help="Folder: train/CLASS/, or CLASS/.")] = None,
+    data: Annotated[Path | None, typer.Argument(help=DATA_HELP)] = None,
     recipe: Recipe = None,
     sets: Sets = None,
     stages: Stages = None,
@@ -58,7 +59,7 @@ def finetune(
 @app.command()
 @with_config_options()
 def plan(
-    data: Annotated[Path | None, typer.Argument(help="Folder: train/CLASS/, or CLASS/.")] = None,
+    data: Annotated[Path | None, typer.Argument(help=DATA_HELP)] = None,
     recipe: Recipe = None,
     sets: Sets = None,
     stages: Stages = None,
@@ -84,7 +85,7 @@ def plan(
 @app.command("find-lr")
 @with_config_options("training.lr", "training.unfrozen_lr")
 def find_lr(
-    data: Annotated[Path | None, typer.Argument(help="Folder: train/CLASS/, or CLASS/.")] = None,
+    data: Annotated[Path | None, typer.Argument(help=DATA_HELP)] = None,
     recipe: Recipe = None,
     sets: Sets = None,
     stages: Stages = None,

@@ -10,7 +10,7 @@ import typer
 
 from transferkit import console, processes
 from transferkit.cli.app import Debug, Json, RunArgument, app, live_view
-from transferkit.cli.options import Sets, given_flags, with_predict_options
+from transferkit.cli.options import DATA_HELP, Sets, given_flags, with_predict_options
 from transferkit.config.predict import DECIDING
 from transferkit.errors import UserError, usage_error
 from transferkit.tables.results import measured_table, prediction_table, selection_table
@@ -30,7 +30,8 @@ Images = Annotated[
     list[str],
     typer.Argument(
         metavar="IMAGES...",
-        help="Files, folders, patterns like 'a/*.jpg', or - for a list on standard input.",
+        help="Files, folders, patterns like 'a/*.jpg', shards like 'a-{000..127}.tar', or - for a "
+        "list on standard input.",
     ),
 ]
 
@@ -67,9 +68,11 @@ def predict(
 ) -> None:
     """Classify pictures, and say how sure that is."""
     with live_view(json or output is None) as view, processes.joined():
+        from transferkit.data.addresses import fetch
         from transferkit.embed import embed_instead
         from transferkit.predict import Outputs
 
+        fetch(images, view.show)
         classifying = saliency is not None or processes.count() > 1
         wanted = None if classifying else save_features
         if embedded := embed_instead(run, images, wanted, view.show):
@@ -163,7 +166,9 @@ def embed(
     """Write the features of pictures, of a fine-tuned or a pretrained backbone."""
     with live_view(json) as view:
         from transferkit import embed as verb
+        from transferkit.data.addresses import fetch
 
+        fetch(images, view.show)
         written = verb.embed(run, verb.list_pictures(images, sys.stdin), output, engine, view.show)
     if json:
         console.print_json(written.to_dict())
@@ -175,7 +180,7 @@ def embed(
 @with_predict_options(*DECIDING, "abstain_by")
 def evaluate(
     run: Runs,
-    data: Annotated[Path | None, typer.Argument(help="Folder with a folder per class.")] = None,
+    data: Annotated[Path | None, typer.Argument(help=DATA_HELP)] = None,
     manifest: Annotated[
         Path | None, typer.Option("--manifest", help="CSV with columns path,label[,split].")
     ] = None,

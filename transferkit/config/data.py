@@ -11,7 +11,7 @@ from transferkit.config.option import Option, Section
 
 @dataclass(frozen=True)
 class Data(Section):
-    """Where the pictures are and how they are read. path: the folder; DATA on the command line."""
+    """Where the pictures are and how they are read. path: folder or shards, DATA when typed."""
 
     path: Path | None = None
     manifest: Annotated[

@@ -17,6 +17,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from transferkit.data.tar_members import read_member
+
 DEFAULT_MAX_PIXELS = 100_000_000
 """A 12,000 × 8,000 photograph passes (300 MB as RGB); a 30,000 × 30,000 picture does not."""
 
@@ -35,6 +37,9 @@ UNSUPPORTED_KINDS = {
     ".svg": "SVG",
 }
 """Suffix to name of the pictures that Pillow may not decode here; `image_suffixes` comes first."""
+
+OpenFile = io.BufferedReader | io.BytesIO
+"""A file on disk, or the content of one in a shard."""
 
 _EXIF_ORIENTATION = 0x0112
 _TRANSPOSE = {
@@ -141,15 +146,13 @@ def difference_hash(image: Image.Image) -> int:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[io.BufferedReader]:
-    """Open a regular file that is not empty; nothing else is opened, as a pipe would hang."""
+def _opened(path: Path) -> Iterator[OpenFile]:
+    """Open a regular file that is not empty; nothing else is opened, as a pipe would hang.
+
+    A path may go on inside of a shard.
+    """
     try:
-        status = os.stat(path)
-        if not stat.S_ISREG(status.st_mode):
-            raise DecodeError("not a regular file")
-        if status.st_size == 0:
-            raise DecodeError("empty file")
-        file = open(path, "rb")  # noqa: SIM115 - closed below; here only its own errors are caught
+        file = _open_regular(path)
     except FileNotFoundError as error:
         raise DecodeError("broken link" if os.path.islink(path) else "missing") from error
     except PermissionError as error:
@@ -160,9 +163,24 @@ def _opened(path: Path) -> Iterator[io.BufferedReader]:
         yield file
 
 
+def _open_regular(path: Path) -> OpenFile:
+    try:
+        status = os.stat(path)
+    except NotADirectoryError:  # a shard is a file, with files inside
+        content = read_member(path)
+        if not content:
+            raise DecodeError("empty file") from None
+        return io.BytesIO(content)
+    if not stat.S_ISREG(status.st_mode):
+        raise DecodeError("not a regular file")
+    if status.st_size == 0:
+        raise DecodeError("empty file")
+    return open(path, "rb")
+
+
 @contextmanager
 def _decoded(
-    file: io.BufferedReader, max_pixels: int, at_least_px: int | None
+    file: OpenFile, max_pixels: int, at_least_px: int | None
 ) -> Iterator[tuple[Image.Image, tuple[int, int]]]:
     """Yield the upright picture in its own mode, and its (width, height) before any reduction."""
     try:
@@ -257,7 +275,7 @@ def _too_many(pixels: int, max_pixels: int) -> str:
     return f"{pixels:,} pixels, more than the limit of {max_pixels:,}"
 
 
-def _reason(error: Exception, file: io.BufferedReader, max_pixels: int) -> str:
+def _reason(error: Exception, file: OpenFile, max_pixels: int) -> str:
     """Put whatever Pillow raised into a few words."""
     words = _first_words(error)
     if isinstance(error, Image.DecompressionBombError):
@@ -272,7 +290,7 @@ def _reason(error: Exception, file: io.BufferedReader, max_pixels: int) -> str:
     return f"damaged: {words}"
 
 
-def _unidentified(file: io.BufferedReader) -> str:
+def _unidentified(file: OpenFile) -> str:
     """Say what a file is that no format of Pillow recognises, from its first bytes."""
     file.seek(0)
     start = file.read(32)

@@ -1,15 +1,13 @@
-"""Find picture files: in a folder and everything below it, or named on the command line."""
+"""Find picture files in a folder and everything below it."""
 
-import glob
 import os
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from transferkit.data.decode import UNSUPPORTED_KINDS, image_suffixes
-from transferkit.data.names import count, is_valid_text, listed, natural_sorted, shown
-from transferkit.errors import UserError, usage_error
+from transferkit.data.names import natural_sorted, shown
+from transferkit.errors import UserError
 
 _LITTER = {"thumbs.db", "desktop.ini", "__macosx", "icon\r"}
 
@@ -76,62 +74,6 @@ def walk(folder: Path, *, nested: bool = True) -> FolderFiles:
                 pending.append(prefix + name)
     found.images = natural_sorted(found.images)
     return found
-
-
-def list_images(sources: Sequence[Path | str]) -> list[Path]:
-    """Return the pictures that files, folders (with all below them) and glob patterns name.
-
-    The order of `sources` is kept; folders and patterns are expanded in natural order; a file
-    named twice is returned once. A file named by itself is taken whatever its suffix.
-    Raises UserError, for all sources together, where one does not exist or holds no picture.
-    """
-    if not sources:
-        raise usage_error(
-            "no pictures given", remedy="name files, folders or patterns like 'a/*.jpg'"
-        )
-    images: dict[Path, None] = {}
-    problems = []
-    for source in sources:
-        found, problem = _expand(Path(source))
-        images.update(dict.fromkeys(found))
-        problems += [problem] if problem else []
-    problems += [
-        f"{shown(str(path))}: the name is not valid UTF-8"
-        for path in images
-        if not is_valid_text(str(path))
-    ]
-    if problems:
-        remedy = "check the names; folders must hold pictures of a format that Pillow reads"
-        if len(problems) == 1:
-            raise usage_error(problems[0], remedy=remedy)
-        what = f"{len(problems)} of the given pictures cannot be used"
-        raise usage_error(what, listed(problems, 8), remedy)
-    return list(images)
-
-
-def _expand(source: Path) -> tuple[list[Path], str]:
-    """Return the pictures of one source, or what is wrong with it."""
-    name = shown(str(source))
-    if source.is_dir():
-        found = [source / path for path in walk(source).images]
-        return found, "" if found else f"{name} holds no pictures"
-    # Before patterns: a file may have brackets in its name.
-    if os.path.lexists(source):
-        return [source], ""
-    if not glob.has_magic(str(source)):
-        return [], f"{name} does not exist"
-    matches = [Path(match) for match in natural_sorted(glob.glob(str(source), recursive=True))]
-    found = []
-    for match in matches:
-        if match.is_dir():
-            found += (
-                [match / path for path in walk(match).images] if "**" not in str(source) else []
-            )
-        elif picture_kind(match.name) == "":
-            found.append(match)
-    if found:
-        return found, ""
-    return [], f"{name} matches {count(len(matches), 'file')}, none of them a picture"
 
 
 def _entries(folder: Path) -> tuple[list[str], list[str]]:

@@ -1,4 +1,4 @@
-"""Scan a folder or a manifest of labelled pictures into a DatasetIndex that the rest reads."""
+"""Scan a folder, manifest or shards of labelled pictures into a DatasetIndex for the rest."""
 
 import hashlib
 import os
@@ -24,7 +24,6 @@ from transferkit.data.decode import (
     probe,
     readable_formats,
 )
-from transferkit.data.files import list_images as list_images
 from transferkit.data.listing import SPLITS as SPLITS
 from transferkit.data.listing import Entry, Listing, read_folder
 from transferkit.data.manifest import read_manifest
@@ -36,6 +35,7 @@ from transferkit.data.names import (
     natural_sorted,
     shown,
 )
+from transferkit.data.shards import is_shards, read_shards
 from transferkit.data.splits import draw_validation
 from transferkit.errors import usage_error
 
@@ -133,7 +133,8 @@ def scan(
 ) -> DatasetIndex:
     """Read every picture of a data set once and return the index of those that can be used.
 
-    data: a folder; with `options.manifest` the folder its paths start from, or None.
+    data: a folder, or a name of shards; with `options.manifest` the folder its paths start from, or
+    None. Shards at an address must have been fetched.
     on_progress: called with (pictures read, pictures listed), from this thread.
     Raises UserError for everything that is wrong with the data; nothing is written.
     """
@@ -169,6 +170,8 @@ def _listing(data: Path | None, options: ScanOptions) -> Listing:
         listing = read_manifest(options.manifest, data, exclude)
     elif data is None:
         raise usage_error("no data given", remedy="give a folder of pictures, or --manifest FILE")
+    elif is_shards(data):
+        listing = read_shards(data, exclude)
     else:
         listing = read_folder(data, exclude)
     unknown = natural_sorted(set(exclude) - listing.excluded)

@@ -12,7 +12,7 @@ from transferkit.errors import UserError, usage_error
 
 SPLITS = ("train", "val", "test")
 
-_SPLIT_FOLDERS = {
+SPLIT_NAMES = {
     "train": ("train", "training"),
     "val": ("val", "valid", "validation"),
     "test": ("test", "testing"),
@@ -109,7 +109,7 @@ def _existing_part(data: Path) -> str:
 def _split_folders(data: Path, folders: Sequence[str]) -> dict[str, str]:
     """Return split to folder name; nothing where the folders are classes."""
     found: dict[str, list[str]] = {}
-    for split, names in _SPLIT_FOLDERS.items():
+    for split, names in SPLIT_NAMES.items():
         matches = [name for name in folders if name.casefold() in names]
         if matches:
             found[split] = matches

@@ -1,4 +1,4 @@
-"""Pictures without labels: any folder, nested as it likes, as a DatasetIndex of one class."""
+"""Pictures without labels: any folder, nested as it likes, or shards, as an index of one class."""
 
 import math
 import os
@@ -14,6 +14,7 @@ from transferkit.data.files import walk
 from transferkit.data.index import DatasetIndex, make_index, probe_all
 from transferkit.data.listing import Entry, Listing
 from transferkit.data.names import count, is_valid_text, listed, shown
+from transferkit.data.shards import is_shards, read_shards
 from transferkit.errors import UserError, usage_error
 
 MOST_HELD_OUT = 500
@@ -29,12 +30,31 @@ def scan_unlabeled(
     max_pixels: int = DEFAULT_MAX_PIXELS,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> DatasetIndex:
-    """Read every picture of a folder, and of all below it, once; the folders' names are ignored.
+    """Read every picture of a folder, and of all below it, or of shards once; names are ignored.
 
     holdout: share that goes to the split "val", at most `MOST_HELD_OUT` pictures, 0..1; the same
     files give the same split in any order. by_folder: the folder that a picture lies in is its
-    class. Raises UserError where there are fewer than two readable pictures.
+    class; not for shards. Raises UserError where there are fewer than two readable pictures.
     """
+    if by_folder and is_shards(data):
+        raise usage_error(f"{shown(str(data))} are shards: they have no folder for each identity")
+    listing = read_shards(data, labelled=False) if is_shards(data) else _listing(data, by_folder)
+    probes = probe_all(listing, max_pixels, on_progress)
+    pairs = list(zip(listing.entries, probes, strict=True))
+    reasons = {entry.path: reason for entry, reason in pairs if isinstance(reason, str)}
+    if strict:
+        check_strict(listing.root, reasons)
+    usable = [(entry, probe) for entry, probe in pairs if isinstance(probe, Probe)]
+    if len(usable) < 2:
+        raise too_few(data, len(usable), reasons)
+    listing.warnings += left_out_warnings(listing, reasons)
+    digests = [probe.digest for _, probe in usable]
+    splits = held_out(digests, holdout, seed)
+    return make_index(listing, usable, splits, reasons)
+
+
+def _listing(data: Path, by_folder: bool) -> Listing:
+    """List the pictures of a folder; the class is the folder that each lies in, or "" for all."""
     if not data.is_dir():
         problem = "is a file, not a folder" if data.exists() else "does not exist"
         raise usage_error(f"{shown(str(data))} {problem}", "", "give a folder of pictures")
@@ -45,19 +65,8 @@ def scan_unlabeled(
         problem = "" if is_valid_text(path) else "the name is not valid UTF-8"
         listing.entries.append(Entry(path, label, "", problem))
         listing.classes.setdefault(label, label)
-    probes = probe_all(listing, max_pixels, on_progress)
-    pairs = list(zip(listing.entries, probes, strict=True))
-    reasons = {entry.path: reason for entry, reason in pairs if isinstance(reason, str)}
-    if strict:
-        check_strict(listing.root, reasons)
-    usable = [(entry, probe) for entry, probe in pairs if isinstance(probe, Probe)]
-    if len(usable) < 2:
-        raise too_few(data, len(usable), reasons)
     listing.others[("", "train")] = found.others
-    listing.warnings += left_out_warnings(listing, reasons)
-    digests = [probe.digest for _, probe in usable]
-    splits = held_out(digests, holdout, seed)
-    return make_index(listing, usable, splits, reasons)
+    return listing
 
 
 def held_out(digests: list[str], share: float, seed: int) -> list[str]:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from transferkit.config import Config, option_fields
+from transferkit.data.shards import root_of
 from transferkit.errors import UserError
 from transferkit.evaluation.metrics import (
     ClassScores,
@@ -104,8 +105,12 @@ class RunData:
         if self.config is None:
             return None
         source = self.config.data
-        root = source.path or (source.manifest.parent if source.manifest else None)
-        return root / picture.path if root else None
+        if source.manifest is not None:
+            return (source.path or source.manifest.parent) / picture.path
+        try:
+            return root_of(source.path) / picture.path if source.path else None
+        except UserError:  # a pattern that matches nothing any more
+            return None
 
 
 def gather(folder: RunFolder, config: Config | None, recipe: str) -> RunData:

@@ -241,13 +241,6 @@ def cache_error(folder: Path, error: OSError) -> UserError:
     )
 
 
-def default_cache_dir() -> Path:
-    """Return the user's cache folder for transferkit."""
-    base = os.environ.get("TRANSFERKIT_CACHE") or os.environ.get("XDG_CACHE_HOME")
-    root = Path(base) if base else Path.home() / ".cache"
-    return root if os.environ.get("TRANSFERKIT_CACHE") else root / "transferkit"
-
-
 def make_room(root: Path, needed: int, budget: int, keep: frozenset[str] = frozenset()) -> str:
     """Remove least recently used caches under `root` until `needed` bytes fit the budget.
 

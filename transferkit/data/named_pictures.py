@@ -1,0 +1,71 @@
+"""Pictures named on the command line: files, folders, patterns, shards."""
+
+import glob
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from transferkit.data.files import picture_kind, walk
+from transferkit.data.names import count, is_valid_text, listed, natural_sorted, shown
+from transferkit.data.shards import is_shards, shard_pictures
+from transferkit.data.tar_members import archive_of
+from transferkit.errors import usage_error
+
+
+def list_images(sources: Sequence[Path | str]) -> list[Path]:
+    """Return the pictures that files, folders (with all below them), patterns and shards name.
+
+    The order of `sources` is kept; folders and patterns are expanded in natural order, shards in
+    their own; a file named twice is returned once. A file named by itself is taken whatever its
+    suffix. Raises UserError, for all sources together, where one does not exist or holds no
+    picture, and for shards as `shard_pictures` does.
+    """
+    if not sources:
+        raise usage_error(
+            "no pictures given", remedy="name files, folders or patterns like 'a/*.jpg'"
+        )
+    images: dict[Path, None] = {}
+    problems = []
+    for source in sources:
+        found, problem = _expand(Path(source))
+        images.update(dict.fromkeys(found))
+        problems += [problem] if problem else []
+    problems += [
+        f"{shown(str(path))}: the name is not valid UTF-8"
+        for path in images
+        if not is_valid_text(str(path))
+    ]
+    if problems:
+        remedy = "check the names; folders must hold pictures of a format that Pillow reads"
+        if len(problems) == 1:
+            raise usage_error(problems[0], remedy=remedy)
+        what = f"{len(problems)} of the given pictures cannot be used"
+        raise usage_error(what, listed(problems, 8), remedy)
+    return list(images)
+
+
+def _expand(source: Path) -> tuple[list[Path], str]:
+    """Return the pictures of one source, or what is wrong with it."""
+    name = shown(str(source))
+    if is_shards(source):
+        return shard_pictures(source), ""
+    if source.is_dir():
+        found = [source / path for path in walk(source).images]
+        return found, "" if found else f"{name} holds no pictures"
+    # Before patterns: a file may have brackets in its name.
+    if os.path.lexists(source) or archive_of(source):
+        return [source], ""
+    if not glob.has_magic(str(source)):
+        return [], f"{name} does not exist"
+    matches = [Path(match) for match in natural_sorted(glob.glob(str(source), recursive=True))]
+    found = []
+    for match in matches:
+        if match.is_dir():
+            found += (
+                [match / path for path in walk(match).images] if "**" not in str(source) else []
+            )
+        elif picture_kind(match.name) == "":
+            found.append(match)
+    if found:
+        return found, ""
+    return [], f"{name} matches {count(len(matches), 'file')}, none of them a picture"
