@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from transferkit.atomic_write import disk_error
+from transferkit.data.addresses import fetch
 from transferkit.errors import UserError, usage_error
 from transferkit.inference.predict import (
     features_of,
@@ -107,4 +108,5 @@ def embed_instead(run: str, sources: Sequence[str], output: Path | None, show: S
     folder = open_run(path)
     if not folder.has_model or not is_pretraining(folder.load_model()[0]):
         return ""
+    fetch(sources, show)
     return embed(path, list_pictures(sources, ()), output, "auto", show).line()

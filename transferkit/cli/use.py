@@ -68,11 +68,9 @@ def predict(
 ) -> None:
     """Classify pictures, and say how sure that is."""
     with live_view(json or output is None) as view, processes.joined():
-        from transferkit.data.addresses import fetch
         from transferkit.embed import embed_instead
         from transferkit.predict import Outputs
 
-        fetch(images, view.show)
         classifying = saliency is not None or processes.count() > 1
         wanted = None if classifying else save_features
         if embedded := embed_instead(run, images, wanted, view.show):
@@ -127,6 +125,7 @@ def start(
     """Check what was typed, `--set` pairs and flags; return the options and the rows to come."""
     from transferkit import predict as verb
     from transferkit import predict_exported as exported
+    from transferkit.data.addresses import fetch
     from transferkit.recipes import predict_options
 
     if exported.is_exported(Path(run)):
@@ -134,10 +133,12 @@ def start(
             raise usage_error("an exported model runs in one process", "", "name the run folder")
         options = exported.exported_options(*typed, outputs)
         sources = (images, sys.stdin)
+        fetch(images, show)
         return options, exported.predict_exported(Path(run), sources, options, outputs, show)
     folders = verb.open_runs(run)
     options = predict_options(folders[0], *typed)
     verb.check_outputs(outputs, options, len(folders))
+    fetch(images, show)
     job = verb.open_job(folders, images, sys.stdin, options)
     return options, verb.predict(job, outputs, show)
 
