@@ -14,6 +14,7 @@ from transferkit.evaluation.comparison import (
     stages_of,
 )
 from transferkit.evaluation.comparison_plot import side_by_side
+from transferkit.foreign_files import understood
 from transferkit.recipes import config_of
 from transferkit.run_folder import RunFolder, open_run
 
@@ -29,20 +30,23 @@ def compare(paths: Sequence[Path], plot: Path | None) -> Comparison:
     if plot is not None and plot.suffix.lower() != ".png":
         raise usage_error(f"--output {plot}: the name must end in .png")
     folders = [open_run(path) for path in paths]
-    summaries = [summary_of(folder) for folder in folders]
     names = short_names(paths)
-    if plot is not None:
+    with understood(" and ".join(map(str, paths))):
+        summaries = [summary_of(folder) for folder in folders]
+        found = Comparison(
+            names,
+            outcome(summaries),
+            stages_of(summaries),
+            differing([config_of(folder) for folder in folders]),
+        )
+        if plot is None:
+            return found
         figure = side_by_side(dict(zip(names, (f.read_metrics() for f in folders), strict=True)))
-        try:
-            write_atomically(plot, png_of(figure))
-        except OSError as error:
-            raise disk_error(plot.parent, error) from error
-    return Comparison(
-        names,
-        outcome(summaries),
-        stages_of(summaries),
-        differing([config_of(folder) for folder in folders]),
-    )
+    try:
+        write_atomically(plot, png_of(figure))
+    except OSError as error:
+        raise disk_error(plot.parent, error) from error
+    return found
 
 
 def summary_of(folder: RunFolder) -> dict[str, Any]:

@@ -42,13 +42,26 @@ def to_csv(rows: Iterable[Mapping[str, Any]]) -> str:
 
 
 def from_csv(text: str) -> list[dict[str, str]]:
-    """Read back what `to_csv` wrote; empty cells are left out of their row."""
-    header, *lines = list(csv.reader(io.StringIO(text, newline=""))) or [[]]
+    """Read back what `to_csv` wrote; empty cells are left out of their row. Raises ValueError."""
+    try:
+        header, *lines = list(csv.reader(io.StringIO(text, newline=""))) or [[]]
+    except csv.Error as error:
+        raise ValueError(f"it is not a CSV table: {error}") from None
     columns = [unescape_cell(cell) for cell in header]
     return [
         {c: unescape_cell(cell) for c, cell in zip(columns, line, strict=False) if cell != ""}
         for line in lines
     ]
+
+
+def as_number(text: str) -> int | float | str:
+    """Return a cell as the number that it writes, or as it is."""
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
 
 
 def csv_line(cells: Sequence[Any]) -> str:

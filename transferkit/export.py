@@ -108,7 +108,7 @@ def export(
             for end, data in files.items():
                 path = (Path(waiting) / target.name).with_suffix(end)
                 write_atomically(path, lambda file, data=data: file.write(data))  # type: ignore[misc]
-            back = open_exported(Path(waiting) / target.name)
+            back = open_exported(Path(waiting) / target.name, trusted=True)
             sizes = (before, sum(map(len, files.values())))
             result = compare(original, back.engine.run, images, labels, sizes)
             if options.sparsity:

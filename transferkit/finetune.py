@@ -18,6 +18,7 @@ from transferkit.evaluation.plots import confusion, curves, learning_rates
 from transferkit.evaluation.reliability_plot import reliability
 from transferkit.find_lr import resolve_rate
 from transferkit.fit_memory import resolve_parts
+from transferkit.foreign_files import understood
 from transferkit.network import head_design, make_structure
 from transferkit.recipes import config_of, to_toml
 from transferkit.report import write_card, write_report
@@ -101,7 +102,8 @@ def resume(path: Path, show: Show, watch: Stopwatch | None = None) -> RunSummary
     config = config_of(folder)
     session = prepare(config, show, watch)
     if (planned := folder.read_json("budget")) is not None:
-        take(session, Budget.from_dict(planned))
+        with understood(path):
+            take(session, Budget.from_dict(planned))
     if known is None:
         processes.from_first(folder.write_json, "data", data_description(session))
     else:

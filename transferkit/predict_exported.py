@@ -13,7 +13,7 @@ from transferkit.config import Predict
 from transferkit.errors import usage_error
 from transferkit.inference.calibration import softmax
 from transferkit.inference.decide import Rules
-from transferkit.inference.exported import is_exported, open_exported
+from transferkit.inference.exported import is_exported, open_exported, require_trust
 from transferkit.inference.members import Batch
 from transferkit.inference.predict import features_of
 from transferkit.inference.rows import batch_rows, columns, error_row
@@ -26,7 +26,7 @@ from transferkit.training.events import Event, Progress
 KEYS = ("predict.top_k", "predict.batch_size")
 """What an exported model knows of the options; the others need a run folder."""
 
-__all__ = ["exported_options", "is_exported", "predict_exported"]
+__all__ = ["exported_options", "is_exported", "predict_exported", "require_trust"]
 
 
 def exported_options(sets: Iterable[str], flags: Mapping[str, Any], outputs: Outputs) -> Predict:
@@ -52,12 +52,14 @@ def predict_exported(
     options: Predict,
     outputs: Outputs,
     show: Callable[[Event], None],
+    trusted: bool = False,
 ) -> Iterator[dict[str, Any]]:
     """Yield one row per picture, in order; every batch is on disk before the next one begins.
 
-    sources: files, folders, patterns, and the lines that "-" stands for.
+    sources: files, folders, patterns, and the lines that "-" stands for. trusted: see
+    `require_trust`.
     """
-    opened = open_exported(path)
+    opened = open_exported(path, trusted)
     files = list_pictures(*sources)
     names = columns(options, len(opened.classes), 1, unlike=False)
     try:

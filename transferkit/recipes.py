@@ -3,7 +3,6 @@
 import difflib
 import json
 import re
-import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, fields, is_dataclass
 from functools import cache
@@ -15,6 +14,7 @@ from transferkit.config.network_checks import batchnorm_problems, network_proble
 from transferkit.config.predict import predict_problems
 from transferkit.config.pretraining import pretraining_problems
 from transferkit.errors import UserError, usage_error
+from transferkit.foreign_files import parse_toml
 from transferkit.from_run import start_from
 from transferkit.optimization_checks import budget_problems, optimization_problems
 from transferkit.run_folder import RECIPE, RunFolder
@@ -69,20 +69,20 @@ def read_recipe(path: Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > MAX_RECIPE_BYTES:
             raise usage_error(f"{path} is larger than a recipe can be (1 MB)")
-        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
+        return parse_toml(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise usage_error(f"cannot read the recipe {path}", error.strerror or "") from None
-    except (UnicodeDecodeError, RecursionError) as error:
+    except UnicodeDecodeError as error:
         raise usage_error(f"{path} is not a TOML text file", str(error)[:200]) from None
-    except tomllib.TOMLDecodeError as error:
-        raise usage_error(f"{path} is not valid TOML", str(error)) from None
+    except ValueError as error:
+        raise usage_error(f"{path} is not valid TOML", str(error)[:200]) from None
 
 
 def config_of(run: RunFolder) -> Config:
     """Return the configuration that a run was started with. Raises UserError when it is damaged."""
     try:
-        return load_config(tomllib.loads(run.read_recipe()))
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        return load_config(parse_toml(run.read_recipe()))
+    except ValueError as error:
         raise UserError(f"the recipe in {run.path} is damaged", str(error)[:200]) from None
 
 
@@ -92,8 +92,8 @@ def parse_set(pair: str) -> tuple[str, Any]:
     if not equals or not all(part.strip() for part in key.split(".")):
         raise usage_error(f"--set {pair!r} is not KEY=VALUE", "", "e.g. --set training.lr=1e-3")
     try:
-        read = tomllib.loads(f"value = {text}")
-    except (tomllib.TOMLDecodeError, RecursionError):
+        read = parse_toml(f"value = {text}")
+    except ValueError:
         read = {}
     key, value = key.strip(), read["value"] if len(read) == 1 else text
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
@@ -154,7 +154,10 @@ def merged(
     recipe: dict[str, Any] | None, sets: Iterable[str], flags: Mapping[str, Any] | None
 ) -> dict[str, Any]:
     """Merge a recipe, `--set` pairs and flags (the later win) into nested dicts, unchecked."""
-    raw: dict[str, Any] = json.loads(json.dumps(recipe or {}, default=str))
+    try:
+        raw: dict[str, Any] = json.loads(json.dumps(recipe or {}, default=str))
+    except (RecursionError, ValueError):  # an integer may have more digits than Python prints
+        raise refusal(["a value is nested too deeply, or a number too long"]) from None
     for key, value in [*map(parse_set, sets), *(flags or {}).items()]:
         *tables, last = key.split(".")
         table = raw

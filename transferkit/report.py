@@ -9,6 +9,7 @@ from transferkit.compare import compare
 from transferkit.config import Config
 from transferkit.errors import UserError, usage_error
 from transferkit.evaluation.bootstrap import bootstrap_intervals
+from transferkit.foreign_files import understood
 from transferkit.inference.calibration import log_softmax
 from transferkit.recipes import config_of
 from transferkit.reporting.card import Intervals, model_card
@@ -26,7 +27,8 @@ def report(path: Path, show: Callable[[Event], None]) -> Path:
     Raises UserError when the run is not finished.
     """
     folder = open_run(path)
-    return write_report(folder, show)
+    with understood(path):
+        return write_report(folder, show)
 
 
 def report_together(paths: Sequence[Path], output: Path, show: Callable[[Event], None]) -> Path:
@@ -38,12 +40,13 @@ def report_together(paths: Sequence[Path], output: Path, show: Callable[[Event],
         raise usage_error(f"--output {output}: the name must end in .html")
     folders = [open_run(path) for path in paths]
     for folder in folders:
-        if (folder.read_json("model") or {}).get("task") == "pretraining":
+        if is_pretraining(folder):
             what = f"{folder.path} is a pretraining run: there is no accuracy to compare"
             raise usage_error(what, "", f"look at it by itself: transferkit report {folder.path}")
     found = compare(paths, None)
-    runs = [run_data(folder) for folder in folders]
-    page = comparison_page(runs, found, [intervals_of(folder) for folder in folders])
+    with understood(" and ".join(map(str, paths))):
+        runs = [run_data(folder) for folder in folders]
+        page = comparison_page(runs, found, [intervals_of(folder) for folder in folders])
     shown = [run.file(p) for run in runs for p in run.least_sure(3)]
     if shown and not any(file and file.is_file() for file in shown):
         show(Notice("the pictures are no longer where they were: the report goes without them"))
@@ -53,6 +56,11 @@ def report_together(paths: Sequence[Path], output: Path, show: Callable[[Event],
     except OSError as error:
         raise disk_error(output.parent, error) from error
     return output
+
+
+def is_pretraining(folder: RunFolder) -> bool:
+    """Whether a run has a model of pretraining, without a classifier."""
+    return folder.has_model and folder.read_description().get("task") == "pretraining"
 
 
 def intervals_of(folder: RunFolder) -> Intervals:
@@ -66,7 +74,7 @@ def intervals_of(folder: RunFolder) -> Intervals:
 
 def write_report(folder: RunFolder, show: Callable[[Event], None]) -> Path:
     """Write report.html; tells when the pictures are no longer where they were."""
-    if (folder.read_json("model") or {}).get("task") == "pretraining":
+    if is_pretraining(folder):
         recipe, config = recipe_of(folder)
         return folder.write_page(REPORT, pretraining_page(folder, config, recipe))
     run = run_data(folder)
@@ -84,7 +92,8 @@ def write_card(folder: RunFolder, intervals: Intervals) -> Path:
 def run_data(folder: RunFolder) -> RunData:
     """Read a run with its configuration, if that is there and sound."""
     recipe, config = recipe_of(folder)
-    return gather(folder, config, recipe)
+    with understood(folder.path):
+        return gather(folder, config, recipe)
 
 
 def recipe_of(folder: RunFolder) -> tuple[str, Config | None]:

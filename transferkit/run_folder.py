@@ -6,7 +6,6 @@ folder stays cheap.
 """
 
 import contextlib
-import json
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -17,8 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
 from transferkit.atomic_write import disk_error, png_of, write_atomically
-from transferkit.csv_rows import from_csv, to_csv
+from transferkit.csv_rows import as_number, from_csv, to_csv
 from transferkit.errors import UserError, usage_error
+from transferkit.foreign_files import parse_json, read_text, require_regular
+from transferkit.model_description import check_description
 from transferkit.strict_json import strict_json
 
 if TYPE_CHECKING:
@@ -113,11 +114,16 @@ class RunFolder:
     def load_model(self) -> tuple[dict[str, Any], dict[str, "Tensor"]]:
         """Return the description and the tensors (on the CPU) of `save_model`."""
         tensors = self._load_tensors(self.weights_file().name)
-        description = self.read_json(DESCRIPTION)
-        if not isinstance(description, dict):
-            raise self._damaged(DESCRIPTION, TypeError("it is not a JSON object"))
+        description = self.read_description()
         description.pop("format_version", None)
         return description, tensors
+
+    def read_description(self) -> dict[str, Any]:
+        """Return the description of `save_model`. Raises UserError where it breaks its schema."""
+        try:
+            return check_description(self.read_json(DESCRIPTION))
+        except ValueError as error:
+            raise self._damaged(DESCRIPTION, error) from error
 
     def save_validation(self, tensors: Mapping[str, "Tensor"]) -> None:
         """Write what the final model makes of the validation pictures, in their order.
@@ -158,9 +164,15 @@ class RunFolder:
         if not (self.path / name).exists():
             return []
         return [
-            {name: cell if name in TEXT_COLUMNS else _number(cell) for name, cell in row.items()}
-            for row in from_csv(self._read_text(name))
+            {name: cell if name in TEXT_COLUMNS else as_number(cell) for name, cell in row.items()}
+            for row in self._read_table(name)
         ]
+
+    def _read_table(self, name: str) -> list[dict[str, str]]:
+        try:
+            return from_csv(self._read_text(name))
+        except ValueError as error:
+            raise self._damaged(name, error) from error
 
     def save_checkpoint(self, kind: CheckpointKind, state: Mapping[str, Any]) -> None:
         """Write nested dicts and lists of tensors, numbers, strings and None."""
@@ -170,18 +182,16 @@ class RunFolder:
 
     def load_checkpoint(self, kind: CheckpointKind) -> dict[str, Any] | None:
         """Return the state of `save_checkpoint`, tensors on the CPU; None when there is none."""
-        import pickle
-
         import torch
 
         path = self.path / _checkpoint(kind)
         if not path.exists():
             return None
         try:
-            state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
+            require_regular(path)
+            return dict(torch.load(path, map_location="cpu", weights_only=True))
+        except Exception as error:  # a damaged pickle or archive can raise anything
             raise self._damaged(_checkpoint(kind), error) from error
-        return state
 
     def write_predictions(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Write one row per picture of the validation set."""
@@ -189,8 +199,7 @@ class RunFolder:
 
     def read_predictions(self) -> list[dict[str, str]]:
         """Return the rows of `write_predictions` as text; [] when there are none."""
-        there = (self.path / PREDICTIONS).exists()
-        return from_csv(self._read_text(PREDICTIONS)) if there else []
+        return self._read_table(PREDICTIONS) if (self.path / PREDICTIONS).exists() else []
 
     def write_page(self, name: str, text: str) -> Path:
         """Write a text for people, `REPORT` or `CARD`; return its path."""
@@ -223,7 +232,7 @@ class RunFolder:
         if not (self.path / _json_file(name)).exists():
             return None
         try:
-            return json.loads(self._read_text(_json_file(name)))
+            return parse_json(self._read_text(_json_file(name)))
         except ValueError as error:
             raise self._damaged(_json_file(name), error) from error
 
@@ -265,8 +274,9 @@ class RunFolder:
         from safetensors.torch import load_file
 
         try:
+            require_regular(self.path / name)
             return load_file(self.path / name)
-        except (SafetensorError, OSError) as error:
+        except (SafetensorError, OSError, ValueError, KeyError) as error:
             raise self._damaged(name, error) from error
 
     def _write_text(self, name: str, text: str) -> None:
@@ -282,8 +292,8 @@ class RunFolder:
 
     def _read_text(self, name: str) -> str:
         try:
-            return (self.path / name).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
+            return read_text(self.path / name)
+        except (OSError, ValueError) as error:
             raise self._damaged(name, error) from error
 
     def _damaged(self, name: str, error: Exception) -> UserError:
@@ -295,11 +305,10 @@ class RunFolder:
         """Turn a failure of the disk into a UserError."""
         try:
             yield
-        except OSError as error:
-            raise disk_error(self.path, error) from error
-        except RuntimeError as error:  # torch.save hides the OSError behind one of its own
-            if isinstance(error.__context__, OSError):
-                raise disk_error(self.path, error.__context__) from error
+        except (OSError, RuntimeError) as error:  # torch.save hides the OSError behind its own
+            cause = error if isinstance(error, OSError) else error.__context__
+            if isinstance(cause, OSError):
+                raise disk_error(self.path, cause) from error
             raise
 
 
@@ -367,7 +376,7 @@ def _format_of(run: RunFolder) -> int:
     versions = [FORMAT_VERSION]  # a recipe whose first line someone took out is taken as ours
     if (run.path / RECIPE).is_file():
         header = RECIPE_HEADER.match(run._read_text(RECIPE))
-        versions += [int(header[1])] if header else []
+        versions += [int(header[1][:9])] if header else []  # of more digits: newer in any case
     description = run.read_json(DESCRIPTION)
     if isinstance(description, dict) and isinstance(description.get("format_version"), int):
         versions.append(description["format_version"])
@@ -389,12 +398,3 @@ def _checkpoint(kind: CheckpointKind) -> str:
 
 def _json_file(name: str) -> str:
     return f"{name.removesuffix('.json')}.json"
-
-
-def _number(text: str) -> Any:
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text

@@ -66,10 +66,11 @@ def require_same_pictures(
 
     known: data.json of the run at `path`. command: of transferkit, which made the run.
     """
-    if known["fingerprint"] != index.fingerprint:
+    if not isinstance(known, Mapping) or known.get("fingerprint") != index.fingerprint:
+        before = known.get("pictures", "unknown") if isinstance(known, Mapping) else "unknown"
         raise UserError(
             f"cannot resume {path}: the pictures have changed since it started",
-            f"{known['pictures']} pictures then, {len(index.paths)} now, or other contents",
+            f"{before} pictures then, {len(index.paths)} now, or other contents",
             f"put them back, or start again: transferkit {command} --recipe {path}",
         )
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from transferkit.config import Predict
 from transferkit.errors import UserError, usage_error
+from transferkit.foreign_files import understood
 from transferkit.inference.dropout import active_dropout
 from transferkit.inference.exported import is_exported
 from transferkit.inference.predict import load_run
@@ -87,9 +88,10 @@ def make_pages(
     accuracy = None
     try:
         data = run_data(folder)
-        accuracy = data.summary["metrics"]["accuracy"]
-        pages["/report"] = Page(run_page(data), own)
-    except (UserError, KeyError) as error:
+        with understood(folder.path):
+            accuracy = data.summary["metrics"]["accuracy"]
+            pages["/report"] = Page(run_page(data), own)
+    except UserError as error:
         show(Notice(f"without a report: {error}", warning=True))
     text = render(
         "view.html",

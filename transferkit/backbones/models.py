@@ -8,7 +8,7 @@ import transferkit.torchvision_ops  # noqa: F401  # isort: skip
 import timm
 import torch
 
-from transferkit.backbones.create import find_embedded, pretrained_config
+from transferkit.backbones.create import find_embedded, pretrained_config, resolve_name
 from transferkit.backbones.hub import cached_weights
 
 MAX_COUNTED = (
@@ -68,3 +68,14 @@ def count_parameters(name: str) -> float:
         warnings.simplefilter("ignore")
         model = timm.create_model(name)
     return sum(parameter.numel() for parameter in model.parameters()) / 1e6
+
+
+def least_parameters(name: str) -> int:
+    """Return how many parameters timm's model of a name has, without allocating them.
+
+    Without position embeddings, whose number goes with the size of the input.
+    """
+    with torch.device("meta"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = timm.create_model(resolve_name(name), num_classes=0)
+    return sum(p.numel() for n, p in model.named_parameters() if "pos" not in n)

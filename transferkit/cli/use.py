@@ -61,6 +61,10 @@ def predict(
         Path | None,
         typer.Option("--saliency", help="Draw where each answer comes from into a folder."),
     ] = None,
+    trust: Annotated[
+        bool,
+        typer.Option("--trust", help="Open a .ts or .pt2 archive: it can run any program."),
+    ] = False,
     sets: Sets = None,
     json: Json = False,
     debug: Debug = False,
@@ -78,7 +82,7 @@ def predict(
             return
         outputs = Outputs(output, skip_existing, save_samples, save_features, copy_to, saliency)
         typed = (sets or (), given_flags(flags))
-        options, rows = start(run, images, typed, outputs, view.show)
+        options, rows = start((run, trust), images, typed, outputs, view.show)
         most = 0 if output is not None else None if json else MOST_SHOWN
         kept: list[dict[str, Any]] = list(islice(rows, most))
         read_any, reason, count = any(not row["error"] for row in kept), "", len(kept)
@@ -116,25 +120,32 @@ def of_all(count: int, read_any: bool, reason: str) -> tuple[int, bool, str]:
 
 
 def start(
-    run: str,
+    model: tuple[str, bool],
     images: list[str],
     typed: tuple[Iterable[str], dict[str, Any]],
     outputs: "Outputs",
     show: Callable[[Event], None],
 ) -> tuple["Predict", Iterator[dict[str, Any]]]:
-    """Check what was typed, `--set` pairs and flags; return the options and the rows to come."""
+    """Check what was typed, `--set` pairs and flags; return the options and the rows to come.
+
+    model: what to predict with, and whether its maker is trusted.
+    """
     from transferkit import predict as verb
     from transferkit import predict_exported as exported
     from transferkit.data.addresses import fetch
     from transferkit.recipes import predict_options
 
-    if exported.is_exported(Path(run)):
+    run, trusted = model
+    if trusted or exported.is_exported(Path(run)):
+        exported.require_trust(Path(run), trusted)
         if processes.count() > 1:
             raise usage_error("an exported model runs in one process", "", "name the run folder")
         options = exported.exported_options(*typed, outputs)
         sources = (images, sys.stdin)
         fetch(images, show)
-        return options, exported.predict_exported(Path(run), sources, options, outputs, show)
+        return options, exported.predict_exported(
+            Path(run), sources, options, outputs, show, trusted
+        )
     folders = verb.open_runs(run)
     options = predict_options(folders[0], *typed)
     verb.check_outputs(outputs, options, len(folders))

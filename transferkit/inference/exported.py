@@ -1,6 +1,5 @@
 """Models that `transferkit export` wrote: each opened by its own runtime, without a run folder."""
 
-import json
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,9 +13,11 @@ from torch import Tensor
 from transferkit.data.loader import ViewMaker
 from transferkit.data.preprocessing import Preprocessing
 from transferkit.errors import UserError, usage_error
+from transferkit.foreign_files import parse_json, require_regular
 from transferkit.inference.deployed import METADATA
 from transferkit.inference.engine import Engine, open_session, torch_runner
 from transferkit.inference.weights_file import open_weights
+from transferkit.model_description import check_description
 from transferkit.units import parse_colour
 
 OPSET = 17
@@ -37,9 +38,32 @@ Opened = tuple[Callable[[Tensor], Tensor], str]
 
 
 def open_onnx(path: Path) -> Opened:
-    """Open an ONNX model in ONNX Runtime."""
-    run, metadata = open_session(path.read_bytes())
+    """Open an ONNX model in ONNX Runtime. Raises ValueError for one that names other files."""
+    model = path.read_bytes()
+    refuse_other_files(model)
+    run, metadata = open_session(model)
     return run, metadata[METADATA]
+
+
+def refuse_other_files(model: bytes) -> None:
+    """Raise ValueError for an ONNX model with tensors outside of it: a path can lead anywhere.
+
+    Source: the ONNX specification, "External Data".
+    """
+    import onnx
+
+    graphs: list[Any] = [onnx.load_from_string(model).graph]
+    while graphs:
+        graph = graphs.pop()
+        tensors = [*graph.initializer]
+        for sparse in graph.sparse_initializer:
+            tensors += [sparse.values, sparse.indices]
+        for attribute in (a for node in graph.node for a in node.attribute):
+            tensors += [attribute.t, *attribute.tensors]
+            graphs += [attribute.g] if attribute.HasField("g") else []
+            graphs += attribute.graphs
+        if any(t.data_location == onnx.TensorProto.EXTERNAL or t.external_data for t in tensors):
+            raise ValueError("it has tensors in other files")
 
 
 def open_torchscript(path: Path) -> Opened:
@@ -52,7 +76,7 @@ def open_torchscript(path: Path) -> Opened:
 
 
 def open_torch_export(path: Path) -> Opened:
-    """Open an archive of torch.export."""
+    """Open an archive of torch.export. It unpickles parts of it: open only what you trust."""
     extra = {METADATA: ""}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -108,17 +132,43 @@ OPENERS: dict[str, tuple[str, Callable[[Path], Opened]]] = {
 }
 
 
+PROGRAMS = (".ts", ".pt2")
+"""Archives of torch: opening one unpickles parts of it, running one runs the code that it holds."""
+
+
+def require_trust(path: Path, trusted: bool) -> None:
+    """Raise a usage error for an archive that can run anything, unless the user trusts it.
+
+    Raises one, too, where trust is given to a file that needs none.
+    """
+    if path.suffix in PROGRAMS and not trusted:
+        raise usage_error(
+            f"{path} may hold a program of its maker's, which would run here",
+            "a TorchScript or torch.export archive is code; .onnx and .safetensors hold none",
+            "add --trust for a file that you made, or ask for one of the other formats",
+        )
+    if trusted and path.suffix not in PROGRAMS:
+        what = f"--trust has no effect on {path}: it holds no program"
+        raise usage_error(what, "", "leave it out")
+
+
 def is_exported(path: Path) -> bool:
     """Whether a path names an exported model and not a run folder."""
     return path.suffix in OPENERS and path.is_file()
 
 
-def open_exported(path: Path) -> Exported:
-    """Open an exported model. Raises UserError when it is none of ours, or damaged."""
+def open_exported(path: Path, trusted: bool = False) -> Exported:
+    """Open an exported model. Raises UserError when it is none of ours, or damaged.
+
+    trusted: its maker is known, see `require_trust`.
+    """
+    if path.suffix in PROGRAMS:
+        require_trust(path, trusted)
     name, opener = OPENERS[path.suffix]
     try:
+        require_regular(path)
         run, text = opener(path)
-        about = json.loads(text)
+        about = check_description(parse_json(text))
         classes = tuple(str(c) for c in about["classes"])
         maker = ViewMaker(
             Preprocessing.from_dict(about["preprocessing"]),

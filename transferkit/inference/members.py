@@ -16,6 +16,7 @@ from transferkit.config import Predict
 from transferkit.data.decode import DecodeError
 from transferkit.data.loader import ViewMaker, ahead
 from transferkit.errors import UserError, usage_error
+from transferkit.foreign_files import understood
 from transferkit.inference.calibration import softmax
 from transferkit.inference.dropout import (
     head_samples,
@@ -115,11 +116,15 @@ def _unlikeness(folder: RunFolder, method: str) -> Unlikeness | None:
             "it was made by an older release",
             "train it again, or leave --ood out",
         )
-    return fit_unlikeness(
-        "knn" if method == "auto" else method,
-        (reference["features"].double().numpy(), reference["labels"].numpy()),
-        (validation["features"].double().numpy(), validation["logits"].double().numpy()),
-    )
+    with understood(folder.path):
+        features = (reference["features"], validation["features"])
+        if any(kept.ndim != 2 or not kept.isfinite().all() for kept in features):
+            raise ValueError("the features are no table of finite numbers")
+        return fit_unlikeness(
+            "knn" if method == "auto" else method,
+            (features[0].double().numpy(), reference["labels"].numpy()),
+            (features[1].double().numpy(), validation["logits"].double().numpy()),
+        )
 
 
 def read_files(members: Sequence[Member], files: Iterable[Path], num_views: int) -> Iterator[Read]:
@@ -202,7 +207,8 @@ def validation_samples(
                 remedy="train it again with this release",
             )
         position = np.argsort(member.order)  # of its own classes among the first run's
-        own = position[kept["labels"].numpy()]
+        with understood(member.folder.path):
+            own = position[kept["labels"].numpy()]
         if labels is not None and not np.array_equal(own, labels):
             raise usage_error(
                 f"{member.folder.path} and {members[0].folder.path} were validated on different "

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from transferkit.backbones.create import blank_backbone
+from transferkit.backbones.models import least_parameters
 from transferkit.backbones.head import Classifier, HeadDesign, make_head
+from transferkit.backbones.scratch import NETWORKS
 from transferkit.backbones.structure import Structure
 from transferkit.data.decode import DecodeError
 from transferkit.data.loader import CLEAN, ViewMaker, ahead
@@ -82,11 +85,30 @@ def blank_classifier(
     return classifier, backbone.num_features
 
 
+def refuse_larger(description: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+    """Raise ValueError, before anything is built, where the network would not fit its weights.
+
+    A short description can ask for more memory than there is; the weights have their true size.
+    """
+    there = sum(tensor.numel() for tensor in tensors.values())
+    widths = [*description.get("head", {}).get("hidden", ()), len(description.get("classes", ()))]
+    needed = sum(a * b for a, b in pairwise(widths))
+    scratch = description["structure"].get("scratch")
+    if scratch is not None:
+        needed += (scratch["depth"] - 1) * scratch["width"] ** 2
+    elif description["backbone"] not in NETWORKS:
+        whole = not description["structure"].get("drop_top_blocks")
+        needed += least_parameters(description["backbone"]) if whole else 0
+    if needed > there:
+        raise ValueError(f"it describes {needed:,} weights or more, the file holds {there:,}")
+
+
 def load_backbone(folder: RunFolder, drop_path: float | None = None) -> LoadedRun:
     """Do as `load_run`, but also for a pretraining run, which has no classes and no head."""
     description, tensors = folder.load_model()
     pretrained_only = is_pretraining(description)
     try:
+        refuse_larger(description, tensors)
         classifier, num_features = blank_classifier(description, drop_path)
         if pretrained_only:
             tensors = {f"backbone.{name}": tensor for name, tensor in tensors.items()}
@@ -97,17 +119,15 @@ def load_backbone(folder: RunFolder, drop_path: float | None = None) -> LoadedRu
         preprocessing = Preprocessing.from_dict(description["preprocessing"])
         background = parse_colour(description["background"])
         temperature = float(description.get("temperature", 1.0))
-        if not 0 < temperature < float("inf"):
-            raise ValueError(f"temperature {temperature}")
-    except (AssertionError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        maker = ViewMaker(
+            preprocessing, background=background, max_pixels=int(description["max_pixels"])
+        )
+    except (AssertionError, AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise UserError(
             f"{folder.path} holds a model that does not fit its description",
             f"{type(error).__name__}: {str(error)[:300]}",
             "the folder was changed or damaged; train again, or restore it from a copy",
         ) from None
-    maker = ViewMaker(
-        preprocessing, background=background, max_pixels=int(description["max_pixels"])
-    )
     return LoadedRun(classifier.eval(), classes, maker, description, temperature, num_features)
 
 

@@ -1,6 +1,7 @@
 """An exported model as plain weights in a safetensors file: under timm's names, zeros left out."""
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,10 @@ from torch import Tensor
 from transferkit.backbones.head import Classifier
 from transferkit.backbones.structure import Structure
 from transferkit.exporting.batchnorm import fold_, foldable_pairs
+from transferkit.foreign_files import parse_json
 from transferkit.inference.deployed import DTYPES, METADATA, Deployed
-from transferkit.inference.predict import blank_classifier
+from transferkit.inference.predict import blank_classifier, refuse_larger
+from transferkit.model_description import check_description
 
 Tensors = dict[str, Tensor]
 
@@ -50,8 +53,10 @@ def open_weights(path: Path) -> tuple[Deployed, str]:
     with safe_open(path, framework="pt") as file:
         text = (file.metadata() or {})[METADATA]
         stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    about = json.loads(text)
-    classifier, _ = blank_classifier({**about["network"], **about})
+    about = parse_json(text)
+    whole = check_description({**about["network"], **about})
+    refuse_larger(whole, with_zeros(stored, about["sparse"]))
+    classifier, _ = blank_classifier(whole)
     network: Any = Deployed(classifier, torch.float32).eval()
     if about["folded_batchnorms"]:
         size = about["preprocessing"]
@@ -114,11 +119,13 @@ def without_zeros(tensors: Tensors) -> tuple[Tensors, dict[str, list[int]]]:
 
 
 def with_zeros(stored: Tensors, shapes: Mapping[str, list[int]]) -> Tensors:
-    """Undo `without_zeros`."""
+    """Undo `without_zeros`. Raises ValueError where the shapes are larger than the masks."""
     ends = (VALUES, MASK)
     tensors = {name: tensor for name, tensor in stored.items() if not name.endswith(ends)}
     for name, shape in shapes.items():
-        count = int(np.prod(shape))
+        count = math.prod(shape)
+        if not 0 <= count <= 8 * stored[name + MASK].numel():
+            raise ValueError(f"{name} has {count:,} entries, more than its mask")
         bits = np.unpackbits(stored[name + MASK].numpy(), count=count)
         full = torch.zeros(count, dtype=stored[name + VALUES].dtype)
         full[torch.from_numpy(bits).bool()] = stored[name + VALUES]

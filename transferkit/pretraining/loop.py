@@ -14,6 +14,7 @@ from transferkit import processes
 from transferkit.data.index import DatasetIndex
 from transferkit.data.loader import ahead
 from transferkit.errors import UserError
+from transferkit.foreign_files import understood
 from transferkit.pretraining.method import Batch, Method, Move, Phase
 from transferkit.pretraining.views import PretrainingViews, View, as_batch
 from transferkit.run_folder import RunFolder
@@ -196,7 +197,8 @@ def make_optimizers(run: PretrainingRun, phase: Phase) -> Optimizers:
     if run.resumed is not None:
         for name, optimizer in found.items():
             if run.state.epoch:  # else the checkpoint is of the phase before
-                optimizer.load_state_dict(run.resumed[name])
+                with understood(run.folder.path):
+                    optimizer.load_state_dict(run.resumed[name])
         run.resumed = None
     return found
 
@@ -368,9 +370,13 @@ def continue_run(run: PretrainingRun) -> bool:
     checkpoint = run.folder.load_checkpoint("last")
     if checkpoint is None:
         return False
-    run.method.networks.load_state_dict(checkpoint["networks"])
-    run.state = PretrainingState(**checkpoint["state"])
-    run.resumed = checkpoint["optimizers"]
+    with understood(run.folder.path):
+        try:
+            run.method.networks.load_state_dict(checkpoint["networks"])
+        except RuntimeError as error:  # of other shapes
+            raise ValueError(str(error)) from error
+        run.state = PretrainingState(**checkpoint["state"])
+        run.resumed = checkpoint["optimizers"]
     return True
 
 

@@ -124,7 +124,7 @@ def gather(folder: RunFolder, config: Config | None, recipe: str) -> RunData:
     data = RunData(
         folder.path,
         summary,
-        folder.read_json("model"),
+        folder.read_description(),
         folder.read_json("data") or {},
         folder.read_json("calibration"),
         with_gradients(folder.read_metrics(), folder.read_monitoring()),
@@ -132,6 +132,8 @@ def gather(folder: RunFolder, config: Config | None, recipe: str) -> RunData:
         config,
         recipe,
     )
+    if not data.pictures:
+        raise UserError(f"{folder.path} holds no predictions of its validation pictures")
     strange = {name for p in data.pictures for name in (p.truth, p.answers[0][0])}
     if strange - set(data.classes):
         raise UserError(

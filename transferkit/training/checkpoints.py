@@ -8,6 +8,7 @@ from torch import Tensor
 
 from transferkit import processes
 from transferkit.errors import UserError
+from transferkit.foreign_files import ODD
 from transferkit.run_folder import CheckpointKind
 from transferkit.training.run import Run, RunState
 from transferkit.training.updates import Updater
@@ -73,8 +74,20 @@ def restore(run: Run, kind: CheckpointKind) -> dict[str, Any]:
     checkpoint = run.folder.load_checkpoint(kind)
     if checkpoint is None:
         raise UserError(f"{run.folder.path} has no {kind} checkpoint", "", "start the run again")
-    run.classifier.load_state_dict(checkpoint["model"], strict=False)
+    try:
+        run.classifier.load_state_dict(checkpoint["model"], strict=False)
+    except (*ODD, RuntimeError) as error:  # of other shapes
+        raise unfit(run, kind, error) from error
     return checkpoint
+
+
+def unfit(run: Run, kind: CheckpointKind, error: Exception) -> UserError:
+    """Return what to tell where a checkpoint is whole, but not of this run."""
+    return UserError(
+        f"the {kind} checkpoint in {run.folder.path} is not of this run",
+        f"{type(error).__name__}: {str(error)[:200]}",
+        "the folder was changed or damaged: restore it from a copy, or start the run again",
+    )
 
 
 def continue_run(run: Run) -> bool:
@@ -85,7 +98,23 @@ def continue_run(run: Run) -> bool:
     if run.folder.load_checkpoint("last") is None:
         return False
     checkpoint = restore(run, "last")
-    run.state = RunState.from_dict(checkpoint["state"])
-    run.watch.add(run.state.seconds)
-    run.resumed = checkpoint if checkpoint["updater"] else None
+    try:
+        run.state = RunState.from_dict(checkpoint["state"])
+        if not 0 <= run.state.stage <= len(run.plan.stages) or run.state.epoch < 0:
+            raise ValueError(f"stage {run.state.stage}, epoch {run.state.epoch}")
+        run.watch.add(run.state.seconds)
+        run.resumed = checkpoint if checkpoint["updater"] else None
+    except ODD as error:
+        raise unfit(run, "last", error) from error
     return True
+
+
+def continue_updater(run: Run, updater: Updater) -> None:
+    """Give the updater of the stage that a resumed run is in what it had learned, once."""
+    if run.resumed is None:
+        return
+    try:
+        updater.load_state_dict(run.resumed["updater"])
+    except (*ODD, RuntimeError) as error:
+        raise unfit(run, "last", error) from error
+    run.resumed = None

@@ -16,6 +16,7 @@ from transferkit.data.loader import epoch_order, epoch_views
 from transferkit.stopwatch import OUTSIDE
 from transferkit.training.averaging import EpochAverage, averaged
 from transferkit.training.checkpoints import (
+    continue_updater,
     first_unfreezing,
     restore,
     save_before,
@@ -104,9 +105,7 @@ def train_stage(run: Run, stage: PlannedStage) -> Iterator[Event]:
         run.pretrained,
         run.fabric,
     )
-    if run.resumed is not None:
-        updater.load_state_dict(run.resumed["updater"])
-        run.resumed = None
+    continue_updater(run, updater)
     names = (*run.plan.groups, "head")
     monitor = watch(run.classifier, names, run.group_of, loss_scale(run.fabric))
     epochs = math.ceil(run.epochs[state.stage])
