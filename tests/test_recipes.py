@@ -220,7 +220,7 @@ def test_a_byte_order_mark_is_skipped(tmp_path: Path) -> None:
         (b"a = = 1", "is not valid TOML"),
         (b"a = 1\na = 2", "is not valid TOML"),
         (b"#" * 1_000_001, "is larger than a recipe can be"),
-        (b"a = " + b"[" * 50_000 + b"]" * 50_000, "is not a TOML text file"),
+        (b"a = " + b"[" * 50_000 + b"]" * 50_000, "is not valid TOML"),
     ],
 )
 def test_a_file_that_is_no_recipe(tmp_path: Path, content: bytes, what: str) -> None:

@@ -35,6 +35,10 @@ Images = Annotated[
     ),
 ]
 
+Trust = Annotated[
+    bool, typer.Option("--trust", help="Open a .ts or .pt2 archive: it can run any program.")
+]
+
 
 @app.command()
 @with_predict_options()
@@ -61,10 +65,7 @@ def predict(
         Path | None,
         typer.Option("--saliency", help="Draw where each answer comes from into a folder."),
     ] = None,
-    trust: Annotated[
-        bool,
-        typer.Option("--trust", help="Open a .ts or .pt2 archive: it can run any program."),
-    ] = False,
+    trust: Trust = False,
     sets: Sets = None,
     json: Json = False,
     debug: Debug = False,
@@ -85,12 +86,7 @@ def predict(
         options, rows = start((run, trust), images, typed, outputs, view.show)
         most = 0 if output is not None else None if json else MOST_SHOWN
         kept: list[dict[str, Any]] = list(islice(rows, most))
-        read_any, reason, count = any(not row["error"] for row in kept), "", len(kept)
-        for row in rows:
-            count += 1
-            read_any = read_any or not row["error"]
-            reason = reason or row["error"]
-        count, read_any, reason = of_all(count, read_any, reason)
+        count, read_any, reason = of_all(*run_through(rows, kept))
     if not processes.is_first():
         return
     reason = reason or (kept[0]["error"] if kept else "")
@@ -102,6 +98,18 @@ def predict(
         show_rows(kept, count, selection_table if options.select else prediction_table)
     if count and not read_any:
         require_some(reason, json)
+
+
+def run_through(
+    rows: Iterator[dict[str, Any]], kept: list[dict[str, Any]]
+) -> tuple[int, bool, str]:
+    """Draw the rows that are not kept; return how many there are, if any was read, else why."""
+    read_any, reason, count = any(not row["error"] for row in kept), "", len(kept)
+    for row in rows:
+        count += 1
+        read_any = read_any or not row["error"]
+        reason = reason or row["error"]
+    return count, read_any, reason
 
 
 def show_rows(
