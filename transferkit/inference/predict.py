@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from transferkit.backbones.create import blank_backbone
-from transferkit.backbones.models import least_parameters
 from transferkit.backbones.head import Classifier, HeadDesign, make_head
+from transferkit.backbones.models import least_parameters
 from transferkit.backbones.scratch import NETWORKS
 from transferkit.backbones.structure import Structure
 from transferkit.data.decode import DecodeError
