@@ -49,14 +49,36 @@ def choose(session: Session, limit_s: float) -> Notice:
     before = {n: t.detach().clone() for n, t in session.classifier.state_dict().items()}
     speeds = measure(session, limit_s)
     session.classifier.load_state_dict(before)  # batch norm counts what it sees
+    closing_s = closing(session, speeds, None)
+    budget = fitting(session, speeds, limit_s - closing_s - session.watch.total())
+    if (base := base_if_cached(session, budget)) is not None:  # then the end takes less
+        shorter_s = closing(session, speeds, base)
+        longer = fitting(session, speeds, limit_s - shorter_s - session.watch.total())
+        if base_if_cached(session, longer) == base:
+            budget, closing_s = longer, shorter_s
+    take(session, replace(budget, limit_s=limit_s, closing_s=closing_s))
+    return notice_of(session, limit_s - closing_s - session.watch.total())
+
+
+def closing(session: Session, speeds: Speeds, base: int | None) -> float:
+    """Return the seconds that the end takes: features from the cache at `base`, or without one."""
     material = session.sources.material
     checked = len(material.val) + min(len(material.train), MOST_REFERENCES)
     whole_s = speeds.trunk[len(session.plan.groups)]
-    closing_s = CLOSING_S + checked * together(session, speeds.picture, whole_s)
-    left_s = limit_s - closing_s - session.watch.total()
-    budget = fitting(session, speeds, left_s)
-    take(session, replace(budget, limit_s=limit_s, closing_s=closing_s))
-    return notice_of(session, left_s)
+    if base is not None:
+        return CLOSING_S + checked * max(0.0, whole_s - speeds.trunk[base])
+    return CLOSING_S + checked * together(session, speeds.picture, whole_s)
+
+
+def base_if_cached(session: Session, budget: Budget) -> int | None:
+    """Return the boundary of the lowest cache if all stages that are to run train on caches."""
+    pairs = zip(session.plan.stages, budget.epochs, strict=True)
+    used = [stage for stage, epochs in pairs if epochs]
+    base = base_of(session, used)
+    fits = base is not None and all(
+        session.sources.cacheable(stage) and stage.boundary >= base for stage in used
+    )
+    return base if fits else None
 
 
 def take(session: Session, budget: Budget) -> None:

@@ -1,4 +1,4 @@
-"""The end of a run: the best weights on the validation pictures, as `predict` will run them."""
+"""The end of a run: the best weights on the validation pictures, as `predict` will apply them."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,7 +11,6 @@ from transferkit.errors import UserError
 from transferkit.evaluation.bootstrap import bootstrap_intervals
 from transferkit.evaluation.metrics import Evaluation, evaluate_logits
 from transferkit.inference.calibration import Calibration, calibrate, log_softmax, softmax
-from transferkit.inference.engine import Engine
 from transferkit.inference.predict import (
     features_of,
     head_logits,
@@ -21,6 +20,7 @@ from transferkit.inference.predict import (
 from transferkit.inference.uncertainty import entropy
 from transferkit.run_folder import RunFolder
 from transferkit.session import Session
+from transferkit.training.cached_features import cached_features
 from transferkit.training.events import Event, Notice
 
 MOST_REFERENCES = 2000  # training pictures whose features a run keeps
@@ -40,22 +40,13 @@ def validate(session: Session, folder: RunFolder, show: Callable[[Event], None])
     Raises UserError when a picture can no longer be read.
     """
     material, index = session.sources.material, session.index
-    files = [index.file(int(position)) for position in material.val]
-    engine = picture_engine(
-        session.classifier,
-        material.maker,
-        len(files),
-        session.config.device.engine,
-        session.fabric.device,
-    )
-    features = read_features(engine, session, material.val)  # (N, D)
     reference = spread_over_classes(index.labels, material.train)
     show(Notice(f"keeping features of {len(reference)} training pictures, to know unlike ones"))
+    features, known = features_at(session, np.concatenate([material.val, reference])).split(
+        [len(material.val), len(reference)]
+    )  # (N, D), (M, D)
     folder.save_reference(
-        {
-            "features": read_features(engine, session, reference).half(),
-            "labels": torch.from_numpy(index.labels[reference]),
-        }
+        {"features": known.half(), "labels": torch.from_numpy(index.labels[reference])}
     )
     logits = head_logits(session.classifier, features)  # (N, K)
     labels = torch.from_numpy(index.labels[material.val])  # (N,)
@@ -79,9 +70,21 @@ def validate(session: Session, folder: RunFolder, show: Callable[[Event], None])
     return Validation(evaluation, calibration)
 
 
-def read_features(engine: Engine, session: Session, positions: np.ndarray) -> Tensor:
-    """Return features (M, D) of the pictures at these positions of the index."""
+def features_at(session: Session, positions: np.ndarray) -> Tensor:
+    """Return features (M, D) of training and validation pictures at these positions of the index.
+
+    From the caches of the run where these fit the final weights, else from the pictures.
+    """
+    session.classifier.eval()
+    features = cached_features(session.sources, session.used_plan, positions)
+    return read_features(session, positions) if features is None else features
+
+
+def read_features(session: Session, positions: np.ndarray) -> Tensor:
+    """Return features (M, D) of the pictures at these positions of the index, as `predict` does."""
     maker, index = session.sources.material.maker, session.index
+    wanted, device = session.config.device.engine, session.fabric.device
+    engine = picture_engine(session.classifier, maker, len(positions), wanted, device)
     rows = []
     for file, features, reason in features_of(engine, maker, map(index.file, positions.tolist())):
         if features is None:

@@ -30,7 +30,8 @@ def test_predict_agrees_with_the_runs_own_predictions(run: Path, pictures: Path,
     assert found.keys() == known.keys()
     for path, row in found.items():
         assert row["label"] == known[path]["label"]
-        assert row["probability"] == pytest.approx(float(known[path]["probability"]), abs=1e-5)
+        # the run took the activations of its cache, which are in half precision
+        assert row["probability"] == pytest.approx(float(known[path]["probability"]), abs=1e-3)
 
 
 def test_files_folders_and_patterns_keep_their_order(run: Path, mixed: Path, cli: Cli) -> None:

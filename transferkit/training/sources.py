@@ -130,7 +130,7 @@ class Sources:
     base: int | None = None
     _caches: dict[int, tuple[str, BoundaryCache]] = field(default_factory=dict)
     _kept: KeptPictures | None = None
-    _count: int = field(default_factory=processes.count)  # of processes: each fills its own part
+    num_parts: int = field(default_factory=processes.count)  # of a cache: one for each process
     _others: list[BoundaryCache] = field(default_factory=list)
 
     def close(self) -> None:
@@ -208,9 +208,17 @@ class Sources:
 
     def _keys(self, base: int, above: list[int]) -> frozenset[str]:
         """Return the keys of the caches that a run needs if its weights stay as they are."""
-        key = self._base_key(base)
-        keys = [key, *(self._derived_key(key, base, boundary) for boundary in above)]
-        return frozenset(part_name(k, p, self._count) for k in keys for p in range(self._count))
+        first = self._base_key(base)
+        keys = [first, *(self._derived_key(first, base, boundary) for boundary in above)]
+        return frozenset(
+            part_name(k, p, self.num_parts) for k in keys for p in range(self.num_parts)
+        )
+
+    def key(self, boundary: int) -> str:
+        """Return the key of a boundary's cache for the weights as they are, after `choose_base`."""
+        assert self.base is not None
+        key = self._base_key(self.base)
+        return key if boundary == self.base else self._derived_key(key, self.base, boundary)
 
     def _base_key(self, boundary: int) -> str:
         trunk = FrozenTrunk(self.classifier, self.chain.trunk(boundary))
@@ -319,14 +327,14 @@ class Sources:
             if known == key:
                 return cache
             cache.close()
-        cache = self._part(boundary, key, processes.rank())
+        cache = self.part(boundary, key, processes.rank())
         self._caches[boundary] = (key, cache)
         return cache
 
-    def _part(self, boundary: int, key: str, part: int) -> BoundaryCache:
+    def part(self, boundary: int, key: str, part: int) -> BoundaryCache:
         """Open what process `part` computes of the cache under a key."""
-        starts = self.material.part_starts(self._count)
-        folder = self.settings.root / part_name(key, part, self._count)
+        starts = self.material.part_starts(self.num_parts)
+        folder = self.settings.root / part_name(key, part, self.num_parts)
         rows, shape = starts[part + 1] - starts[part], self.row_shape(boundary)
         return BoundaryCache(folder, rows, shape, self.settings.dtype)
 
@@ -338,11 +346,11 @@ class Sources:
         for cache in self._others:
             cache.close()
         key, _ = self._caches[boundary]
-        others = {p: self._part(boundary, key, p) for p in range(self._count)}
+        others = {p: self.part(boundary, key, p) for p in range(self.num_parts)}
         others.pop(processes.rank()).close()
         self._others = list(others.values())
-        every = [others.get(p, own) for p in range(self._count)]
-        return CacheParts(every, self.material.part_starts(self._count))
+        every = [others.get(p, own) for p in range(self.num_parts)]
+        return CacheParts(every, self.material.part_starts(self.num_parts))
 
     def _cached(self, cache: BoundaryCache | CacheParts, network: nn.Module) -> Source:
         views = self.material.num_views
