@@ -28,7 +28,7 @@ def filled(pictures: Path, root: Path, dtype: str) -> Session:
     config = load_config(None, (), OPTIONS | own)
     session = prepare(config, lambda _: None)
     head, *others = session.plan.stages
-    # no recipe trains a head alone on random blocks, but a cache of features comes from such a stage
+    # no recipe trains a head alone on random blocks, but such a stage caches features
     head = replace(head, multipliers=(0.0,) * len(session.chain.groups) + (1.0,))
     session.plan = replace(session.plan, stages=(head, *others))
     session.sources.choose_base(session.plan)
