@@ -15,12 +15,13 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import BinaryIO
 
 from transferkit.data.addresses import address_of, expand
 from transferkit.data.files import is_hidden, picture_kind
 from transferkit.data.listing import SPLIT_NAMES, Entry, Listing
 from transferkit.data.names import class_name, count, is_valid_text, listed, shown
-from transferkit.data.tar_members import SUFFIX, Member, list_members, read_member
+from transferkit.data.tar_members import SUFFIX, Member, list_members
 from transferkit.errors import UserError, usage_error
 
 LABELS = ("cls", "json")
@@ -95,9 +96,9 @@ def read_shards(source: Path, exclude: Sequence[str] = (), *, labelled: bool = T
         if not shard.samples:
             raise UserError(f"{shown(str(file))} holds no picture", remedy="leave it out")
         drawn = split == "train" and listing.lacks_val
-        for sample in shard.samples:
+        labels = _labels(file, shard.samples) if labelled else [""] * len(shard.samples)
+        for sample, label in zip(shard.samples, labels, strict=True):
             path = f"{inside}/{sample.member.name}"
-            label = _label(file, sample) if labelled else ""
             if labelled and not label:
                 without.append(path)
             elif label in exclude:
@@ -195,7 +196,13 @@ def _problem(member: Member) -> str:
     return f"{kind} (not supported)" if kind else ""
 
 
-def _label(file: Path, sample: Sample) -> str:
+def _labels(file: Path, samples: Sequence[Sample]) -> list[str]:
+    """Return the classes of a shard's samples. Raises UserError as `_label` does."""
+    with open(file, "rb") as opened:
+        return [_label(file, opened, sample) for sample in samples]
+
+
+def _label(file: Path, opened: BinaryIO, sample: Sample) -> str:
     """Return the class of a sample, "" where it has none. Raises UserError for one that is none."""
     suffix = next((suffix for suffix in LABELS if suffix in sample.labels), None)
     if suffix is None:
@@ -206,7 +213,8 @@ def _label(file: Path, sample: Sample) -> str:
         problem = "too large" if member.is_file else "no plain file"
         raise UserError(f"{place} is no label: {problem}")
     try:
-        text = read_member(file / member.name).decode("utf-8-sig")
+        opened.seek(member.offset)
+        text = opened.read(member.size).decode("utf-8-sig")
         value = _in_json(text) if suffix == "json" else text
     except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise UserError(f"{place} is no label: {error}") from None
