@@ -13,6 +13,7 @@ from transferkit.config import Config, Predict, Stage, option_fields
 from transferkit.config.network_checks import batchnorm_problems, network_problems
 from transferkit.config.predict import predict_problems
 from transferkit.config.pretraining import pretraining_problems
+from transferkit.data.addresses import address_of
 from transferkit.errors import UserError, usage_error
 from transferkit.foreign_files import parse_toml
 from transferkit.from_run import start_from
@@ -360,6 +361,6 @@ def to_toml(config: Config, header: str = "") -> str:
             return {k: plain(v) for k, v in value.items() if v is not None}
         if isinstance(value, (list, tuple)):
             return [plain(v) for v in value]
-        return str(value) if isinstance(value, Path) else value
+        return address_of(value) or str(value) if isinstance(value, Path) else value
 
     return header + tomli_w.dumps(plain(asdict(config)))

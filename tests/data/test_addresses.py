@@ -1,3 +1,4 @@
+import tomllib
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from transferkit.data.addresses import address_of, expand, fetch, local_path
 from transferkit.data.index import scan
 from transferkit.data.shards import root_of
 from transferkit.errors import UserError
+from transferkit.recipes import to_toml, validate
 from transferkit.run_life import absolute_paths
 from transferkit.training.events import Event, Notice
 
@@ -147,3 +149,6 @@ def test_an_address_in_a_configuration_stays_one(tiny_config: Config) -> None:
     source = Path("s3://bucket/{0..3}.tar")
     config = replace(tiny_config, data=replace(tiny_config.data, path=source))
     assert absolute_paths(config).data.path == source
+    written = to_toml(config)
+    assert 'path = "s3://bucket/{0..3}.tar"' in written
+    assert validate(tomllib.loads(written)).data.path == source

@@ -4,6 +4,7 @@ import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from transferkit.data.decode import DecodeError, probe
@@ -138,3 +139,26 @@ def test_only_a_file_called_tar_has_an_inside(tmp_path: Path) -> None:
     assert archive_of(tmp_path / "f.txt" / "1.jpg") is None
     assert archive_of(Path("/")) is None
     os.rmdir(tmp_path / "d.tar")
+
+
+def test_any_damage_is_read_or_refused_with_a_message(tmp_path: Path, pack: Pack) -> None:
+    long = "d" * 90 + "/" + "n" * 120 + ".jpg"
+    whole = pack(tmp_path / "whole.tar", {long: b"1", "ü.jpg": b"2", "3.jpg": b"3"}).read_bytes()
+    generator = np.random.default_rng(0)
+    archive = tmp_path / "x.tar"
+    refused = 0
+    for _ in range(1000):
+        content = bytearray(whole)
+        start = 512 * int(generator.integers(0, 7))
+        for at in generator.integers(start, start + 512, int(generator.integers(1, 4))):
+            content[at] = generator.integers(0, 256)
+        block = bytes(content[start : start + 512])
+        if generator.random() < 0.8:  # a header whose checksum is right is looked at
+            total = sum(block[:148]) + sum(block[156:]) + 8 * 32
+            content[start + 148 : start + 156] = b"%06o\0 " % total
+        archive.write_bytes(content)
+        try:
+            list_members(archive)
+        except UserError:
+            refused += 1
+    assert 100 < refused < 1000

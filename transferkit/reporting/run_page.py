@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+from transferkit.data.addresses import address_of
 from transferkit.reporting import figures
 from transferkit.reporting.gather import Picture, RunData, changed_options, wilson_interval
 from transferkit.reporting.page import render
@@ -132,6 +133,6 @@ def repetition(run: RunData) -> dict[str, Any]:
     source = data and (data.path or data.manifest)
     return {
         "changed": changed_options(run.config) if run.config else [],
-        "source": str(source) if source else "DATA",
+        "source": address_of(source) or str(source) if source else "DATA",
         "versions": run.description.get("versions", {}),
     }
