@@ -22,8 +22,9 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 CNN = ("--backbone", "cnn", "--backbone-batchnorm", "before", "--backbone-width", "16")
-MLP = ("--backbone", "mlp", "--activation", "logistic")
-SCRATCH = {"scratch": CNN, "scratch-mlp": MLP}
+PLAIN = ("--backbone", "cnn", "--backbone-width", "16")
+MLP = ("--backbone", "mlp", "--backbone-depth", "5", "--activation", "logistic")
+SCRATCH = {"scratch": CNN, "scratch-plain": PLAIN, "scratch-mlp": MLP}
 """Random start, and its network."""
 VIEWS = ("--batch-size", "128", "--lr", "5e-3")
 METHODS: dict[str, tuple[str, ...]] = {
@@ -43,7 +44,8 @@ METHODS: dict[str, tuple[str, ...]] = {
     "stacked": ("--method", "autoencoder", "--variant", "stacked", "--lr", "1e-3"),
 }
 """Name in the table -> options of `transferkit pretrain`."""
-ON_MLP = ("rbm", "stacked")
+START = {"rbm": "scratch-mlp", "stacked": "scratch-mlp", "gan": "scratch-plain"}
+"""Of methods that do not learn on the network of "scratch"; a discriminator has no batch norm."""
 TUNING = ("--augment", "light", "--patience", "1000", "--block-decay", "1")
 """Of every fine-tuning; all layers learn at one rate, as from scratch."""
 
@@ -73,7 +75,7 @@ def measured(name: str, options: argparse.Namespace) -> dict:
     """Pretrain, fine-tune with every seed; return the epochs and the accuracies in percent."""
     folder = Path(options.out)
     size = ("--image-size", options.image_size)
-    network = MLP if name in ON_MLP else CNN
+    network = SCRATCH[START.get(name, "scratch")]
     epochs = 0
     if name in SCRATCH:
         stages = f"all:{options.head_epochs + options.epochs}@{options.lr}"
@@ -106,8 +108,7 @@ def write_table(rows: list[dict], options: argparse.Namespace) -> None:
     ]
     for row in rows:
         low, high, mean = min(row["accuracies"]), max(row["accuracies"]), means[row["name"]]
-        start = "scratch-mlp" if row["name"] in ON_MLP else "scratch"
-        scratch = means.get(start, mean)
+        scratch = means.get(START.get(row["name"], "scratch"), mean)
         spread = f"{mean:.1f} % ({low:.1f} to {high:.1f})"
         against = "" if row["name"] in SCRATCH else f"{mean - scratch:+.1f} points"
         lines.append(f"| {row['name']} | {row['epochs'] or ''} | {spread} | {against} |")

@@ -26,8 +26,9 @@ from transferkit.run_folder import RunFolder
 from transferkit.training.events import Event, Notice
 
 SHOWN = 8
-MOST_WATCHED = 256
-"""Pictures, kept aside if there are any, whose features are looked at."""
+MOST_WATCHED, FEWEST_WATCHED, WATCHED_PART = 256, 32, 8
+"""Pictures, kept aside if there are any, whose features are looked at: an eighth as many as are
+learned from, within these limits, so that looking takes a few percent of an epoch."""
 
 
 @dataclass
@@ -73,12 +74,13 @@ class Watch:
     def watched(self) -> Tensor:
         """Return the pictures whose features are looked at, (N, 3, H, W), values 0..1."""
         aside = self.pictures("val")
-        return aside if len(aside) >= 32 else self.pictures("train")
+        return aside if len(aside) >= FEWEST_WATCHED else self.pictures("train")
 
     def pictures(self, split: str) -> Tensor:
         """Return the first pictures of a split, of a fixed random order; decoded once."""
         if split not in self._pictures:
-            positions = chosen(self.index.of_split(split), MOST_WATCHED)
+            most = most_watched(len(self.index.of_split("train")))
+            positions = chosen(self.index.of_split(split), most)
             parts = list(clean_images(self.index, positions, self.views))
             size = self.views.preprocessing
             empty = torch.zeros(0, 3, size.height_px, size.width_px)
@@ -99,6 +101,11 @@ class Watch:
 
     def __post_init__(self) -> None:
         self._pictures: dict[str, Tensor] = {}
+
+
+def most_watched(learned: int) -> int:
+    """Return how many pictures are looked at where so many are learned from."""
+    return min(MOST_WATCHED, max(FEWEST_WATCHED, learned // WATCHED_PART))
 
 
 def chosen(positions: NDArray[np.int64], most: int) -> NDArray[np.int64]:
