@@ -23,7 +23,8 @@ LAYERS = (
     (
         *("", "errors", "config", "run_folder", "training.events", "torchvision_ops"),
         *("atomic_write", "cache_dir", "csv_rows", "processes", "row_files", "run_lock"),
-        *("stopwatch", "strict_json", "units", "foreign_files", "model_description"),
+        *("foreign_files", "model_description"),
+        *("stopping", "stopwatch", "strict_json", "tensor_files", "units"),
     ),
     ("data",),
     ("backbones", "inference.engine"),  # the engine runs the frozen trunk, too

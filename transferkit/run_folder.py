@@ -184,11 +184,14 @@ class RunFolder:
         """Return the state of `save_checkpoint`, tensors on the CPU; None when there is none."""
         import torch
 
+        from transferkit.tensor_files import require_intact
+
         path = self.path / _checkpoint(kind)
         if not path.exists():
             return None
         try:
             require_regular(path)
+            require_intact(path)
             return dict(torch.load(path, map_location="cpu", weights_only=True))
         except Exception as error:  # a damaged pickle or archive can raise anything
             raise self._damaged(_checkpoint(kind), error) from error
@@ -255,27 +258,20 @@ class RunFolder:
             file.write(f"{stamp} {text}\n".encode(errors="backslashreplace"))
 
     def _save_tensors(self, name: str, tensors: Mapping[str, "Tensor"]) -> None:
-        """Write tensors; the same ones always give the same bytes."""
-        from safetensors.torch import save
+        from transferkit.tensor_files import to_safetensors
 
-        # serialised here, not by save_file: that one leaves a temporary file behind on failure
-        seen: set[int] = set()
-        own = {}
-        for key, tensor in tensors.items():
-            flat = tensor.detach().cpu().contiguous()
-            shared = flat.untyped_storage().data_ptr() in seen
-            seen.add(flat.untyped_storage().data_ptr())
-            own[key] = flat.clone() if shared else flat
-        data = save(own)
+        # serialised at once, not by save_file: that one leaves a temporary file behind on failure
+        data = to_safetensors(tensors)
         self._write(name, lambda file: file.write(data))
 
     def _load_tensors(self, name: str) -> dict[str, "Tensor"]:
         from safetensors import SafetensorError
-        from safetensors.torch import load_file
+
+        from transferkit.tensor_files import from_safetensors
 
         try:
             require_regular(self.path / name)
-            return load_file(self.path / name)
+            return from_safetensors(self.path / name)
         except (SafetensorError, OSError, ValueError, KeyError) as error:
             raise self._damaged(name, error) from error
 
@@ -298,7 +294,9 @@ class RunFolder:
 
     def _damaged(self, name: str, error: Exception) -> UserError:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        return UserError(f"cannot read {self.path / name}", where=reason)
+        remedy = "put back a copy of it, or begin a run like this one: "
+        remedy += f"transferkit finetune (or pretrain) --recipe {self.path}"
+        return UserError(f"cannot read {self.path / name}", where=reason, remedy=remedy)
 
     @contextmanager
     def _told(self) -> Iterator[None]:

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from transferkit.errors import UserError, usage_error
+from transferkit.tensor_files import from_safetensors
 
 Tensors = dict[str, Tensor]
 NESTED_UNDER = ("state_dict_ema", "model_ema", "state_dict", "model")
@@ -86,7 +86,7 @@ def read_tensors(path: Path) -> Tensors:
 
 def _read_safetensors(path: Path) -> Tensors:
     try:
-        return safetensors.torch.load_file(path)
+        return from_safetensors(path)
     except (SafetensorError, ValueError, KeyError, OSError) as error:
         raise _damaged(path, str(error)) from None
 
