@@ -2,8 +2,9 @@
 
 import copy
 import os
-import tempfile
+import shutil
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -104,21 +105,36 @@ def export(
     before = (run / MODEL).stat().st_size
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=target.parent) as waiting:
+        with waiting_room(target) as waiting:
             for end, data in files.items():
-                path = (Path(waiting) / target.name).with_suffix(end)
+                path = (waiting / target.name).with_suffix(end)
                 write_atomically(path, lambda file, data=data: file.write(data))  # type: ignore[misc]
-            back = open_exported(Path(waiting) / target.name, trusted=True)
+            back = open_exported(waiting / target.name, trusted=True)
             sizes = (before, sum(map(len, files.values())))
             result = compare(original, back.engine.run, images, labels, sizes)
             if options.sparsity:
                 result = replace(result, sparsity=zeros(loaded.classifier))
             refuse_losses(result, options)
             for end in files:
-                os.replace((Path(waiting) / target.name).with_suffix(end), target.with_suffix(end))
+                os.replace((waiting / target.name).with_suffix(end), target.with_suffix(end))
     except OSError as error:
         raise disk_error(target.parent, error) from error
     return target, result
+
+
+@contextmanager
+def waiting_room(target: Path) -> Iterator[Path]:
+    """Make a folder beside a file for its first draft, and take it away in the end.
+
+    Its name is fixed, so that what a killed process left behind goes with the next export.
+    """
+    folder = target.with_name(f".{target.name}.draft")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def refuse_combinations(options: ExportOptions, output: Path | None) -> str:
