@@ -24,16 +24,15 @@ from transferkit.evaluation.pretraining_plots import feature_map, filters, pretr
 from transferkit.network import make_structure
 from transferkit.pretraining.encoder import Encoder
 from transferkit.pretraining.features import ProbeData, features_of
-from transferkit.pretraining.loop import (
+from transferkit.pretraining.loop import fit, split_epochs
+from transferkit.pretraining.method import Method
+from transferkit.pretraining.methods import METHODS, refuse_sharing
+from transferkit.pretraining.run import (
     PretrainingRun,
     PretrainingSettings,
     PretrainingState,
     continue_run,
-    fit,
-    split_epochs,
 )
-from transferkit.pretraining.method import Method
-from transferkit.pretraining.methods import METHODS, refuse_sharing
 from transferkit.pretraining.sizes import fit_size
 from transferkit.pretraining.summary import PretrainingSummary
 from transferkit.pretraining.views import PretrainingViews

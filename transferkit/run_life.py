@@ -13,6 +13,7 @@ from transferkit.data.index import DatasetIndex
 from transferkit.errors import UserError, usage_error
 from transferkit.run_folder import RunFolder, create_run
 from transferkit.run_lock import only_process
+from transferkit.stopping import Stopped
 
 INTERRUPTED = 130
 
@@ -48,10 +49,10 @@ def working_on(folder: RunFolder, command: str) -> Iterator[None]:
     except processes.LostProcess as error:
         what = f"{error.what}; every finished epoch is saved"
         raise processes.LostProcess(what, where, remedy) from None
-    except KeyboardInterrupt:
-        raise UserError(
-            "interrupted; every finished epoch is saved", where, remedy, exit_code=INTERRUPTED
-        ) from None
+    except KeyboardInterrupt as interrupt:
+        unit = "step" if isinstance(interrupt, Stopped) else "epoch"
+        what = f"interrupted; every finished {unit} is saved"
+        raise UserError(what, where, remedy, exit_code=INTERRUPTED) from None
 
 
 def hold(held: ExitStack, folder: RunFolder) -> None:

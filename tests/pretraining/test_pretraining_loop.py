@@ -19,6 +19,7 @@ from transferkit.pretraining.loop import cut, split_epochs
 from transferkit.pretraining.method import Phase
 from transferkit.pretraining.methods import METHODS
 from transferkit.run_folder import RunFolder, open_run
+from transferkit.stopping import Stop
 from transferkit.training.events import Notice, PretrainingEpoch
 
 Make = Callable[..., Config]
@@ -113,8 +114,36 @@ def test_interrupted_and_resumed_equals_uninterrupted(
     with pytest.raises(UserError, match="interrupted") as told:
         verb.pretrain(config, tmp_path / "parts", stop)
     assert told.value.exit_code == 130
-    verb.resume(tmp_path / "parts", lambda event: None)
-    whole, parts = (open_run(tmp_path / n) for n in ("whole", "parts"))
+    assert_resumes_to(tmp_path / "whole", tmp_path / "parts")
+
+
+@pytest.mark.parametrize(("name", "steps"), [("byol", 2), ("byol", 4), ("gan", 2), ("rbm", 5)])
+def test_stopped_within_an_epoch_and_resumed_equals_uninterrupted(
+    name: str,
+    steps: int,
+    pretraining_config: Make,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    config = config_of(pretraining_config, name, epochs=3)
+    run(config, tmp_path / "whole")
+    counted = itertools.count(1)
+
+    def is_time(stop: Stop) -> bool:
+        stop.asked = next(counted) == steps
+        return stop.asked
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "is_time", is_time)
+        with pytest.raises(UserError, match="every finished step is saved"):
+            run(config, tmp_path / "parts")
+    assert_resumes_to(tmp_path / "whole", tmp_path / "parts")
+
+
+def assert_resumes_to(path: Path, other_path: Path) -> None:
+    """An interrupted run, taken up again, ends as the one at the first path: weights, rows."""
+    verb.resume(other_path, lambda event: None)
+    whole, parts = open_run(path), open_run(other_path)
     assert (whole.path / "model.safetensors").read_bytes() == (
         parts.path / "model.safetensors"
     ).read_bytes()

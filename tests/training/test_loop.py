@@ -27,7 +27,9 @@ from transferkit.errors import UserError
 from transferkit.finetune import finetune, resume
 from transferkit.recipes import to_toml
 from transferkit.run_folder import RunFolder, open_run
+from transferkit.stopping import Stop
 from transferkit.stopwatch import Stopwatch, by_part
+from transferkit.training import midway
 from transferkit.training import sources as sources_module
 from transferkit.training.events import (
     EpochEnded,
@@ -332,7 +334,7 @@ def test_one_left_over_picture_trains(with_stages: Callable[..., Config], tmp_pa
     assert len(rows) == 1
 
 
-class Stop(Exception):
+class Accident(Exception):
     """An accident in the middle of a run."""
 
 
@@ -402,7 +404,7 @@ def test_a_run_that_dies_at_any_checkpoint_can_be_resumed(
     def save(self: RunFolder, kind: Any, values: Any) -> None:
         saved[0] += 1
         if saved[0] == die_at[0]:
-            raise Stop
+            raise Accident
         real(self, kind, values)
 
     monkeypatch.setattr(RunFolder, "save_checkpoint", save)
@@ -412,7 +414,7 @@ def test_a_run_that_dies_at_any_checkpoint_can_be_resumed(
     assert [r["best"] for r in whole.read_metrics()][:2] == [1, 1]  # the best is ahead of the last
     for k in range(3, number + 1):
         saved[0], die_at[0] = 0, k
-        with pytest.raises(Stop):
+        with pytest.raises(Accident):
             finetune(config, tmp_path / f"run{k}", silent)
         die_at[0] = -1
         resumed_equals(config, tmp_path / f"run{k}", whole)
@@ -435,6 +437,35 @@ def test_a_run_may_be_interrupted_more_than_once(lively: Config, tmp_path: Path)
         with pytest.raises(UserError):
             resume(out, show)
     resumed_equals(lively, out, open_run(tmp_path / "whole"))
+
+
+def stops_at(steps: int) -> Callable[[Stop], bool]:
+    """Return what asks for a stop after so many steps of a run."""
+    counted = itertools.count(1)
+
+    def is_time(stop: Stop) -> bool:
+        stop.asked = next(counted) == steps
+        return stop.asked
+
+    return is_time
+
+
+@pytest.mark.parametrize("steps", range(1, 17, 3))
+def test_a_run_that_is_stopped_within_an_epoch_goes_on_from_that_step(
+    steps: int, lively: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained(lively, tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        patch.setattr(midway, "is_time", stops_at(steps))
+        with pytest.raises(UserError, match="every finished step is saved") as told:
+            trained(lively, tmp_path / "run")
+    assert told.value.exit_code == 130
+    checkpoint = open_run(tmp_path / "run").load_checkpoint("last")
+    assert checkpoint is not None
+    per_epoch = 3  # batches of six of 18 pictures
+    assert checkpoint["state"]["midway"]["tally"]["steps"] == (steps - 1) % per_epoch + 1
+    assert len(checkpoint["state"]["rows"]) == (steps - 1) // per_epoch
+    resumed_equals(lively, tmp_path / "run", open_run(tmp_path / "whole"))
 
 
 def test_a_finished_run_resumes_to_the_same(tiny_config: Config, tmp_path: Path) -> None:

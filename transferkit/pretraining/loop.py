@@ -1,9 +1,7 @@
 """The pretraining loop: phases, epochs and steps, as one generator of events."""
 
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,90 +9,30 @@ import torch
 from torch import Tensor, nn
 
 from transferkit import processes
-from transferkit.data.index import DatasetIndex
 from transferkit.data.loader import ahead
 from transferkit.errors import UserError
 from transferkit.foreign_files import understood
-from transferkit.pretraining.method import Batch, Method, Move, Phase
+from transferkit.pretraining.method import Batch, Move, Phase
+from transferkit.pretraining.run import (
+    Optimizers,
+    PretrainingRun,
+    save,
+    save_midway,
+    take_up,
+)
 from transferkit.pretraining.views import PretrainingViews, View, as_batch
-from transferkit.run_folder import RunFolder
+from transferkit.stopping import between_steps
 from transferkit.training.divergence import Diverged, checked
 from transferkit.training.events import Event, Notice, PretrainingEpoch, Progress
 from transferkit.training.gradients import CLIPPINGS
+from transferkit.training.midway import is_time
 from transferkit.training.optimizers import make_optimizer, parameter_groups, set_rates
-from transferkit.training.schedules import Schedule
 from transferkit.units import rate_text
 
 LOOKED_AT = 256
 """Pictures that a phase may look at before its first step."""
 PILOT_STEPS = 6
 """Steps that are timed, and taken back, to see how many epochs a budget allows."""
-
-
-@dataclass(frozen=True)
-class PretrainingSettings:
-    """What the loop needs of the configuration.
-
-    epochs: of all phases together; with `budget_s` set (seconds) it is chosen from measured speed.
-    optimizer, hyper: see `make_optimizer`. clipping: (row of CLIPPINGS, limit), or None.
-    """
-
-    batch_size: int
-    epochs: int
-    budget_s: float | None
-    lr: float
-    weight_decay: float
-    schedule: Schedule
-    optimizer: str
-    hyper: Mapping[str, float]
-    clipping: tuple[str, float] | None
-    drop_last: bool
-    seed: int
-
-
-@dataclass
-class PretrainingState:
-    """Where a run stands: saved with every checkpoint, enough to continue bit for bit.
-
-    phase, epoch: the next epoch to run, both from 0, the epoch counted within its phase. epochs:
-    planned for every phase. seconds: trained so far. rows: of metrics.csv.
-    """
-
-    epochs: list[int]
-    phase: int = 0
-    epoch: int = 0
-    seconds: float = 0.0
-    rows: list[dict[str, Any]] = field(default_factory=list)
-
-
-@dataclass
-class PretrainingRun:
-    """Everything that the loop needs.
-
-    index: pictures; "train" is learned from, "val" is measured on. measure: called after every
-    epoch with the number of epochs run in all and of those planned; returns further figures of
-    the row. autocast: makes the context of the arithmetic. resumed: optimisers' states of the
-    checkpoint that the run goes on from.
-    """
-
-    method: Method
-    index: DatasetIndex
-    views: PretrainingViews
-    settings: PretrainingSettings
-    folder: RunFolder
-    device: torch.device
-    autocast: Callable[[], AbstractContextManager[Any]]
-    measure: Callable[[int, int], Mapping[str, float]]
-    state: PretrainingState
-    resumed: dict[str, Any] | None = None
-
-    @property
-    def train(self) -> np.ndarray:
-        """Positions of the pictures that are learned from."""
-        return self.index.of_split("train")
-
-
-Optimizers = dict[str, torch.optim.Optimizer]
 
 
 def split_epochs(phases: Sequence[Phase], epochs: int) -> list[int]:
@@ -111,7 +49,7 @@ def fit(run: PretrainingRun) -> Iterator[Event]:
     Raises UserError when the loss is no number any more.
     """
     state = run.state
-    if run.settings.budget_s is not None and not state.rows:
+    if run.settings.budget_s is not None and not state.rows and state.midway is None:
         epoch_s = processes.agreed((yield from pilot(run)))
         state.epochs = split_epochs(run.method.phases, round(run.settings.budget_s / epoch_s))
         text = f"an epoch takes about {epoch_s:.1f} s: {sum(state.epochs)} epochs fit the budget"
@@ -119,7 +57,7 @@ def fit(run: PretrainingRun) -> Iterator[Event]:
     known: set[str] = set()
     while state.phase < len(run.method.phases):
         phase = run.method.phases[state.phase]
-        if state.epoch == 0 and phase.begin is not None:
+        if state.epoch == 0 and state.midway is None and phase.begin is not None:
             begin(run, phase.begin)
         optimizers = make_optimizers(run, phase)
         while state.epoch < state.epochs[state.phase] and not out_of_time(run):
@@ -196,7 +134,7 @@ def make_optimizers(run: PretrainingRun, phase: Phase) -> Optimizers:
         found[name] = make_optimizer(run.settings.optimizer, groups, run.settings.hyper)
     if run.resumed is not None:
         for name, optimizer in found.items():
-            if run.state.epoch:  # else the checkpoint is of the phase before
+            if run.state.epoch or run.state.midway:  # else the checkpoint is of the phase before
                 with understood(run.folder.path):
                     optimizer.load_state_dict(run.resumed[name])
         run.resumed = None
@@ -222,22 +160,29 @@ def train_epoch(
     picks = cut(arranged(run, order), settings.batch_size, settings.drop_last)
     run.method.networks.train()
     started = time.perf_counter()
-    sums: dict[str, float] = {}
-    factor = 0.0
-    own = [processes.share(pick) for pick in picks]
-    for step, batch in enumerate(batches(run, run.views, own, number)):
-        part = (step + 0.5) / len(picks)
-        progress = settings.schedule.progress(state.epochs, state.phase, state.epoch, part)
-        factor, momentum = settings.schedule.at(progress)
-        for optimizer in optimizers.values():
-            set_rates(optimizer, settings.lr * factor, momentum)
-        shown = take_step(run, phase, Batch(*batch, progress), optimizers, len(picks[step]))
-        sums |= {name: sums.get(name, 0.0) + figure for name, figure in shown.items()}
-        yield Progress(f"epoch {number + 1}", step + 1, len(picks))
+    tally = take_up(run)
+    started -= tally.seconds
+    own = [processes.share(pick) for pick in picks[tally.steps :]]
+    with between_steps() as stop:
+        for batch in batches(run, run.views, own, number):
+            step = tally.steps
+            part = (step + 0.5) / len(picks)
+            progress = settings.schedule.progress(state.epochs, state.phase, state.epoch, part)
+            factor, momentum = settings.schedule.at(progress)
+            tally.lr = settings.lr * factor
+            for optimizer in optimizers.values():
+                set_rates(optimizer, tally.lr, momentum)
+            shown = take_step(run, phase, Batch(*batch, progress), optimizers, len(picks[step]))
+            tally.add(shown)
+            yield Progress(f"epoch {number + 1}", tally.steps, len(picks))
+            if is_time(stop):
+                tally.seconds = time.perf_counter() - started
+                save_midway(run, optimizers, tally)
+                stop.has_saved()
     row: dict[str, Any] = {"phase": state.phase, "phase_name": phase.name, "epoch": number + 1}
-    row |= {name: value / len(picks) for name, value in sums.items()}
+    row |= {name: value / len(picks) for name, value in tally.sums.items()}
     row |= processes.from_first(held_out_figures, run, phase)
-    row |= {"lr": settings.lr * factor, "seconds": time.perf_counter() - started}
+    row |= {"lr": tally.lr, "seconds": time.perf_counter() - started}
     return processes.agreed(row)
 
 
@@ -350,34 +295,6 @@ def pilot(run: PretrainingRun) -> Generator[Event, None, float]:
     run.method.networks.load_state_dict(before)
     steady = taken[1:] or taken  # the first step also pays for what is set up once
     return float(np.mean(steady)) * len(every)
-
-
-def save(run: PretrainingRun, optimizers: Optimizers) -> None:
-    """Write where the run stands, after all else, so that it is never ahead of it."""
-    run.folder.write_metrics(run.state.rows)
-    run.folder.save_checkpoint(
-        "last",
-        {
-            "networks": run.method.networks.state_dict(),
-            "optimizers": {name: o.state_dict() for name, o in optimizers.items()},
-            "state": asdict(run.state),
-        },
-    )
-
-
-def continue_run(run: PretrainingRun) -> bool:
-    """Put a run where its last checkpoint stands; False when there is none yet."""
-    checkpoint = run.folder.load_checkpoint("last")
-    if checkpoint is None:
-        return False
-    with understood(run.folder.path):
-        try:
-            run.method.networks.load_state_dict(checkpoint["networks"])
-        except RuntimeError as error:  # of other shapes
-            raise ValueError(str(error)) from error
-        run.state = PretrainingState(**checkpoint["state"])
-        run.resumed = checkpoint["optimizers"]
-    return True
 
 
 def diverged(run: PretrainingRun, phase: Phase, problem: Diverged) -> UserError:

@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from transferkit import processes
 from transferkit.backbones.norm_statistics import has_statistics, recalibrate
 from transferkit.data.loader import epoch_order, epoch_views
+from transferkit.stopping import between_steps
 from transferkit.stopwatch import OUTSIDE
 from transferkit.training.averaging import EpochAverage, averaged
 from transferkit.training.checkpoints import (
@@ -27,6 +28,7 @@ from transferkit.training.checkpoints import (
 from transferkit.training.divergence import Diverged, checked, halved, rewind
 from transferkit.training.events import EpochEnded, Event, Progress, StageEnded, StageStarted
 from transferkit.training.memory import shares
+from transferkit.training.midway import save_midway, take_up
 from transferkit.training.monitor import Monitor, loss_scale, watch
 from transferkit.training.optimizers import set_rates
 from transferkit.training.profiling import profiled
@@ -159,44 +161,53 @@ def train_epoch(
     torch.manual_seed(seed * 100_003 + epoch + 1_000_000_007 * rank)
     apply_stage(run.classifier, run.group_of, stage)
     started_s = run.watch.total()
-    lr = halved(stage.lr, run.state.halvings)
-    loss_sum, num_right, num_clipped, seen = 0.0, 0, 0, 0
     monitor.begin(steps)
-    inputs = profiled(run, stage, source.train_inputs(own_shares(drawn)))
-    for step, (pick, batch) in enumerate(zip(picks, inputs, strict=True)):
-        part = (step + 0.5) / steps
-        progress = settings.schedule.progress(run.epochs, run.state.stage, epoch, part)
-        factor, momentum = settings.schedule.at(progress)
-        set_rates(updater.optimizer, lr * factor * run.state.plateau.factor, momentum)
-        own = labels[processes.share(pick)]
-        weight = processes.weight(*map(run.objective.weight, (own, labels[pick])))
-        target = torch.from_numpy(own).to(run.fabric.device)
-        batch = to_device(batch, run.fabric.device)
-        done = Sums(weight)
-        losses = part_losses(run, updater.network, (batch, target), generator, done)
-        with monitor.forward(step):
-            num_clipped += updater.step(losses, monitor)
-        loss, right = done.of_all(len(own))
-        loss_sum += checked(loss, epoch * steps + step) * len(pick)
-        num_right += right
-        seen += len(pick)
-        if not source.cached:
-            yield Progress(f"epoch {epoch + 1}", step + 1, steps)
-        if run.budget is not None and run.budget.is_over(run.state.stage, run.watch.total()):
-            break
+    tally = take_up(run, monitor, generator)
+    inputs = profiled(run, stage, source.train_inputs(own_shares(drawn[tally.steps :])))
+    with between_steps() as stop:
+        for pick, batch in zip(picks[tally.steps :], inputs, strict=True):
+            step = tally.steps
+            set_rate(run, stage, updater, (step + 0.5) / steps)
+            own = labels[processes.share(pick)]
+            weight = processes.weight(*map(run.objective.weight, (own, labels[pick])))
+            target = torch.from_numpy(own).to(run.fabric.device)
+            batch = to_device(batch, run.fabric.device)
+            done = Sums(weight)
+            losses = part_losses(run, updater.network, (batch, target), generator, done)
+            with monitor.forward(step):
+                tally.clipped += updater.step(losses, monitor)
+            loss, right = done.of_all(len(own))
+            tally.loss += checked(loss, epoch * steps + step) * len(pick)
+            tally.right += right
+            tally.seen += len(pick)
+            tally.steps += 1
+            if not source.cached:
+                yield Progress(f"epoch {epoch + 1}", tally.steps, steps)
+            if run.budget is not None and run.budget.is_over(run.state.stage, run.watch.total()):
+                break
+            now = replace(tally, seconds=tally.seconds + run.watch.total() - started_s)
+            save_midway(run, updater, (monitor, generator, now), stop)
     row = {
         "stage": run.state.stage,
         "stage_name": stage.name,
         "epoch": epoch + 1,
-        "train_loss": loss_sum / seen,
-        "train_accuracy": num_right / seen,
-        "seconds": run.watch.total() - started_s,
+        "train_loss": tally.loss / tally.seen,
+        "train_accuracy": tally.right / tally.seen,
+        "seconds": tally.seconds + run.watch.total() - started_s,
         "cached": int(source.cached),
         **learning_rates(run, updater.optimizer),
     }
     if settings.rules.clipping is not None:
-        row["clipped"] = num_clipped / (step + 1)
+        row["clipped"] = tally.clipped / tally.steps
     return row
+
+
+def set_rate(run: Run, stage: PlannedStage, updater: Updater, part: float) -> None:
+    """Set rate and momentum for the step at this part (0..1) of the epoch."""
+    state, schedule = run.state, run.settings.schedule
+    factor, momentum = schedule.at(schedule.progress(run.epochs, state.stage, state.epoch, part))
+    lr = halved(stage.lr, state.halvings)
+    set_rates(updater.optimizer, lr * factor * state.plateau.factor, momentum)
 
 
 @dataclass

@@ -69,6 +69,28 @@ class Monitor:
             group.alive.clear()
             group.before.clear()
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return what was read since `begin`, a dict for each group."""
+        return {
+            str(group.column): {
+                "readings": {name: list(values) for name, values in group.readings.items()},
+                "alive": [
+                    (group.rectifiers.index(module), units, alive)
+                    for (module, units), alive in group.alive.items()
+                ],
+            }
+            for group in self.groups
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on with what `state_dict` returned."""
+        for group in self.groups:
+            own = state[str(group.column)]
+            group.readings = own["readings"]
+            group.alive = {
+                (group.rectifiers[number], units): alive for number, units, alive in own["alive"]
+            }
+
     @contextmanager
     def forward(self, step: int) -> Iterator[None]:
         """Read activations in the forward pass of a step, counted from 0, if it is sampled."""

@@ -27,7 +27,8 @@ class RunState:
     halvings: how often the current stage's learning rate was halved because it diverged, the last
     time at epoch `rewound_at`; divergences: what happened each time, in words. monitored: rows of
     monitoring.csv. plateau: of the performance schedule. seconds: spent when this was saved.
-    epochs: of every stage, planned by a budget of time; empty without one.
+    epochs: of every stage, planned by a budget of time; empty without one. midway: where a run
+    that was saved within an epoch stands there, see `transferkit.training.midway`.
     """
 
     stage: int = 0
@@ -45,6 +46,7 @@ class RunState:
     plateau: Plateau = field(default_factory=Plateau)
     seconds: Seconds = field(default_factory=dict)
     epochs: list[float] = field(default_factory=list)
+    midway: dict[str, Any] | None = None
 
     @staticmethod
     def from_dict(values: dict[str, Any]) -> "RunState":

@@ -1,0 +1,58 @@
+"""Asking a run to stop: once, and twice."""
+
+import os
+import signal
+from collections.abc import Iterator
+
+import pytest
+
+from transferkit import stopping
+from transferkit.stopping import Stopped, between_steps
+
+
+@pytest.fixture(autouse=True)
+def _listening() -> Iterator[None]:
+    """As the command line sets it up, whatever the tests were started from."""
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.signal(number, signal.default_int_handler) for number in numbers}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_first_signal_asks_and_the_second_interrupts(number: signal.Signals) -> None:
+    with between_steps() as stop:
+        assert not stop.is_time()
+        os.kill(os.getpid(), number)
+        assert stop.is_time()
+        with pytest.raises(KeyboardInterrupt) as told:
+            os.kill(os.getpid(), number)
+        assert type(told.value) is KeyboardInterrupt
+        with pytest.raises(Stopped):
+            stop.has_saved()
+        stop.asked = False
+    assert signal.getsignal(number) is signal.default_int_handler
+
+
+def test_who_asked_in_vain_is_heard_at_the_end() -> None:
+    with pytest.raises(KeyboardInterrupt), between_steps():
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_an_ignored_signal_stays_ignored() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with between_steps() as stop:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert not stop.asked
+    assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+
+
+def test_a_long_epoch_is_saved_from_time_to_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr(stopping.time, "monotonic", lambda: now)
+    with between_steps() as stop:
+        now = stopping.SAVE_EVERY_S + 1
+        assert stop.is_time()
+        stop.has_saved()
+        assert not stop.is_time()

@@ -1,0 +1,64 @@
+"""Stopping at a good moment: the first Ctrl-C lets a step end, the second does not."""
+
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from types import FrameType
+
+SAVE_EVERY_S = 600.0
+"""Within an epoch: a killed run loses no more."""
+
+
+class Stopped(KeyboardInterrupt):
+    """An interrupt that waited until the step it came in was saved."""
+
+
+@dataclass
+class Stop:
+    """Whether to save now, and to leave. saved: when it was last done, of `time.monotonic`."""
+
+    asked: bool = False
+    saved: float = field(default_factory=lambda: time.monotonic())
+
+    def is_time(self) -> bool:
+        """Whether to save where the run stands: to leave, or because it is long ago."""
+        return self.asked or time.monotonic() - self.saved > SAVE_EVERY_S
+
+    def has_saved(self) -> None:
+        """Note that it is done. Raises Stopped where a person waits for it."""
+        self.saved = time.monotonic()
+        if self.asked:
+            raise Stopped
+
+
+@contextmanager
+def between_steps() -> Iterator[Stop]:
+    """Within, the first SIGINT or SIGTERM only asks for a stop; the second is KeyboardInterrupt.
+
+    A signal that is ignored, as SIGINT in background jobs of a shell, stays so. In other threads
+    than the main one, which get no signals, nobody ever asks.
+    """
+    stop = Stop()
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        if stop.asked:
+            raise KeyboardInterrupt
+        stop.asked = True
+
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = {n: handler for n in numbers if (handler := signal.getsignal(n)) is not signal.SIG_IGN}
+    for number in before:
+        signal.signal(number, ask)
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if stop.asked:
+        raise KeyboardInterrupt
