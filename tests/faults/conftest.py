@@ -8,10 +8,14 @@ from pathlib import Path
 import pytest
 from harness import ZYGOTE, Ground, Scenario, Zygote, hashes
 
+import transferkit
+
 
 @pytest.fixture(scope="module")
 def zygote(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Zygote]:
+    package = str(Path(transferkit.__file__).parents[1])  # the one that the tests import
     env = {**os.environ, "OMP_NUM_THREADS": "1", "TRANSFERKIT_CACHE": "cache"}
+    env["PYTHONPATH"] = package
     with subprocess.Popen(
         [sys.executable, "-W", "ignore", str(ZYGOTE)],
         stdin=subprocess.PIPE,

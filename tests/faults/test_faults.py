@@ -160,7 +160,7 @@ SAMPLE = (
 def test_a_run_survives(
     name: str, kind: str, zygote: Zygote, ground_of: Callable[[Scenario], Ground], tally: Tally
 ) -> None:
-    attack(zygote, ground_of(BY_NAME[name]), kind, range(2), tally)
+    attack(zygote, ground_of(BY_NAME[name]), kind, range(1), tally)
 
 
 @pytest.mark.slow
@@ -169,4 +169,4 @@ def test_a_run_survives(
 def test_a_run_survives_many(
     name: str, kind: str, zygote: Zygote, ground_of: Callable[[Scenario], Ground], tally: Tally
 ) -> None:
-    attack(zygote, ground_of(BY_NAME[name]), kind, range(2, 9 if name == "finetune" else 6), tally)
+    attack(zygote, ground_of(BY_NAME[name]), kind, range(1, 9 if name == "finetune" else 5), tally)
