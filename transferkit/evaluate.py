@@ -32,15 +32,17 @@ def evaluate(
     split: str,
     options: Predict,
     show: Callable[[Event], None],
+    allow_outside: bool = False,
 ) -> Measured:
     """Predict labelled pictures and compare.
 
     data: folder and manifest. split: "train", "val", "test" or "all"; "auto" is val where DATA has
-    one of its own or where it is what the run was trained on, else all.
+    one of its own or where it is what the run was trained on, else all. allow_outside: whether the
+    manifest may name files outside of its folder.
     Raises UserError when the model knows none of the classes.
     """
     config = config_of(folders[0]) if "recipe" in folders[0].files else Config()
-    index = scan_labelled(data, config, show)
+    index = scan_labelled(data, config, show, allow_outside)
     members = open_members(folders, options, len(index), config.augment.flip)
     loaded = members[0].loaded
     is_own = loaded.description.get("data", {}).get("fingerprint") == index.fingerprint
@@ -69,7 +71,10 @@ def evaluate(
 
 
 def scan_labelled(
-    data: tuple[Path | None, Path | None], config: Config, show: Callable[[Event], None]
+    data: tuple[Path | None, Path | None],
+    config: Config,
+    show: Callable[[Event], None],
+    allow_outside: bool = False,
 ) -> DatasetIndex:
     """Scan what is to be evaluated, with the split that the run would draw."""
     folder, manifest = data
@@ -79,6 +84,7 @@ def scan_labelled(
         config.training.seed,
         max_pixels=config.data.max_pixels,
         to_train=False,
+        allow_outside=allow_outside,
     )
     fetch([folder], show)
     index = scan(folder, options, lambda done, total: show(Progress("scan", done, total)))

@@ -17,12 +17,14 @@ def inspect_data(
     output: Path | None,
     strict: bool,
     show: Callable[[Event], None],
+    allow_outside: bool = False,
 ) -> tuple[Inspection, Path]:
     """Scan and inspect a data set; write the findings as JSON and return them with the file.
 
-    output: the file; None makes inspection-<name>.json in the current folder.
+    output: the file; None makes inspection-<name>.json in the current folder. allow_outside: see
+    `transferkit.data.manifest.read_manifest`.
     """
-    options = ScanOptions(manifest=manifest, strict=strict)
+    options = ScanOptions(manifest=manifest, strict=strict, allow_outside=allow_outside)
     fetch([data], show)
     index = scan(data, options, lambda done, total: show(Progress("pictures", done, total)))
     found = inspect(index)

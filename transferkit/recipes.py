@@ -317,6 +317,8 @@ def combination_problems(config: Config) -> list[str]:
             "stages: the first one trains only the head on random frozen blocks (--no-pretrained "
             'or from scratch); start with unfreeze = "all"'
         )
+    if config.data.allow_outside and config.data.manifest is None:
+        found.append("data.allow_outside has no effect without data.manifest: leave it out")
     if config.augment.level == "none" and config.augment.views:
         found.append("augment.views has no effect with augment.level = none: leave one out")
     if config.stages and config.stages[0].if_improving:

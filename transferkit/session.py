@@ -228,6 +228,7 @@ def scan_pictures(config: Config, show: Callable[[Event], None]) -> DatasetIndex
         strict=data.strict,
         exclude=data.exclude,
         max_pixels=data.max_pixels,
+        allow_outside=data.allow_outside,
     )
     index = scan(data.path, options, lambda done, total: show(Progress("pictures", done, total)))
     for warning in index.warnings:

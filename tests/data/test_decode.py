@@ -311,3 +311,21 @@ def test_damaged_bytes_decode_or_raise_decode_error_only(tmp_path_factory, cut, 
     path.write_bytes(content[:cut] + junk + content[cut + len(junk) :])
     with contextlib.suppress(DecodeError):
         assert decode(path).mode == "RGB"
+
+
+def test_large_deep_grey_needs_little_memory_beside_its_own_and_scales_as_a_whole(tmp_path):
+    values = np.linspace(-3, 5, 3000 * 1100, dtype=np.float32).reshape(3000, 1100)
+    values[0, 0], values[-1, -1] = np.nan, np.inf
+    Image.fromarray(values).save(tmp_path / "deep.tif")
+    found = np.asarray(decode(tmp_path / "deep.tif"))[..., 0]
+    finite = values[np.isfinite(values)].astype(np.float64)
+    low, high = finite.min(), finite.max()
+    whole = (np.nan_to_num(values.astype(np.float64), nan=low, posinf=high) - low) / (high - low)
+    assert np.array_equal(found, np.rint(whole * 255).astype(np.uint8))
+
+
+def test_a_file_of_too_many_bytes_is_not_opened(tmp_path):
+    with open(tmp_path / "a.png", "wb") as file:
+        file.truncate(2_000_000_001)  # a hole: it takes no room
+    with pytest.raises(DecodeError, match="2,000,000,001 bytes, more than the limit"):
+        decode(tmp_path / "a.png")

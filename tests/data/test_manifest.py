@@ -60,7 +60,11 @@ def test_paths_start_from_data_where_it_is_given(tmp_path):
     path = manifest(
         tmp_path, "path,label,split\n1.png,a,train\n2.png,b,train\n../outside.png,a,val\n"
     )
-    index = scan(tmp_path / "data", ScanOptions(manifest=path))
+    with pytest.raises(UserError) as caught:
+        scan(tmp_path / "data", ScanOptions(manifest=path))
+    outside = f"line 4: outside of {tmp_path}/data (--allow-outside): ../outside.png"
+    assert caught.value.where == outside
+    index = scan(tmp_path / "data", ScanOptions(manifest=path, allow_outside=True))
     assert index.root == tmp_path / "data"
     assert set(index.paths) == {"1.png", "2.png", f"{tmp_path}/outside.png"}
     assert all(index.file(position).is_file() for position in range(3))

@@ -140,7 +140,14 @@ def test_a_manifest_in_place_of_folders(run: Path, cli: Cli, pictures: Path) -> 
     lines = [f"{f},{f.parent.name},{f.parent.parent.name}" for f in files]
     Path("all.csv").write_text("path,label,split\n" + "\n".join(lines) + "\n")
     result = cli(
-        *("finetune", "--manifest", "all.csv", "--backbone", "test_efficientnet"),
+        *(
+            "finetune",
+            "--manifest",
+            "all.csv",
+            "--allow-outside",
+            "--backbone",
+            "test_efficientnet",
+        ),
         *("--no-pretrained", "--image-size", 32, "--stages", "1:1", "--out", "m", "--json"),
     )
     assert result.code == 0, result.err

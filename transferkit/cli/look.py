@@ -7,7 +7,7 @@ import typer
 
 from transferkit import console
 from transferkit.cli.app import Debug, Json, app, live_view
-from transferkit.cli.options import DATA_HELP
+from transferkit.cli.options import DATA_HELP, AllowOutside, require_manifest
 from transferkit.errors import usage_error
 from transferkit.tables.comparison import comparison_table
 from transferkit.tables.explanations import page_text, topics_table
@@ -24,6 +24,7 @@ def inspect(
         Path | None, typer.Option("--output", "-o", help="Where to write the findings [DATA.json].")
     ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Fail if a file is unreadable.")] = False,
+    allow_outside: AllowOutside = False,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -31,7 +32,8 @@ def inspect(
     with live_view(json) as view:
         from transferkit import inspect_data as verb
 
-        found, path = verb.inspect_data(data, manifest, output, strict, view.show)
+        require_manifest(allow_outside, manifest)
+        found, path = verb.inspect_data(data, manifest, output, strict, view.show, allow_outside)
     if json:
         console.print_json({**found.to_dict(), "output": path})
     else:

@@ -205,7 +205,16 @@ Stages = Annotated[
 
 
 Out = Annotated[Path | None, typer.Option("--out", help="Run folder to make [runs/TIME-NAME].")]
+AllowOutside = Annotated[
+    bool, typer.Option("--allow-outside", help="Read what --manifest names outside of its folder.")
+]
 Resume = Annotated[Path | None, typer.Option("--resume", help="Continue an interrupted run.")]
+
+
+def require_manifest(allow_outside: bool, manifest: Path | None) -> None:
+    """Refuse `--allow-outside` where there is no manifest."""
+    if allow_outside and manifest is None:
+        raise usage_error("--allow-outside has no effect without --manifest", "", "leave it out")
 
 
 def require_alone(resume: Path | None, given: Iterable[Any]) -> None:

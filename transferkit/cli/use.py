@@ -10,7 +10,14 @@ import typer
 
 from transferkit import console, processes
 from transferkit.cli.app import Debug, Json, RunArgument, app, live_view
-from transferkit.cli.options import DATA_HELP, Sets, given_flags, with_predict_options
+from transferkit.cli.options import (
+    DATA_HELP,
+    AllowOutside,
+    Sets,
+    given_flags,
+    require_manifest,
+    with_predict_options,
+)
 from transferkit.config.predict import DECIDING
 from transferkit.errors import UserError, usage_error
 from transferkit.tables.results import measured_table, prediction_table, selection_table
@@ -208,6 +215,7 @@ def evaluate(
         Literal["auto", "train", "val", "test", "all"],
         typer.Option("--split", help="Which pictures; auto is val if there is one, else all."),
     ] = "auto",
+    allow_outside: AllowOutside = False,
     sets: Sets = None,
     json: Json = False,
     debug: Debug = False,
@@ -218,6 +226,7 @@ def evaluate(
     for pair in sets or ():
         if pair.partition("=")[0].strip() in unused:
             raise usage_error(f"--set {pair} has no effect on evaluate")
+    require_manifest(allow_outside, manifest)
     with live_view(json) as view:
         from transferkit import evaluate as verb
         from transferkit.predict import open_runs
@@ -226,7 +235,9 @@ def evaluate(
         folders = open_runs(run)
         ignored = (*DECIDING, "abstain_by")
         options = predict_options(folders[0], sets or (), given_flags(flags), ignored)
-        measured = verb.evaluate(folders, (data, manifest), split, options, view.show)
+        measured = verb.evaluate(
+            folders, (data, manifest), split, options, view.show, allow_outside
+        )
     if json:
         console.print_json(measured.to_dict())
     else:

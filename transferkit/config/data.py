@@ -18,6 +18,13 @@ class Data(Section):
         Path | None,
         Option("--manifest", "CSV with columns path,label[,split] in place of folders."),
     ] = None
+    allow_outside: Annotated[
+        bool,
+        Option(
+            "--allow-outside/--no-allow-outside",
+            "Read pictures that a manifest names outside of its folder (or of DATA).",
+        ),
+    ] = False
     val_fraction: Annotated[
         float,
         Gt(0),

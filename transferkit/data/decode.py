@@ -17,10 +17,14 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from transferkit.data.jpeg_scans import MOST_SCANS, count_scans
 from transferkit.data.tar_members import read_member
 
 DEFAULT_MAX_PIXELS = 100_000_000
 """A 12,000 × 8,000 photograph passes (300 MB as RGB); a 30,000 × 30,000 picture does not."""
+
+MOST_BYTES = 2_000_000_000
+"""Of a file: 100 million pixels of four 32-bit floats, uncompressed, are 1.6 GB."""
 
 # EPS would start Ghostscript on the user's files; the others are only recognised, never decoded.
 REFUSED_FORMATS = {"EPS", "BUFR", "GRIB", "HDF5", "MPEG", "WMF"}
@@ -175,6 +179,8 @@ def _open_regular(path: Path) -> OpenFile:
         raise DecodeError("not a regular file")
     if status.st_size == 0:
         raise DecodeError("empty file")
+    if status.st_size > MOST_BYTES:
+        raise DecodeError(f"{status.st_size:,} bytes, more than the limit of {MOST_BYTES:,}")
     return open(path, "rb")
 
 
@@ -186,6 +192,8 @@ def _decoded(
     try:
         with _pillow_warnings_ignored, Image.open(file, formats=readable_formats()) as image:
             _check_size(image.size, max_pixels)
+            if image.format in ("JPEG", "MPO"):
+                _check_scans(file)
             if image.width * image.height > _LARGE_PIXELS:
                 with _one_large_picture:
                     yield _load_upright(image, at_least_px)
@@ -248,19 +256,39 @@ def _grey_to_8_bit(image: Image.Image) -> Image.Image:
     Floats within 0..1: by 255. Integers and floats within 0..255: as they are. Integers within
     0..65535: as 16 bits. Everything else: the picture's own finite minimum to 0, maximum to 255.
     """
-    sixteen_bits = image.mode.startswith("I;16") or image.format in ("PNG", "PPM")
-    with np.errstate(invalid="ignore"):  # NaN is dealt with below
-        values = np.asarray(image, dtype=np.float64)  # (H, W)
-    finite = values[np.isfinite(values)]
-    low, high = (finite.min(), finite.max()) if finite.size else (0.0, 0.0)
-    if image.mode != "F" and sixteen_bits:
-        low, high = 0.0, 65535.0
-    elif low >= 0 and high <= 65535:
+    values = np.asarray(image)  # (H, W), of the mode's own type
+    low, high = _deep_range(image, values)
+    shades = np.empty(values.shape, dtype=np.uint8)
+    for rows in _strips(values):
+        with np.errstate(invalid="ignore"):  # a signalling NaN
+            part = values[rows].astype(np.float64)
+        part = np.nan_to_num(part, nan=low, posinf=high, neginf=low)
+        shades[rows] = np.rint(((part - low) / (high - low or 1.0)).clip(0, 1) * 255)
+    return Image.fromarray(shades)
+
+
+def _deep_range(image: Image.Image, values: np.ndarray) -> tuple[float, float]:
+    """Return what becomes 0 and what becomes 255; see `_grey_to_8_bit`."""
+    if image.mode != "F" and (image.mode.startswith("I;16") or image.format in ("PNG", "PPM")):
+        return 0.0, 65535.0
+    low, high = np.inf, -np.inf
+    for rows in _strips(values):
+        finite = values[rows][np.isfinite(values[rows])]
+        if finite.size:
+            low, high = min(low, float(finite.min())), max(high, float(finite.max()))
+    low, high = (low, high) if low <= high else (0.0, 0.0)
+    if low >= 0 and high <= 65535:
         scales = (1.0, 255.0) if image.mode == "F" else (255.0, 65535.0)
         high = next((scale for scale in scales if high <= scale), high)
         low = 0.0 if high in scales else low
-    scaled = (np.nan_to_num(values, nan=low, posinf=high, neginf=low) - low) / (high - low or 1.0)
-    return Image.fromarray(np.rint(scaled.clip(0, 1) * 255).astype(np.uint8))
+    return low, high
+
+
+def _strips(values: np.ndarray) -> Iterator[slice]:
+    """Yield rows of about a million pixels, so that a large picture needs little memory beside."""
+    rows = max(1, 2**20 // values.shape[1])
+    for first in range(0, len(values), rows):
+        yield slice(first, first + rows)
 
 
 def _check_size(size: tuple[int, int], max_pixels: int) -> None:
@@ -269,6 +297,11 @@ def _check_size(size: tuple[int, int], max_pixels: int) -> None:
         raise DecodeError("no pixels")
     if pixels > max_pixels:
         raise DecodeError(_too_many(pixels, max_pixels))
+
+
+def _check_scans(file: OpenFile) -> None:
+    if count_scans(file) > MOST_SCANS:
+        raise DecodeError(f"more than {MOST_SCANS} scans: it would take very long to decode")
 
 
 def _too_many(pixels: int, max_pixels: int) -> str:

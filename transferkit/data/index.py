@@ -114,7 +114,7 @@ class ScanOptions:
     to validation where the data brings none, > 0 and < 1. seed: of that draw. strict: unreadable
     pictures are an error. exclude: class names to leave out. max_pixels: larger pictures count as
     unreadable. to_train: refuse what nothing can be trained on: one class alone, or a class that
-    cannot be both in training and in validation.
+    cannot be both in training and in validation. allow_outside: see `read_manifest`.
     """
 
     manifest: Path | None = None
@@ -124,6 +124,7 @@ class ScanOptions:
     exclude: tuple[str, ...] = ()
     max_pixels: int = DEFAULT_MAX_PIXELS
     to_train: bool = True
+    allow_outside: bool = False
 
 
 def scan(
@@ -167,7 +168,7 @@ def _listing(data: Path | None, options: ScanOptions) -> Listing:
             problem = "is not a folder" if data.exists() else "does not exist"
             remedy = "leave it out: paths are then relative to the manifest's own folder"
             raise usage_error(f"{shown(str(data))} {problem}", remedy=remedy)
-        listing = read_manifest(options.manifest, data, exclude)
+        listing = read_manifest(options.manifest, data, exclude, options.allow_outside)
     elif data is None:
         raise usage_error("no data given", remedy="give a folder of pictures, or --manifest FILE")
     elif is_shards(data):

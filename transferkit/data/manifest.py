@@ -26,24 +26,31 @@ class _Rows:
     """Rows read so far, by path; problems with their line numbers."""
 
     root: Path
+    allow_outside: bool
     entries: dict[str, Entry] = field(default_factory=dict)
     lines: dict[str, int] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
     repeated: int = 0
 
 
-def read_manifest(manifest: Path, root: Path | None = None, exclude: Sequence[str] = ()) -> Listing:
+def read_manifest(
+    manifest: Path,
+    root: Path | None = None,
+    exclude: Sequence[str] = (),
+    allow_outside: bool = False,
+) -> Listing:
     """List the pictures of a manifest; columns other than path, label and split are ignored.
 
     manifest: UTF-8 text, separated by commas, semicolons or tabs.
     root: the folder that relative paths start from; None: the manifest's own.
-    exclude: class names to leave out.
+    exclude: class names to leave out. allow_outside: paths may lead out of the root; else somebody
+    else's table could have any file of this machine read.
     Raises UserError that lists every bad line: a missing value, an unknown split, a file that
-    does not exist, a path with two labels or two splits.
+    does not exist or lies outside, a path with two labels or two splits.
     """
     base = Path(os.path.abspath(root if root is not None else manifest.parent))
     listing = Listing(root=base)
-    rows = _Rows(base)
+    rows = _Rows(base, allow_outside)
     for line, row in _table(manifest):
         _read_row(rows, line, row)
     _check_splits(rows)
@@ -131,6 +138,11 @@ def _read_row(rows: _Rows, line: int, row: dict[str, str]) -> None:
     found = _located(rows.root, path)
     if found is None:
         rows.problems.append(f"line {line}: no such file: {shown(path)}")
+        return
+    if os.path.isabs(found) and not rows.allow_outside:
+        rows.problems.append(
+            f"line {line}: outside of {shown(str(rows.root))} (--allow-outside): {shown(path)}"
+        )
         return
     entry = Entry(found, label, canonical)
     earlier = rows.entries.setdefault(found, entry)
