@@ -33,7 +33,7 @@ from transferkit.run_life import (
 from transferkit.session import Session, make_run, prepare, recalibrate
 from transferkit.stopwatch import Stopwatch
 from transferkit.training.budget import Budget
-from transferkit.training.checkpoints import continue_run
+from transferkit.training.checkpoints import continue_run, write_unsaved
 from transferkit.training.events import Event, Notice, StageEnded, StageStarted
 from transferkit.training.interpolation import interpolate
 from transferkit.training.loop import fit
@@ -130,9 +130,12 @@ def run_plan(session: Session, folder: RunFolder, show: Show) -> RunSummary:
         show(Notice(f"resuming in stage {stage.name} after epoch {run.state.epoch}"))
     for notice in session.sources.choose_base(session.used_plan):
         show(notice)
-    for event in fit(run):
-        show(event)
-        log_event(folder, event)
+    try:
+        for event in fit(run):
+            show(event)
+            log_event(folder, event)
+    finally:  # also of what interrupts
+        write_unsaved(run)
     if run.settings.wise_ft is not None:
         with session.watch.on("evaluation"):
             for event in interpolate(run):

@@ -1,5 +1,6 @@
-"""Checkpoints of a run: what is saved after every epoch, and how a run gets back to it."""
+"""Checkpoints of a run: what is kept after every epoch, and how a run gets back to it."""
 
+import time
 from dataclasses import asdict
 from typing import Any
 
@@ -12,6 +13,9 @@ from transferkit.foreign_files import ODD
 from transferkit.run_folder import CheckpointKind
 from transferkit.training.run import Run, RunState
 from transferkit.training.updates import Updater
+
+KINDS: tuple[CheckpointKind, ...] = ("best", "last")
+"""In the order in which they are written."""
 
 
 def trained_tensors(run: Run) -> dict[str, Tensor]:
@@ -29,19 +33,55 @@ def tensors_above(run: Run, boundary: int) -> dict[str, Tensor]:
 
 
 def save_best(run: Run) -> None:
-    """Write the weights as they are as the best so far."""
-    processes.from_first(run.folder.save_checkpoint, "best", {"model": trained_tensors(run)})
+    """Keep the weights as they are as the best so far; written with the next `save_last`."""
+    if processes.is_first():
+        run.unsaved.checkpoints["best"] = {"model": trained_tensors(run)}
 
 
 def save_last(run: Run, updater: Updater | None = None) -> None:
-    """Write where the run stands, after all else, so that it is never ahead of it."""
+    """Keep where the run stands, after all else, and write what is kept if that is due.
+
+    A run that is killed before it is due does the epochs since then again, to the same bits.
+    """
+    if not processes.is_first():
+        return
     run.state.seconds = run.watch.read()
-    values = {
+    state = updater and updater.state_dict()
+    run.unsaved.checkpoints["last"] = {
         "model": trained_tensors(run),
-        "updater": updater and updater.state_dict(),
+        "updater": state if run.unsaved.is_due else copied(state),
         "state": asdict(run.state),
     }
-    processes.from_first(run.folder.save_checkpoint, "last", values)
+    if run.unsaved.is_due:
+        write_unsaved(run)
+
+
+def write_unsaved(run: Run) -> None:
+    """Write the rows of all epochs, the best weights and then where the run stands, if kept.
+
+    In this order, so that the last checkpoint is never ahead of the others.
+    """
+    checkpoints = run.unsaved.checkpoints
+    if not checkpoints or not processes.is_first():
+        return
+    started = time.monotonic()
+    run.folder.write_metrics(run.state.rows)
+    run.folder.write_monitoring(run.state.monitored)
+    for kind in KINDS:
+        if kind in checkpoints:
+            run.folder.save_checkpoint(kind, checkpoints[kind])
+    run.unsaved.written(started)
+
+
+def copied(values: Any) -> Any:
+    """Return nested dicts and lists with copies of their tensors, on the CPU."""
+    if isinstance(values, Tensor):
+        return values.detach().cpu().clone()
+    if isinstance(values, dict):
+        return {name: copied(value) for name, value in values.items()}
+    if isinstance(values, list | tuple):
+        return type(values)(copied(value) for value in values)
+    return values
 
 
 def save_start(run: Run) -> None:
@@ -52,6 +92,7 @@ def save_start(run: Run) -> None:
     """
     save_best(run)
     save_last(run)
+    processes.from_first(write_unsaved, run)
 
 
 def first_unfreezing(run: Run) -> bool:
@@ -71,6 +112,7 @@ def save_before(run: Run) -> None:
 
 def restore(run: Run, kind: CheckpointKind) -> dict[str, Any]:
     """Put a checkpoint's tensors into the classifier and return the checkpoint."""
+    processes.from_first(write_unsaved, run)
     checkpoint = run.folder.load_checkpoint(kind)
     if checkpoint is None:
         raise UserError(f"{run.folder.path} has no {kind} checkpoint", "", "start the run again")

@@ -35,7 +35,7 @@ class StageStarted:
 
 @dataclass(frozen=True)
 class EpochEnded:
-    """An epoch is over and saved. epoch: from 1. metrics: column of metrics.csv -> value.
+    """An epoch is over. epoch: from 1. metrics: column of metrics.csv -> value.
 
     `metrics` holds train_loss, train_accuracy, val_loss, val_accuracy, val_balanced_accuracy,
     seconds and one `lr/<block group>` for every group that trains. is_best: best of the whole run.

@@ -121,9 +121,8 @@ def train_stage(run: Run, stage: PlannedStage) -> Iterator[Event]:
             with averaged(updater.average):  # what is evaluated is what is kept
                 is_best = evaluate(run, source, updater, row)
                 state.monitored += [stage_and_epoch(row) | read for read in monitor.rows()]
-                with run.watch.on("checkpoint"):
-                    processes.from_first(write_rows, run)
-                    if is_best or not settings.restore_best:
+                if is_best or not settings.restore_best:
+                    with run.watch.on("checkpoint"):
                         save_best(run)
         except Diverged as problem:
             yield rewind(run, stage, updater, problem)
@@ -135,12 +134,6 @@ def train_stage(run: Run, stage: PlannedStage) -> Iterator[Event]:
     reason = "finished" if state.epoch >= run.epochs[state.stage] else "stopped early"
     seconds = time.perf_counter() - started
     yield StageEnded(state.stage, stage.name, state.epoch, state.stage_best, seconds, reason)
-
-
-def write_rows(run: Run) -> None:
-    """Write what is known of every epoch so far."""
-    run.folder.write_metrics(run.state.rows)
-    run.folder.write_monitoring(run.state.monitored)
 
 
 def train_epoch(

@@ -1,6 +1,7 @@
 """What a run of stages needs, and where it stands."""
 
 import math
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from transferkit.backbones.head import Classifier
-from transferkit.run_folder import RunFolder
+from transferkit.run_folder import CheckpointKind, RunFolder
 from transferkit.stopwatch import Seconds, Stopwatch
 from transferkit.training.budget import Budget
 from transferkit.training.schedules import Plateau
@@ -16,6 +17,9 @@ from transferkit.training.settings import Settings
 from transferkit.training.sources import Material, Sources
 from transferkit.training.stages import StagePlan
 from transferkit.training.supervised import Objective
+
+CHECKPOINT_SHARE = 0.05
+"""Of the time, at most, for writing checkpoints while a stage runs."""
 
 
 @dataclass
@@ -84,6 +88,31 @@ def measured(row: dict[str, Any], metric: str) -> float:
 
 
 @dataclass
+class Unsaved:
+    """What has come about since checkpoints were written, so that they need not be in every epoch.
+
+    checkpoints: kind -> copies of what belongs into it. cost_s: of the writing, the last time;
+    again: the clock from when on it is due again.
+    """
+
+    checkpoints: dict[CheckpointKind, dict[str, Any]] = field(default_factory=dict)
+    cost_s: float = 0.0
+    again: float = -math.inf
+
+    @property
+    def is_due(self) -> bool:
+        """Whether to write: it shall take no more than `CHECKPOINT_SHARE` of the time."""
+        return time.monotonic() >= self.again
+
+    def written(self, started: float) -> None:
+        """Note that all has been written, since the clock said `started`."""
+        self.checkpoints.clear()
+        now = time.monotonic()
+        self.cost_s = now - started
+        self.again = now + self.cost_s / CHECKPOINT_SHARE
+
+
+@dataclass
 class Run:
     """Everything a run of stages needs. state, resumed: see `continue_run`.
 
@@ -106,6 +135,7 @@ class Run:
     interpolation: list[dict[str, Any]] = field(default_factory=list)
     interpolated: float | None = None
     budget: Budget | None = None
+    unsaved: Unsaved = field(default_factory=Unsaved)
 
     @property
     def material(self) -> Material:
