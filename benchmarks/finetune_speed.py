@@ -1,14 +1,16 @@
 """Accuracy over wall time: transferkit, fastai's `fine_tune`, and plain timm training, in one run.
 
     python benchmarks/finetune_speed.py DATA --out FOLDER --peer-python /path/to/venv/bin/python
-        [--epochs 2] [--seed 0]
+        [--epochs 2] [--stages "head:30, 1:12"] [--plain-epochs 1] [--seed 0] [--pictures N]
+        [--sides transferkit fastai timm]
 
-DATA has train/ and val/ with a folder per class. The peer lives in a virtual environment of its
-own (`pip install fastai timm`). All three start from the same weights of transferkit's default
-backbone and see the same pictures at the same size. fastai: `fine_tune(epochs)`, one frozen epoch
-before, its usual augmentation. timm: the head alone for `epochs`, then everything for `epochs` at a
-tenth of the rate. Time counts from the start of each process. Writes FOLDER/finetune_speed.md and
-FOLDER/finetune_speed.png.
+DATA has train/ and val/ with a folder per class; --pictures takes the first N of each of them, 8 at
+least. The peer lives in a virtual environment of its own (`pip install fastai timm`). All three
+start from the same weights of transferkit's default backbone and see the same pictures at the same
+size. fastai: `fine_tune(epochs)`, one frozen epoch before, its usual augmentation. timm: the head
+alone for --plain-epochs, then everything for as many at a tenth of the rate. transferkit: --stages,
+"default" for its default plan. Time counts from the start of each process. Prints every epoch as it
+ends, and writes FOLDER/finetune_speed.md and FOLDER/finetune_speed.png.
 """
 
 import argparse
@@ -20,6 +22,8 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+
+from cache_effect import subset
 
 BACKBONE = "tf_efficientnet_lite0"
 FASTAI = """
@@ -91,16 +95,33 @@ Rows = list[tuple[float, float]]
 """(seconds since the start, validation accuracy) after each epoch."""
 
 
-def peer_rows(python: str, script: str, options: argparse.Namespace, weights: Path) -> tuple:
-    """Run a peer; return its rows and versions."""
-    numbers = [BACKBONE, str(options.epochs), str(options.seed), str(time.time())]
-    command = [python, "-c", script, options.data, str(weights), *numbers]
-    done = subprocess.run(command, capture_output=True, check=False, text=True)
-    if done.returncode:
-        raise SystemExit(done.stderr[-3000:])
-    lines = done.stdout.splitlines()
-    rows = [tuple(json.loads(line[4:])) for line in lines if line.startswith("ROW ")]
-    versions = next(line[9:] for line in lines if line.startswith("VERSIONS "))
+def told(side: str, rows: Rows) -> None:
+    """Print the last of the rows of a side."""
+    print(f"{side}: {rows[-1][1]:.3f} after {rows[-1][0]:.0f} s", file=sys.stderr, flush=True)
+
+
+def peer_rows(side: str, command: list[str], arguments: list[str]) -> tuple[Rows, str]:
+    """Run a peer, a Python program that prints ROW and VERSIONS; return its rows and versions."""
+    rows: Rows = []
+    versions = ""
+    with tempfile.TemporaryFile("w+") as errors:
+        process = subprocess.Popen(
+            [*command, *arguments, str(time.time())],
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+        )
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.startswith("ROW "):
+                seconds, accuracy = json.loads(line[4:])
+                rows.append((seconds, accuracy))
+                told(side, rows)
+            elif line.startswith("VERSIONS "):
+                versions = line[9:].strip()
+        if process.wait():
+            errors.seek(0)
+            raise SystemExit(errors.read()[-3000:])
     return rows, versions
 
 
@@ -108,19 +129,27 @@ def our_rows(options: argparse.Namespace, out: Path, cache: Path) -> tuple[Rows,
     """Run finetune; return its rows, as they appear, its whole time and its final accuracy."""
     command = [sys.executable, "-m", "transferkit", "finetune", options.data, "--out", str(out)]
     command += ["--seed", str(options.seed), "--cache-dir", str(cache), "--json"]
+    if options.stages != "default":
+        command += ["--stages", options.stages]
     started = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     rows: Rows = []
     metrics = out / "metrics.csv"
-    while process.poll() is None:
+    running = True
+    while running:
         time.sleep(0.1)
+        running = process.poll() is None  # rows may appear up to the end
         lines = metrics.read_text().splitlines() if metrics.exists() else []
         for line in lines[1 + len(rows) :]:
             values = dict(zip(lines[0].split(","), line.split(","), strict=True))
             rows.append((time.perf_counter() - started, float(values["val_accuracy"])))
+            told("transferkit", rows)
+    whole_s = time.perf_counter() - started
     assert process.stdout is not None
+    if process.returncode:
+        raise SystemExit(f"failed: {' '.join(command)}")
     result = json.loads(process.stdout.read())
-    return rows, time.perf_counter() - started, float(result["metrics"]["accuracy"])
+    return rows, whole_s, float(result["metrics"]["accuracy"])
 
 
 def export_weights(path: Path) -> None:
@@ -150,42 +179,67 @@ def draw(curves: dict[str, Rows], path: Path) -> None:
     figure.savefig(path, dpi=120)
 
 
+def table(curves: dict[str, Rows], whole: tuple[float, float]) -> list[str]:
+    """Return the lines of the table. whole: seconds and accuracy of our command."""
+    lines = ["| what | seconds | best validation accuracy |", "| --- | --- | --- |"]
+    if "transferkit" in curves:
+        lines.append(f"| transferkit finetune, whole command | {whole[0]:.0f} | {whole[1]:.3f} |")
+    for name, rows in curves.items():
+        best = max(accuracy for _, accuracy in rows)
+        best_s = next(seconds for seconds, accuracy in rows if accuracy == best)
+        lines.append(f"| {name}, until its best | {best_s:.0f} | {best:.3f} |")
+        if name == "transferkit" or "transferkit" not in curves:
+            continue
+        reached = [seconds for seconds, accuracy in curves["transferkit"] if accuracy >= best]
+        if reached:
+            share = f"1/{best_s / reached[0]:.1f} of its time"
+            lines.append(f"| transferkit, until that is reached: {share} | {reached[0]:.0f} | |")
+        else:
+            lines.append("| transferkit never reaches that | | |")
+    return lines
+
+
 def main() -> None:
-    """Run all three, one after another, and write the table and the plot."""
+    """Run the sides, one after another, and write the table and the plot."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data")
     parser.add_argument("--out", required=True)
     parser.add_argument("--peer-python", required=True)
     parser.add_argument("--epochs", type=int, default=2)
+    parser.add_argument("--stages", default="head:30, 1:12")
+    parser.add_argument("--plain-epochs", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--pictures", type=int)
+    parser.add_argument("--sides", nargs="+", default=["transferkit", "fastai", "timm"])
     options = parser.parse_args()
     out = Path(options.out)
     out.mkdir(parents=True, exist_ok=True)
+    shown = options.data
+    curves: dict[str, Rows] = {}
+    versions = {"transferkit": importlib.metadata.version("transferkit")}
+    whole = (0.0, 0.0)
     with tempfile.TemporaryDirectory() as folder:
+        if options.pictures:
+            options.data = str(subset(Path(shown), Path(folder, "data"), options.pictures))
         weights = Path(folder, "weights.pt")
         export_weights(weights)
-        ours, whole_s, final = our_rows(options, Path(folder, "run"), Path(folder, "cache"))
-        fastai, theirs = peer_rows(options.peer_python, FASTAI, options, weights)
-        timm, plain = peer_rows(sys.executable, TIMM, options, weights)
-    best = max(accuracy for _, accuracy in fastai)
-    best_s = next(seconds for seconds, accuracy in fastai if accuracy == best)
-    reached_s = next((seconds for seconds, accuracy in ours if accuracy >= best), float("nan"))
-    version = importlib.metadata.version("transferkit")
-    lines = [
-        f"{BACKBONE}, {options.data}, {os.cpu_count()} cores, seed {options.seed}; "
-        f"transferkit {version}; fastai: {theirs}; plain timm: {plain}",
-        "",
-        "| what | seconds | best validation accuracy |",
-        "| --- | --- | --- |",
-        f"| transferkit finetune, whole command | {whole_s:.0f} | {final:.3f} |",
-        f"| transferkit, until fastai's best is reached | {reached_s:.0f} | {best:.3f} |",
-        f"| fastai fine_tune({options.epochs}) | {best_s:.0f} | {best:.3f} |",
-        f"| plain timm, frozen then not | {timm[-1][0]:.0f} | {max(a for _, a in timm):.3f} |",
-        "",
-        f"fastai's best is reached in 1/{best_s / reached_s:.1f} of its time.",
-    ]
+        if "transferkit" in options.sides:
+            rows, *both = our_rows(options, Path(folder, "run"), Path(folder, "cache"))
+            curves["transferkit"], whole = rows, (both[0], both[1])
+        peers = {
+            "fastai": (options.peer_python, FASTAI, options.epochs),
+            "timm": (sys.executable, TIMM, options.plain_epochs),
+        }
+        for side, (python, script, epochs) in peers.items():
+            if side in options.sides:
+                given = [options.data, str(weights), BACKBONE, str(epochs), str(options.seed)]
+                curves[side], versions[side] = peer_rows(side, [python, "-c", script], given)
+    found = ", ".join(f"{side}: {version}" for side, version in versions.items())
+    plans = f"{options.stages}; fine_tune({options.epochs}); timm {options.plain_epochs} + as many"
+    title = f"{BACKBONE}, {shown}, {os.cpu_count()} cores, seed {options.seed}; {found}; {plans}"
+    lines = [title, "", *table(curves, whole)]
     (out / "finetune_speed.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    draw({"transferkit": ours, "fastai": fastai, "plain timm": timm}, out / "finetune_speed.png")
+    draw(curves, out / "finetune_speed.png")
     print("\n".join(lines))
 
 

@@ -1,12 +1,14 @@
 """From files to features and to predictions: how near to what the machine can do, in one run.
 
-    python benchmarks/prediction_speed.py RUN PICTURES [--rounds 3] [--batch-size 64]
+    python benchmarks/prediction_speed.py RUN PICTURES [--rounds 2] [--pictures 900]
+        [--batch-size 64]
 
 The ideal is counted from two measurements: decoding and resizing with one thread, shared out among
 all cores, and bare ONNX Runtime on pictures in memory with all cores. Against it: what `embed` and
-`predict` do per further picture (whole commands on all pictures and on a quarter of them, so that
-starting up does not count), and an eager timm model in a plain loop that decodes, transforms and
-runs batch after batch. Rounds take turns; the table shows medians.
+`predict` do per further picture (whole commands on all pictures and on a quarter of them, both on
+ONNX Runtime, so that starting up and exporting do not count), and an eager timm model in a plain
+loop that decodes, transforms and runs batch after batch, on a part of them. Rounds take turns; the
+table shows medians. --pictures: how many of the folder's, taken again where it has fewer.
 """
 
 import argparse
@@ -16,6 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from itertools import cycle, islice
 from pathlib import Path
 
 import numpy as np
@@ -53,7 +56,7 @@ def per_picture(verb: str, run: str, files: list[Path], *extra: str) -> float:
             for number, file in enumerate(part):
                 Path(listed, f"{number:06d}{file.suffix}").symlink_to(file.resolve())
             out = str(Path(folder, "out.csv" if verb == "predict" else "out.safetensors"))
-            taken.append(command_s([verb, run, str(listed), "-o", out, *extra]))
+            taken.append(command_s([verb, run, str(listed), "-o", out, "--engine", "onnx", *extra]))
     return (len(files) - len(files) // 4) / (taken[1] - taken[0])
 
 
@@ -76,12 +79,15 @@ def main() -> None:
     """Measure in turns and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run")
-    parser.add_argument("pictures")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("folder", metavar="PICTURES")
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--pictures", type=int, default=900, dest="count")
     parser.add_argument("--batch-size", type=int, default=64)
     options = parser.parse_args()
     suffixes = {".jpg", ".jpeg", ".png", ".webp"}
-    files = [p for p in sorted(Path(options.pictures).rglob("*")) if p.suffix.lower() in suffixes]
+    found_files = sorted(Path(options.folder).rglob("*"))
+    files = [path for path in found_files if path.suffix.lower() in suffixes]
+    files = list(islice(cycle(files), options.count))
     loaded = load_run(open_run(Path(options.run)))
     backbone = str(loaded.description["backbone"])
     engine = picture_engine(
@@ -111,13 +117,15 @@ def main() -> None:
         "predict --mc-dropout 30": lambda: per_picture(
             "predict", options.run, files, "--mc-dropout", "30"
         ),
-        "eager timm in a plain loop": lambda: plain_loop(backbone, files, options.batch_size),
+        "eager timm in a plain loop": lambda: plain_loop(backbone, sample, options.batch_size),
     }
     engine.run(images)
     found: dict[str, list[float]] = {name: [] for name in sides}
-    for _ in range(options.rounds):
+    for number in range(options.rounds):
         for name, measure in sides.items():
             found[name].append(measure())
+            progress = f"round {number + 1} of {options.rounds}: {name}"
+            print(f"{progress}: {found[name][-1]:.1f} pictures/s", file=sys.stderr, flush=True)
     speeds = {name: statistics.median(values) for name, values in found.items()}
     by_decoding = cores * speeds["decode and resize, one core"]
     ideal = 1 / (1 / by_decoding + 1 / speeds["bare ONNX Runtime"])
