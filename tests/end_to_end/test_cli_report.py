@@ -80,7 +80,9 @@ def test_the_code_of_the_card_runs(run: Path, pictures: Path) -> None:
         rows = {row["path"]: row for row in csv.DictReader(file)}
     row = rows[str(picture.relative_to(pictures))]
     found = ast.literal_eval(out.getvalue())
-    assert found[row["label"]] == pytest.approx(float(row["probability"]), abs=1e-5)
+    assert found[row["label"]] == pytest.approx(
+        float(row["probability"]), abs=1e-3
+    )  # half precision
 
 
 def test_runs_are_reported_side_by_side(run: Path, other: Path, pictures: Path, cli: Cli) -> None:

@@ -15,6 +15,7 @@ def test_a_run_predicts_on_the_scale_it_was_trained_on(pictures: Path, cli: Cli)
     losses = {}
     for kind in ("backbone", "dataset", "none"):
         options = (*mlp, "--stages", "all:2@1e-2,1:1", "--engine", "torch", "--normalize", kind)
+        options += ("--cache-dtype", "float32")  # the run's own figures come from its caches
         result = cli("finetune", pictures, *options, "--out", kind, "--json")
         assert result.code == 0, result.err
         losses[kind] = result.json["metrics"]["log_loss"]
