@@ -3,10 +3,13 @@
 import fnmatch
 import warnings
 from dataclasses import dataclass
+from typing import Any
 
 import transferkit.torchvision_ops  # noqa: F401  # isort: skip
 import timm
 import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from transferkit.backbones.create import find_embedded, pretrained_config, resolve_name
 from transferkit.backbones.hub import cached_weights
@@ -14,6 +17,11 @@ from transferkit.backbones.hub import cached_weights
 MAX_COUNTED = (
     30  # models built, without memory, to count parameters: about a tenth of a second each
 )
+FILLS = (
+    *(Tensor.normal_, Tensor.uniform_, Tensor.erfinv_),
+    *(Tensor.mul_, Tensor.add_, Tensor.clamp_),
+)
+"""What initialisers do to a tensor, in place."""
 
 
 @dataclass(frozen=True)
@@ -70,12 +78,32 @@ def count_parameters(name: str) -> float:
     return sum(parameter.numel() for parameter in model.parameters()) / 1e6
 
 
+class Unfilled(TorchFunctionMode):
+    """Leaves tensors as they are where they would be filled in place.
+
+    Without memory there is nothing to fill, and torch loads its compiler to find that out.
+    """
+
+    def __torch_function__(
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        """Call what is called, but for what fills."""
+        given = kwargs or {}
+        if getattr(func, "__module__", "") == nn.init.__name__ or func in FILLS:
+            return args[0] if args else given["tensor"]
+        return func(*args, **given)
+
+
 def least_parameters(name: str) -> int:
     """Return how many parameters timm's model of a name has, without allocating them.
 
     Without position embeddings, whose number goes with the size of the input.
     """
-    with torch.device("meta"), warnings.catch_warnings():
+    with torch.device("meta"), Unfilled(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model = timm.create_model(resolve_name(name), num_classes=0)
     return sum(p.numel() for n, p in model.named_parameters() if "pos" not in n)

@@ -8,7 +8,7 @@ import torch
 
 from transferkit import processes
 from transferkit.stopping import Stop
-from transferkit.training.checkpoints import save_last
+from transferkit.training.checkpoints import save_last, write_unsaved
 from transferkit.training.monitor import Monitor
 from transferkit.training.run import Run
 from transferkit.training.updates import Updater
@@ -62,6 +62,7 @@ def save_midway(
     }
     save_last(run, updater)
     run.state.midway = None
+    write_unsaved(run)
     stop.has_saved()
 
 
