@@ -30,7 +30,7 @@ from transferkit.recipes import to_toml
 from transferkit.run_folder import RunFolder, open_run
 from transferkit.stopping import Stop
 from transferkit.stopwatch import Stopwatch, by_part
-from transferkit.training import midway
+from transferkit.training import loop
 from transferkit.training import run as run_module
 from transferkit.training import sources as sources_module
 from transferkit.training.events import (
@@ -459,7 +459,7 @@ def test_a_run_that_is_stopped_within_an_epoch_goes_on_from_that_step(
 ) -> None:
     trained(lively, tmp_path / "whole")
     with monkeypatch.context() as patch:
-        patch.setattr(midway, "is_time", stops_at(steps))
+        patch.setattr(loop, "is_time", stops_at(steps))
         with pytest.raises(UserError, match="every finished step is saved") as told:
             trained(lively, tmp_path / "run")
     assert told.value.exit_code == 130

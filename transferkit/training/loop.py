@@ -28,7 +28,7 @@ from transferkit.training.checkpoints import (
 from transferkit.training.divergence import Diverged, checked, halved, rewind
 from transferkit.training.events import EpochEnded, Event, Progress, StageEnded, StageStarted
 from transferkit.training.memory import shares
-from transferkit.training.midway import save_midway, take_up
+from transferkit.training.midway import is_time, save_midway, take_up
 from transferkit.training.monitor import Monitor, loss_scale, watch
 from transferkit.training.optimizers import set_rates
 from transferkit.training.profiling import profiled
@@ -178,8 +178,10 @@ def train_epoch(
                 yield Progress(f"epoch {epoch + 1}", tally.steps, steps)
             if run.budget is not None and run.budget.is_over(run.state.stage, run.watch.total()):
                 break
-            now = replace(tally, seconds=tally.seconds + run.watch.total() - started_s)
-            save_midway(run, updater, (monitor, generator, now), stop)
+            if is_time(stop):
+                now = replace(tally, seconds=tally.seconds + run.watch.total() - started_s)
+                save_midway(run, updater, monitor, generator, now)
+                stop.has_saved()
     row = {
         "stage": run.state.stage,
         "stage_name": stage.name,

@@ -45,15 +45,9 @@ def take_up(run: Run, monitor: Monitor, generator: np.random.Generator) -> Tally
 
 
 def save_midway(
-    run: Run, updater: Updater, parts: tuple[Monitor, np.random.Generator, Tally], stop: Stop
+    run: Run, updater: Updater, monitor: Monitor, generator: np.random.Generator, tally: Tally
 ) -> None:
-    """Save where the run stands after a step, if it is time to. Raises Stopped to leave.
-
-    parts: what the epoch keeps beside the run and the updater.
-    """
-    if not is_time(stop):
-        return
-    monitor, generator, tally = parts
+    """Save where the run stands after a step, and what the epoch keeps beside it."""
     run.state.midway = {
         "random": random_state(run.fabric.device),
         "generator": generator.bit_generator.state,
@@ -63,7 +57,6 @@ def save_midway(
     save_last(run, updater)
     run.state.midway = None
     write_unsaved(run)
-    stop.has_saved()
 
 
 def is_time(stop: Stop) -> bool:
