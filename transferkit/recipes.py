@@ -23,6 +23,8 @@ from transferkit.units import parse_bytes, parse_colour
 
 MAX_RECIPE_BYTES = 1_000_000
 MAX_SHOWN = 80  # characters of a wrong value
+MOST_TOLD, LONGEST_TOLD = 7, 500
+"""Problems that one message lists, and characters of each."""
 UNION_TAGS = (
     *("literal['head','all']", "literal['auto']"),
     *("constrained-int", "int", "constrained-float", "NoneType"),
@@ -236,9 +238,11 @@ def checker() -> Any:
 
 def refusal(problems: list[str]) -> UserError:
     """Return one usage error for any number of problems."""
+    told = [t if len(t) <= LONGEST_TOLD else f"{t[:LONGEST_TOLD]} ..." for t in problems]
     if len(problems) == 1:
-        return usage_error(problems[0])
-    return usage_error(f"{len(problems)} options are wrong", "\n".join(problems))
+        return usage_error(told[0])
+    more = [f"and {len(told) - MOST_TOLD} more"] if len(told) > MOST_TOLD else []
+    return usage_error(f"{len(told)} options are wrong", "\n".join(told[:MOST_TOLD] + more))
 
 
 def describe_problems(items: list[dict[str, Any]]) -> list[str]:
