@@ -1,4 +1,5 @@
 import io
+import itertools
 import json
 import os
 import random
@@ -6,8 +7,10 @@ import tarfile
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -27,6 +30,7 @@ from transferkit.config import (
     Stage,
     Training,
 )
+from transferkit.stopping import Stop
 
 TALLY = "TRANSFERKIT_TEST_TALLY"
 """Names the file that the tests of all worker processes append their rows to."""
@@ -72,6 +76,25 @@ def tally() -> Callable[..., None]:
             file.write(json.dumps(row) + "\n")
 
     return add
+
+
+@pytest.fixture
+def stopped_after() -> Callable[..., AbstractContextManager[None]]:
+    """Return a context in which a training loop is asked to stop after so many steps of a run."""
+
+    @contextmanager
+    def make(steps: int, loop: ModuleType) -> Iterator[None]:
+        counted = itertools.count(1)
+
+        def is_time(stop: Stop) -> bool:
+            stop.asked = next(counted) == steps
+            return stop.asked
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(loop, "is_time", is_time)
+            yield
+
+    return make
 
 
 @pytest.fixture(autouse=True)

@@ -1,19 +1,13 @@
 import os
-from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from made_files import touch
 
 from transferkit.data.files import walk
 from transferkit.data.names import class_name, did_you_mean, natural_sorted, shown
 from transferkit.errors import UserError
-
-
-def touch(folder: Path, *names: str) -> None:
-    for name in names:
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(b"x")
 
 
 def test_walk_sorts_files_by_kind_and_skips_what_is_hidden(tmp_path):

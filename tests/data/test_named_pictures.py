@@ -1,15 +1,8 @@
-from pathlib import Path
-
 import pytest
+from made_files import touch
 
 from transferkit.data.named_pictures import list_images
 from transferkit.errors import UserError
-
-
-def touch(folder: Path, *names: str) -> None:
-    for name in names:
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(b"x")
 
 
 def test_list_images_takes_files_folders_and_patterns_in_order(tmp_path):

@@ -19,7 +19,6 @@ from transferkit.pretraining.loop import cut, split_epochs
 from transferkit.pretraining.method import Phase
 from transferkit.pretraining.methods import METHODS
 from transferkit.run_folder import RunFolder, open_run
-from transferkit.stopping import Stop
 from transferkit.training.events import Notice, PretrainingEpoch
 
 Make = Callable[..., Config]
@@ -123,20 +122,13 @@ def test_stopped_within_an_epoch_and_resumed_equals_uninterrupted(
     steps: int,
     pretraining_config: Make,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    stopped_after: Callable[..., Any],
 ) -> None:
     config = config_of(pretraining_config, name, epochs=3)
     run(config, tmp_path / "whole")
-    counted = itertools.count(1)
-
-    def is_time(stop: Stop) -> bool:
-        stop.asked = next(counted) == steps
-        return stop.asked
-
-    with monkeypatch.context() as patch:
-        patch.setattr(loop, "is_time", is_time)
-        with pytest.raises(UserError, match="every finished step is saved"):
-            run(config, tmp_path / "parts")
+    told = pytest.raises(UserError, match="every finished step is saved")
+    with stopped_after(steps, loop), told:
+        run(config, tmp_path / "parts")
     assert_resumes_to(tmp_path / "whole", tmp_path / "parts")
 
 

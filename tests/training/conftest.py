@@ -13,6 +13,14 @@ from transferkit.run_folder import RunFolder, open_run
 Ran = Callable[..., Path]
 
 
+@pytest.fixture
+def without_plots(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plots take longer than these runs; tests/end_to_end looks at them."""
+    for name in ("curves", "learning_rates", "confusion", "inside"):
+        monkeypatch.setattr(f"transferkit.finetune.{name}", lambda *_: None)
+    monkeypatch.setattr(RunFolder, "save_plot", lambda *_: None)
+
+
 @pytest.fixture(scope="session")
 def train_with(tmp_path_factory: pytest.TempPathFactory, pictures: Path) -> Ran:
     """Train the top group for three short epochs, with other options; return the run folder."""

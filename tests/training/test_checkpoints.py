@@ -13,7 +13,7 @@ from transferkit import finetune as verb
 from transferkit.config import Averaging, Config, Stage
 from transferkit.errors import UserError
 from transferkit.finetune import finetune, resume
-from transferkit.run_folder import RunFolder, open_run
+from transferkit.run_folder import open_run
 from transferkit.training import run as run_module
 from transferkit.training.checkpoints import copied
 from transferkit.training.events import EpochEnded, Event
@@ -23,11 +23,11 @@ ALWAYS, NEVER = math.inf, 1e-12
 MODEL = "model.safetensors"
 
 
+pytestmark = pytest.mark.usefixtures("without_plots")
+
+
 @pytest.fixture(autouse=True)
-def _without_plots(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("curves", "learning_rates", "confusion", "inside"):
-        monkeypatch.setattr(f"transferkit.finetune.{name}", lambda *_: None)
-    monkeypatch.setattr(RunFolder, "save_plot", lambda *_: None)
+def _without_reports(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("transferkit.finetune.write_report", lambda *_: None)
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transferkit.config import Averaging, Config, Stage
 from transferkit.errors import UserError
 from transferkit.finetune import finetune, resume
-from transferkit.run_folder import RunFolder, open_run
+from transferkit.run_folder import open_run
 from transferkit.training.divergence import MOST_HALVINGS, Diverged, checked, halved
 from transferkit.training.events import EpochEnded, Event, Notice
 from transferkit.training.supervised import Objective
@@ -23,11 +23,7 @@ MODEL = "model.safetensors"
 LR = 0.02
 
 
-@pytest.fixture(autouse=True)
-def _without_plots(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("curves", "learning_rates", "confusion", "inside"):
-        monkeypatch.setattr(f"transferkit.finetune.{name}", lambda *_: None)
-    monkeypatch.setattr(RunFolder, "save_plot", lambda *_: None)
+pytestmark = pytest.mark.usefixtures("without_plots")
 
 
 @pytest.fixture

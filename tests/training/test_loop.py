@@ -28,7 +28,6 @@ from transferkit.errors import UserError
 from transferkit.finetune import finetune, resume
 from transferkit.recipes import to_toml
 from transferkit.run_folder import RunFolder, open_run
-from transferkit.stopping import Stop
 from transferkit.stopwatch import Stopwatch, by_part
 from transferkit.training import loop
 from transferkit.training import run as run_module
@@ -48,11 +47,7 @@ from transferkit.training.schedules import cosine, with_warmup
 MODEL = "model.safetensors"
 
 
-@pytest.fixture(autouse=True)
-def _without_plots(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("curves", "learning_rates", "confusion", "inside"):
-        monkeypatch.setattr(f"transferkit.finetune.{name}", lambda *_: None)
-    monkeypatch.setattr(RunFolder, "save_plot", lambda *_: None)
+pytestmark = pytest.mark.usefixtures("without_plots")
 
 
 @pytest.fixture(autouse=True)
@@ -442,26 +437,14 @@ def test_a_run_may_be_interrupted_more_than_once(lively: Config, tmp_path: Path)
     resumed_equals(lively, out, open_run(tmp_path / "whole"))
 
 
-def stops_at(steps: int) -> Callable[[Stop], bool]:
-    """Return what asks for a stop after so many steps of a run."""
-    counted = itertools.count(1)
-
-    def is_time(stop: Stop) -> bool:
-        stop.asked = next(counted) == steps
-        return stop.asked
-
-    return is_time
-
-
 @pytest.mark.parametrize("steps", range(1, 17, 3))
 def test_a_run_that_is_stopped_within_an_epoch_goes_on_from_that_step(
-    steps: int, lively: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    steps: int, lively: Config, tmp_path: Path, stopped_after: Callable[..., Any]
 ) -> None:
     trained(lively, tmp_path / "whole")
-    with monkeypatch.context() as patch:
-        patch.setattr(loop, "is_time", stops_at(steps))
-        with pytest.raises(UserError, match="every finished step is saved") as told:
-            trained(lively, tmp_path / "run")
+    expected = pytest.raises(UserError, match="every finished step is saved")
+    with stopped_after(steps, loop), expected as told:
+        trained(lively, tmp_path / "run")
     assert told.value.exit_code == 130
     checkpoint = open_run(tmp_path / "run").load_checkpoint("last")
     assert checkpoint is not None

@@ -72,10 +72,7 @@ def describe(name: str, count: bool = True) -> ModelInfo:
 
 def count_parameters(name: str) -> float:
     """Return a model's parameters in millions, with its own classifier, without their memory."""
-    with torch.device("meta"), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        model = timm.create_model(name)
-    return sum(parameter.numel() for parameter in model.parameters()) / 1e6
+    return sum(parameter.numel() for parameter in without_memory(name).parameters()) / 1e6
 
 
 class Unfilled(TorchFunctionMode):
@@ -103,7 +100,13 @@ def least_parameters(name: str) -> int:
 
     Without position embeddings, whose number goes with the size of the input.
     """
+    model = without_memory(resolve_name(name), num_classes=0)
+    return sum(p.numel() for n, p in model.named_parameters() if "pos" not in n)
+
+
+def without_memory(name: str, **options: Any) -> nn.Module:
+    """Return timm's model of a name on the meta device: shapes alone. options: of timm."""
     with torch.device("meta"), Unfilled(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        model = timm.create_model(resolve_name(name), num_classes=0)
-    return sum(p.numel() for n, p in model.named_parameters() if "pos" not in n)
+        model: nn.Module = timm.create_model(name, **options)
+    return model

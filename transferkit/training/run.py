@@ -91,12 +91,11 @@ def measured(row: dict[str, Any], metric: str) -> float:
 class Unsaved:
     """What has come about since checkpoints were written, so that they need not be in every epoch.
 
-    checkpoints: kind -> copies of what belongs into it. cost_s: of the writing, the last time;
-    again: the clock from when on it is due again.
+    checkpoints: kind -> copies of what belongs into it. again: the clock from when on writing is
+    due again.
     """
 
     checkpoints: dict[CheckpointKind, dict[str, Any]] = field(default_factory=dict)
-    cost_s: float = 0.0
     again: float = -math.inf
 
     @property
@@ -108,8 +107,7 @@ class Unsaved:
         """Note that all has been written, since the clock said `started`."""
         self.checkpoints.clear()
         now = time.monotonic()
-        self.cost_s = now - started
-        self.again = now + self.cost_s / CHECKPOINT_SHARE
+        self.again = now + (now - started) / CHECKPOINT_SHARE
 
 
 @dataclass
