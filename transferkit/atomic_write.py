@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from transferkit.errors import UserError
+from transferkit.errors import UserError, usage_error
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -42,8 +42,10 @@ def png_of(figure: "Figure") -> Callable[[BinaryIO], object]:
 
 def disk_error(folder: Path, error: OSError) -> UserError:
     """Return what a person is told when `folder` cannot be written."""
+    if error.errno == errno.ENAMETOOLONG:
+        return usage_error(f"cannot write to {str(folder)[:80]}: a name or the path is too long")
     what = f"cannot write to {folder}: {error.strerror or error}"
-    if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG):
+    if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EISDIR):
         return UserError(what, remedy="give the path of a file in a folder that exists")
     return UserError(
         what,

@@ -4,6 +4,7 @@ A pipe would wait for ever, a device never ends, and parsers raise far more than
 text that was made to break them.
 """
 
+import errno
 import json
 import os
 import re
@@ -20,6 +21,18 @@ MOST_BYTES = {".toml": 1_000_000, ".json": 300_000_000, ".csv": 2_000_000_000}
 """Of a text; a million pictures fit into each of the tables."""
 MOST_DOTS = 100  # of a key; the parser takes quadratic time and memory over them
 ODD = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+
+
+def path_problem(path: Path | str) -> str:
+    """Return why no system call takes a path, "" where they do: its length, its characters."""
+    try:
+        os.lstat(path)
+    except ValueError:  # a NUL, or half of a surrogate pair
+        return "holds a character that no path can hold"
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            return "is too long for a path"
+    return ""
 
 
 def require_regular(path: Path, most_bytes: int | None = None) -> None:

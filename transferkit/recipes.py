@@ -15,7 +15,7 @@ from transferkit.config.predict import predict_problems
 from transferkit.config.pretraining import pretraining_problems
 from transferkit.data.addresses import address_of
 from transferkit.errors import UserError, usage_error
-from transferkit.foreign_files import parse_toml
+from transferkit.foreign_files import parse_toml, path_problem
 from transferkit.from_run import start_from
 from transferkit.optimization_checks import budget_problems, optimization_problems
 from transferkit.run_folder import RECIPE, RunFolder
@@ -50,6 +50,8 @@ def describe_recipe(path: Path) -> str:
 
 def find_recipe(name: str) -> Path:
     """Return the file of a recipe given by path or by a shipped recipe's name."""
+    if problem := path_problem(name):
+        raise usage_error(f"the recipe {shortened(name)} {problem}")
     path = Path(name)
     if path.is_dir() and (path / RECIPE).is_file():
         return path / RECIPE
@@ -274,11 +276,16 @@ def describe_problems(items: list[dict[str, Any]]) -> list[str]:
 def shown_value(item: dict[str, Any]) -> str:
     """Say what was given in place of what is allowed, and the nearest of the allowed words."""
     value = item["input"]
-    text = repr(value)
     words = re.findall("'([^']+)'", str(item.get("ctx", {}).get("expected", "")))
     close = difflib.get_close_matches(value, words, n=1) if isinstance(value, str) else []
     hint = f"; did you mean {close[0]}?" if close else ""
-    return f", not {text[:MAX_SHOWN] + '...' if len(text) > MAX_SHOWN else text}{hint}"
+    return f", not {shortened(value)}{hint}"
+
+
+def shortened(value: Any) -> str:
+    """Return a value as Python writes it, cut to what a line can bear."""
+    text = repr(value)
+    return f"{text[:MAX_SHOWN]}..." if len(text) > MAX_SHOWN else text
 
 
 def unknown_key(path: list[str]) -> str:
@@ -328,7 +335,7 @@ def combination_problems(config: Config) -> list[str]:
     if config.stages and config.stages[0].if_improving:
         found.append("stages: the first stage cannot depend on the one before (if_improving)")
     found += network_problems(config.backbone, config.head, config.training.whole_batch_size)
-    found += memory_problems(config)
+    found += memory_problems(config) + path_problems(config)
     found += batchnorm_problems(config.backbone, config.training.batchnorm)
     found += optimization_problems(config) + budget_problems(config)
     for key, check in (
@@ -340,6 +347,18 @@ def combination_problems(config: Config) -> list[str]:
         except ValueError as error:
             found.append(f"{key} {error}")
     return found + predict_problems(config.predict) + pretraining_problems(config.pretraining)
+
+
+def path_problems(config: Config) -> list[str]:
+    """Find paths that no system call takes; braces of shards stand for many, each of them short."""
+    paths = {
+        f"{section}.{name}": str(value)
+        for section in get_type_hints(Config)
+        if is_dataclass(getattr(config, section))
+        for name, value in vars(getattr(config, section)).items()
+        if isinstance(value, Path) and "{" not in str(value)
+    }
+    return [f"{key} {why}: {shortened(p)}" for key, p in paths.items() if (why := path_problem(p))]
 
 
 def memory_problems(config: Config) -> list[str]:

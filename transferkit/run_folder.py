@@ -6,6 +6,7 @@ folder stays cheap.
 """
 
 import contextlib
+import errno
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -329,10 +330,10 @@ def create_run(path: Path) -> RunFolder:
         (path / "write_test").unlink()
     except OSError as error:
         run.discard_unstarted()
-        raise UserError(
-            f"cannot make the run folder {path}: {error.strerror or error}",
-            remedy="choose another place with --out",
-        ) from error
+        if error.errno == errno.ENAMETOOLONG:
+            raise disk_error(path, error) from None
+        what = f"cannot make the run folder {path}: {error.strerror or error}"
+        raise UserError(what, remedy="choose another place with --out") from error
     return run
 
 

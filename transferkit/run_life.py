@@ -1,5 +1,6 @@
 """How every kind of run begins, is interrupted and is taken up again."""
 
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -79,8 +80,8 @@ def require_same_pictures(
 def refuse_among_pictures(run: Path, config: Config) -> None:
     """Raise a usage error when a run folder would be taken for a class of its own data set."""
     data = config.data.path
-    if data is None or config.data.manifest is not None or not data.is_dir():
-        return
+    if data is None or config.data.manifest is not None or not os.path.isdir(data):
+        return  # braces of shards may be longer than a name can be: no OSError here
     if run.resolve().is_relative_to(data.resolve()):
         raise usage_error(
             f"the run folder {run} would lie among the pictures",

@@ -233,8 +233,58 @@ def test_output_folder_that_cannot_be_made(flat: Path, refused: Refused) -> None
     assert what == "error: cannot make the run folder file/run: Not a directory"
     assert remedy == "choose another place with --out"
     assert refused(2, "finetune", flat, "--out", "file")[0].endswith("file is a file, not a folder")
-    long = "new/" + "a" * 300
-    assert refused(1, "finetune", flat, "--out", long)[0].endswith("File name too long")
+
+
+LONG = ("a" * 300, "x" * 5000, "/".join(["abc"] * 2000))
+PATHS = (
+    ("finetune", "DATA", "--recipe", "PATH"),
+    ("finetune", "DATA", "--out", "PATH"),
+    ("finetune", "DATA", "--from", "PATH"),
+    ("finetune", "DATA", "--weights", "PATH"),
+    ("finetune", "DATA", "--cache-dir", "PATH"),
+    ("finetune", "--manifest", "PATH"),
+    ("finetune", "--resume", "PATH"),
+    ("pretrain", "PATH", "--method", "rotation"),
+    ("pretrain", "DATA", "--method", "rotation", "--out", "PATH"),
+    ("inspect", "DATA", "-o", "PATH"),
+    ("predict", "PATH", "DATA"),
+    ("report", "PATH"),
+    ("compare", "PATH", "DATA"),
+)
+
+
+@pytest.mark.parametrize("bad", [*LONG, "a\0b"], ids=["name", "long name", "path", "NUL"])
+@pytest.mark.parametrize("typed", PATHS, ids=lambda typed: " ".join(typed[:-1]))
+def test_paths_that_no_system_call_takes(
+    flat: Path, refused: Refused, typed: tuple[str, ...], bad: str
+) -> None:
+    command = [{"PATH": bad, "DATA": str(flat)}.get(word, word) for word in typed]
+    message = refused(2, *command)
+    assert len(message) <= 2
+    assert len(message[0]) < 300
+
+
+def test_a_long_name_below_a_folder_that_is_still_to_be_made(flat: Path, refused: Refused) -> None:
+    (what,) = refused(2, "finetune", flat, "--out", "new/" + "a" * 300)
+    assert what.endswith("a name or the path is too long")
+
+
+def test_paths_in_a_recipe_that_no_system_call_takes(refused: Refused) -> None:
+    text = '[data]\npath = "a\\u0000b"\n[backbone]\nweights = "{}"\n[cache]\ndir = "{}"\n'
+    Path("recipe.toml").write_text(text.format("x" * 5000, "y" * 256))
+    assert refused(2, "finetune", "--recipe", "recipe.toml") == [
+        "error: 3 options are wrong",
+        "data.path holds a character that no path can hold: 'a\\x00b'",
+        f"backbone.weights is too long for a path: '{'x' * 79}...",
+        f"cache.dir is too long for a path: '{'y' * 79}...",
+    ]
+
+
+def test_braces_of_shards_may_be_longer_than_a_name(refused: Refused) -> None:
+    names = ",".join(f"shard-{number:06}" for number in range(60))
+    what = refused(2, "finetune", f"{{{names}}}.tar")[0]
+    assert "60" in what
+    assert "too long" not in what
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")

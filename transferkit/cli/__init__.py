@@ -4,6 +4,7 @@ The options of `finetune` and `plan` are made from the table of all options in
 `transferkit.config`, so that flags, `--help` and recipes cannot drift apart.
 """
 
+import errno
 import re
 import signal
 import sys
@@ -30,7 +31,11 @@ UsageError: Any = typer.BadParameter.__mro__[1]  # of the click that typer carri
 
 
 def environment_error(error: Exception) -> UserError | None:
-    """Return what to tell when not the program but the machine is to blame."""
+    """Return what to tell when not the program but the machine, or a path, is to blame."""
+    if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+        return usage_error(f"a path is too long: {str(error.filename)[:80]}...")
+    if isinstance(error, ValueError) and "embedded null" in str(error):
+        return usage_error("a path holds a character that no path can hold: NUL")
     if isinstance(error, OSError) and error.strerror:
         return UserError(f"{error.filename}: {error.strerror}" if error.filename else str(error))
     if isinstance(error, MemoryError) or re.search("out of memory|alloc.* memory", str(error)):
