@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
 from transferkit.errors import UserError
+from transferkit.redaction import redacted
 from transferkit.strict_json import strict_json
 from transferkit.training.events import (
     EpochEnded,
@@ -187,7 +188,7 @@ def print_lines(lines: Iterable[str]) -> None:
 
 def print_json(value: Any) -> None:
     """Print `value` to standard output as one line of strict JSON (NaN becomes null)."""
-    _tolerant(sys.stdout).write(f"{strict_json(value)}\n")
+    _tolerant(sys.stdout).write(f"{redacted(strict_json(value))}\n")
     sys.stdout.flush()
 
 
@@ -218,7 +219,7 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]
 
 
 def _clean(text: str) -> str:
-    return CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
+    return CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", redacted(text))
 
 
 def _tolerant(stream: TextIO) -> TextIO:

@@ -7,6 +7,7 @@ from transferkit.atomic_write import disk_error, write_atomically
 from transferkit.data.addresses import fetch
 from transferkit.data.index import ScanOptions, scan
 from transferkit.data.inspect import Inspection, inspect
+from transferkit.redaction import redacted
 from transferkit.strict_json import strict_json
 from transferkit.training.events import Event, Progress
 
@@ -29,7 +30,7 @@ def inspect_data(
     index = scan(data, options, lambda done, total: show(Progress("pictures", done, total)))
     found = inspect(index)
     path = output or Path(f"inspection-{(data or manifest or Path('data')).resolve().stem}.json")
-    text = strict_json(found.to_dict(), indent=2) + "\n"
+    text = redacted(strict_json(found.to_dict(), indent=2)) + "\n"
     try:
         write_atomically(path, lambda file: file.write(text.encode()))
     except OSError as error:

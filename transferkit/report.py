@@ -12,6 +12,7 @@ from transferkit.evaluation.bootstrap import bootstrap_intervals
 from transferkit.foreign_files import understood
 from transferkit.inference.calibration import log_softmax
 from transferkit.recipes import config_of
+from transferkit.redaction import redacted
 from transferkit.reporting.card import Intervals, model_card
 from transferkit.reporting.comparison_page import comparison_page
 from transferkit.reporting.gather import RunData, gather
@@ -50,7 +51,7 @@ def report_together(paths: Sequence[Path], output: Path, show: Callable[[Event],
     shown = [run.file(p) for run in runs for p in run.least_sure(3)]
     if shown and not any(file and file.is_file() for file in shown):
         show(Notice("the pictures are no longer where they were: the report goes without them"))
-    data = page.encode(errors="backslashreplace")
+    data = redacted(page).encode(errors="backslashreplace")
     try:
         write_atomically(output, lambda file: file.write(data))
     except OSError as error:

@@ -21,6 +21,7 @@ from transferkit.csv_rows import as_number, from_csv, to_csv
 from transferkit.errors import UserError, usage_error
 from transferkit.foreign_files import parse_json, read_text, require_regular
 from transferkit.model_description import check_description
+from transferkit.redaction import redacted
 from transferkit.strict_json import strict_json
 
 if TYPE_CHECKING:
@@ -254,7 +255,7 @@ class RunFolder:
     def log(self, line: str) -> None:
         """Append `line`, with the time of day, to the log."""
         stamp = datetime.now().astimezone().isoformat(timespec="seconds")
-        text = line.replace("\n", "\n    ")
+        text = redacted(line).replace("\n", "\n    ")
         with self._told(), (self.path / LOG).open("ab") as file:
             file.write(f"{stamp} {text}\n".encode(errors="backslashreplace"))
 
@@ -277,7 +278,7 @@ class RunFolder:
             raise self._damaged(name, error) from error
 
     def _write_text(self, name: str, text: str) -> None:
-        data = text.encode(errors="backslashreplace")
+        data = redacted(text).encode(errors="backslashreplace")
         self._write(name, lambda file: file.write(data))
 
     def _write(self, name: str, write: Callable[[BinaryIO], object]) -> None:

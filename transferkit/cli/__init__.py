@@ -24,6 +24,7 @@ from transferkit.cli import (  # noqa: F401  # their commands join the applicati
 from transferkit.cli.app import app
 from transferkit.cli.options import with_default_samples
 from transferkit.errors import UserError, usage_error
+from transferkit.redaction import show_traceback
 
 __all__ = ["app", "main"]
 
@@ -82,3 +83,5 @@ def main() -> None:
         what = f"this is a bug in transferkit: {type(error).__name__}: {error}"
         remedy = "please report it with the traceback that --debug shows"
         fail(UserError(what, "", remedy), as_json)
+    finally:
+        sys.excepthook = show_traceback  # of --debug; typer has set its own

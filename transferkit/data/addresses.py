@@ -22,6 +22,7 @@ from transferkit.atomic_write import disk_error, write_atomically
 from transferkit.cache_dir import default_cache_dir
 from transferkit.data.names import count, listed, natural_sorted, shown
 from transferkit.errors import UserError, usage_error
+from transferkit.redaction import HIDDEN, is_redacted, redacted
 from transferkit.training.events import Event, Notice, Progress
 
 MOST_SHARDS = 1_000_000
@@ -54,12 +55,13 @@ def address_of(source: Path | str) -> str | None:
 
 def local_path(source: Path | str) -> Path:
     """Return where a shard is read: at its path, or, with an address, where its copy lies."""
-    found = _SCHEME.fullmatch(str(source))
+    found = _SCHEME.fullmatch(redacted(str(source)))
     if found is None:
         return Path(source)
     if found[1] == "file":
         return Path("/", found[2])
-    inside = [part for part in found[2].split("/") if part not in ("", ".", "..")]
+    place = found[2].removeprefix(f"{HIDDEN}@")
+    inside = [part for part in place.split("/") if part not in ("", ".", "..")]
     return default_cache_dir().expanduser().joinpath("shards", found[1], *inside)
 
 
@@ -146,6 +148,8 @@ def _missing(sources: list[Path | str]) -> tuple[list[Remote], int]:
 
 def _look(address: str) -> Remote | None:
     """Ask for the size and the state of a shard; None where there is none."""
+    if is_redacted(address):
+        return _copy_of(address)
     try:
         system, path = _file_system(address)
         size = int(system.size(path))
@@ -157,6 +161,21 @@ def _look(address: str) -> Remote | None:
     # Object stores raise errors of their own libraries.
     except Exception as error:
         raise _unreachable(address, error) from error
+
+
+def _copy_of(address: str) -> Remote:
+    """Return the shard that was fetched when its address still held a name or a password."""
+    local = local_path(address)
+    note = Remote(address, 0, "", local)
+    try:
+        known = json.loads(_note(note).read_text())
+        return Remote(str(known["address"]), int(known["size"]), str(known["state"]), local)
+    except (OSError, ValueError, LookupError, TypeError):
+        what = f"the name and the password of {shown(address)} were not kept"
+        remedy = (
+            "put them where fsspec finds them (variables, ~/.config/fsspec), not into addresses"
+        )
+        raise usage_error(what, "and its copy is no longer there", remedy) from None
 
 
 def _file_system(address: str) -> tuple[Any, str]:
@@ -215,7 +234,9 @@ def _note(remote: Remote) -> Path:
 
 
 def _state(remote: Remote) -> str:
-    return json.dumps({"address": remote.address, "size": remote.size, "state": remote.state})
+    return json.dumps(
+        {"address": redacted(remote.address), "size": remote.size, "state": remote.state}
+    )
 
 
 def _state_of_copy(remote: Remote) -> str:
