@@ -215,6 +215,7 @@ def test_a_run_of_one_process_goes_on_in_two_with_the_same_losses(
     config = replace(
         tiny_config,
         data=replace(tiny_config.data, balance="loss"),
+        augment=replace(tiny_config.augment, views=2),
         training=replace(tiny_config.training, weight_decay=1e-2),
         optimizer=OptimizerOptions(name="sgd"),
     )

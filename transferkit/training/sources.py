@@ -258,7 +258,7 @@ class Sources:
         lists = processes.share(self.material.view_lists())
         size = self.material.maker.preprocessing
         with self.watch.on("prepare engine"):
-            example = torch.from_numpy(self.material.make(lists[-1])).expand(
+            example = torch.from_numpy(self.material.make(lists[-1])[:1]).expand(
                 2, 3, size.height_px, size.width_px
             )
             engine = make_engine(trunk, example.contiguous(), engine_name, self.device)
