@@ -24,7 +24,11 @@ from pathlib import Path
 def subset(data: Path, target: Path, count: int) -> Path:
     """Link the first `count` pictures of every class in every split below `target`."""
     for folder in (
-        f for split in sorted(data.iterdir()) if split.is_dir() for f in split.iterdir()
+        f
+        for split in sorted(data.iterdir())
+        if split.is_dir()
+        for f in split.iterdir()
+        if f.is_dir()
     ):
         made = target / folder.relative_to(data)
         made.mkdir(parents=True)

@@ -5,12 +5,12 @@
         [--sides transferkit fastai timm]
 
 DATA has train/ and val/ with a folder per class; --pictures takes the first N of each of them, 8 at
-least. The peer lives in a virtual environment of its own (`pip install fastai timm`). All three
-start from the same weights of transferkit's default backbone and see the same pictures at the same
-size. fastai: `fine_tune(epochs)`, one frozen epoch before, its usual augmentation. timm: the head
-alone for --plain-epochs, then everything for as many at a tenth of the rate. transferkit: --stages,
-"default" for its default plan. Time counts from the start of each process. Prints every epoch as it
-ends, and writes FOLDER/finetune_speed.md and FOLDER/finetune_speed.png.
+least. The peer lives in the environment of --peer-python, see README.md. All three start from the
+same weights of transferkit's default backbone and see the same pictures at the same size. fastai:
+`fine_tune(epochs)`, one frozen epoch before, its usual augmentation. timm: the head alone for
+--plain-epochs, then everything for as many at a tenth of the rate. transferkit: --stages, "default"
+for its default plan. Time counts from the start of each process. Prints every epoch as it ends, and
+writes FOLDER/finetune_speed.md and FOLDER/finetune_speed.png.
 """
 
 import argparse
@@ -27,8 +27,10 @@ from cache_effect import subset
 
 BACKBONE = "tf_efficientnet_lite0"
 FASTAI = """
-import sys, time, json
+import sys, time, json, contextlib
 started = float(sys.argv[6])
+with contextlib.suppress(ImportError):
+    import transferkit.torchvision_ops  # mends torchvision beside a torch for CPUs alone
 import torch, timm, fastai
 from fastai.vision.all import *
 data, weights, backbone, epochs, seed = sys.argv[1:6]

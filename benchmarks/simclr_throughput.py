@@ -3,9 +3,9 @@
     python benchmarks/simclr_throughput.py PICTURES --peer-python /path/to/venv/bin/python
         [--count 320] [--image-size 224] [--batch-size 64] [--epochs 3] [--rounds 1]
 
-The peer lives in a virtual environment of its own (`pip install lightly-train`). Each side runs as
-a process of its own, once for one epoch and once for `1 + epochs`; the difference in time is what
-the further epochs took, so that starting up does not count. Rounds alternate between the two.
+The peer lives in the environment of --peer-python, see README.md. Each side runs as a process of
+its own, once for one epoch and once for `1 + epochs`; the difference in time is what the further
+epochs took, so that starting up does not count. Rounds alternate between the two.
 """
 
 import argparse
@@ -21,7 +21,10 @@ from pathlib import Path
 
 BACKBONE = "resnet18"
 PEER = """
-import sys, lightly_train
+import sys, contextlib
+with contextlib.suppress(ImportError):
+    import transferkit.torchvision_ops  # mends torchvision beside a torch for CPUs alone
+import lightly_train
 data, out, epochs, batch, size = sys.argv[1:]
 lightly_train.pretrain(
     out=out, data=data, model="timm/resnet18", method="simclr", epochs=int(epochs),
