@@ -39,7 +39,7 @@ from transferkit.recipes import config_of
 from transferkit.run_folder import MODEL, open_run
 from transferkit.session import scan_pictures
 from transferkit.training.events import Event, Notice
-from transferkit.training.loop import batches
+from transferkit.training.picks import batches
 
 TRAINING_BATCH = 32
 

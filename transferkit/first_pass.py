@@ -10,7 +10,7 @@ from transferkit.backbones.head import Classifier
 from transferkit.backbones.norm_statistics import recalibrate
 from transferkit.data.loader import CLEAN, ahead
 from transferkit.training.events import Progress
-from transferkit.training.sources import Material
+from transferkit.training.material import Material
 
 MOST_IN_BATCH = 64
 SMALLEST_DEVIATION = 1 / 255

@@ -30,10 +30,11 @@ from transferkit.run_folder import RunFolder
 from transferkit.stopwatch import Stopwatch
 from transferkit.training.budget import Budget
 from transferkit.training.events import Event, Notice, Progress
+from transferkit.training.material import Material
 from transferkit.training.memory import batch_size_for
 from transferkit.training.run import Run
 from transferkit.training.settings import loop_settings
-from transferkit.training.sources import CacheSettings, Material, Sources
+from transferkit.training.sources import CacheSettings, Sources
 from transferkit.training.stages import StagePlan, column_finder, make_plan
 from transferkit.training.supervised import Objective, balanced_class_weights
 from transferkit.units import parse_bytes, parse_colour

@@ -185,10 +185,10 @@ def test_a_resumed_run_counts_the_time_before_it(
 def test_an_epoch_that_takes_too_long_is_broken_off(
     within: Callable[[str], Config], tmp_path: Path
 ) -> None:
-    config = within("200s")
+    config = within("210s")
     config = replace(config, training=replace(config.training, batch_size=1))  # 18 slow steps
     summary = ran(config, tmp_path / "run")
-    assert 180 < summary.seconds < 220
+    assert 189 < summary.seconds < 231
     rows = open_run(tmp_path / "run").read_metrics()
     assert rows[-1]["seconds"] < 0.8 * rows[0]["seconds"]
     assert summary.metrics["accuracy"] == max(row["val_accuracy"] for row in rows)

@@ -40,7 +40,7 @@ from transferkit.training.events import (
     StageEnded,
     StageStarted,
 )
-from transferkit.training.loop import batches
+from transferkit.training.picks import batches
 from transferkit.training.run import RunState
 from transferkit.training.schedules import cosine, with_warmup
 
@@ -173,7 +173,7 @@ def test_a_resumed_run_counts_what_was_spent_before(tiny_config: Config, tmp_pat
 def test_cached_training_equals_live_training(
     first: Any, with_stages: Callable[..., Config], tmp_path: Path
 ) -> None:
-    config = with_stages(Stage(first, 4), Stage(1, 3))
+    config = with_stages(Stage(first, 6), Stage(1, 1))  # one epoch of clean views
     # a model without parameters that cancel out (a bias before batch normalisation): their gradient
     # is nothing but rounding, which Adam scales up to full steps
     backbone = replace(config.backbone, name="test_convnext")
@@ -191,6 +191,34 @@ def test_cached_training_equals_live_training(
     ours, theirs = (load_file(tmp_path / name / MODEL) for name in ("cached", "live"))
     for name, tensor in ours.items():
         assert torch.allclose(tensor.float(), theirs[name].float(), atol=2e-5), name
+
+
+@pytest.mark.parametrize("views", [0, 3])
+def test_the_first_epochs_see_clean_views_before_the_varied_ones_are_computed(
+    views: int, with_stages: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = with_stages(Stage(1, 13), Stage(1, 13))
+    config = replace(config, augment=replace(config.augment, level="light", views=views))
+    seen: list[set[int]] = []
+    real = loop.epoch_picks
+
+    def picks(*arguments: Any) -> Any:
+        found = real(*arguments)
+        seen.append({int(v) for _, numbers in found for v in numbers})
+        return found
+
+    monkeypatch.setattr(loop, "epoch_picks", picks)
+    events: list[Event] = []
+    finetune(config, tmp_path / "run", events.append)
+    assert seen[:2] == [{0}] * 2
+    if views:
+        assert all(len(numbers) > 0 and max(numbers) > 0 for numbers in seen[2:])
+    filled = [n for n, e in enumerate(events) if isinstance(e, Progress) and "trunk" in e.what]
+    ended = [n for n, e in enumerate(events) if isinstance(e, EpochEnded)]
+    after = [n for n in filled if n > ended[1]]
+    assert len([n for n in filled if n < ended[0]]) > 0
+    assert bool(after) == bool(views)
+    assert all(n < ended[2] for n in after)
 
 
 def test_same_seed_same_bytes(tiny_config: Config, tmp_path: Path) -> None:
@@ -213,7 +241,7 @@ def test_a_stage_that_makes_it_worse_leaves_no_trace(
     with_stages: Callable[..., Config], tmp_path: Path
 ) -> None:
     good = (Stage(1, 4), Stage(2, 2))
-    bad = Stage("all", 2, lr=3.0)
+    bad = Stage("all", 2, lr=30.0)
     summary, rows = trained(with_stages(*good, bad), tmp_path / "worse")
     trained(with_stages(*good), tmp_path / "good")
     best = max(rows, key=lambda r: (r["val_accuracy"], -r["val_loss"]))

@@ -11,6 +11,7 @@ from PIL import Image
 
 from transferkit.config import Augmentation, BackboneOptions, Config, Data, Stage, Training
 from transferkit.data.decode import decode
+from transferkit.data.loader import CLEAN
 from transferkit.inference.engine import Engine
 from transferkit.session import Session, prepare
 from transferkit.training import sources as sources_module
@@ -82,10 +83,10 @@ def open_stage(session: Session, number: int) -> Source:
 def views_of(session: Session) -> torch.Tensor:
     """Every view of every training picture, then the validation pictures, made one by one."""
     material = session.sources.material
+    wanted = [(p, number) for p in material.train for number in range(VIEWS)]
     made = [
         material.maker.views(session.index.file(position), position, (number,))
-        for position, numbers in material.view_lists()
-        for number in numbers
+        for position, number in [*wanted, *((p, CLEAN) for p in material.val)]
     ]
     return torch.from_numpy(np.concatenate(made))
 
@@ -184,6 +185,57 @@ def test_an_interrupted_fill_ends_with_the_same_bytes(
         contents.append(file.read_bytes())
     assert contents[0] == contents[1]
     assert sum(runs) == ROWS  # no row was computed twice
+
+
+@pytest.mark.parametrize("number", [0, 2])
+def test_training_can_begin_on_the_clean_views(
+    number: int, config: Config, opened: list[Sources], runs: list[int], tmp_path: Path
+) -> None:
+    contents = []
+    for name, clean_first in (("whole", False), ("clean first", True)):
+        each = replace(config, cache=replace(config.cache, dir=tmp_path / name))
+        session = ready(each, opened)
+        session.sources.choose_base(session.plan)
+        runs.clear()
+        _, source = drain(session.sources.open(session.plan.stages[number], clean_first))
+        if clean_first:
+            assert sum(runs) == (TRAIN + VAL) * (2 if number == 0 else 1)
+            everyone = (np.arange(TRAIN), np.full(TRAIN, CLEAN))
+            clean = torch.cat([*source.train_inputs([everyone]), *source.val_inputs()])
+            assert source.rest is not None
+            assert list(source.rest())
+            found = read_all(source)
+            assert torch.equal(clean[:TRAIN], found[: TRAIN * VIEWS : VIEWS])
+            assert torch.equal(clean[TRAIN:], found[TRAIN * VIEWS :])
+        assert source.rest is None or clean_first
+        contents.append(read_all(source))
+    assert torch.equal(*contents)
+    _, again = drain(session.sources.open(session.plan.stages[number], clean_first=True))
+    assert again.rest is None  # all is there
+
+
+@pytest.mark.parametrize("row", [0, 7, 21, 37, ROWS - 1])
+@pytest.mark.parametrize("number", [0, 2])
+def test_a_damaged_row_is_computed_anew(
+    row: int, number: int, config: Config, opened: list[Sources],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(sources_module, "EXTRACTION_ROWS", 9)  # a row lies within a batch
+    monkeypatch.setattr(sources_module, "DERIVATION_ROWS", 8)
+    session = ready(config, opened)
+    session.sources.choose_base(session.plan)
+    before = read_all(open_stage(session, number))
+    _, cache = session.sources._caches[session.plan.stages[number].boundary]
+    file, size = cache.folder / "rows.bin", cache.row_bytes
+    session.sources.close()
+    damaged = bytearray(file.read_bytes())
+    damaged[row * size + 2] ^= 16
+    file.write_bytes(damaged)
+    session = ready(config, opened)
+    session.sources.choose_base(session.plan)
+    assert torch.equal(read_all(open_stage(session, number)), before)
+    _, cache = session.sources._caches[session.plan.stages[number].boundary]
+    assert cache.complete
 
 
 def test_a_second_run_computes_nothing(

@@ -5,6 +5,7 @@ flat file of equally sized rows, their checksums, and a small JSON file that say
 complete, so that an interrupted fill goes on where it ended, and a damaged one where the damage is.
 """
 
+import bisect
 import contextlib
 import errno
 import hashlib
@@ -30,7 +31,7 @@ try:
 except ImportError:  # Windows: no advisory locks; two runs should not share a cache folder there
     fcntl = None  # type: ignore[assignment]
 
-FORMAT = 2
+FORMAT = 3
 FORGET_BYTES = 64 * 2**20
 """Pages read through the map count as resident; they are handed back after this many bytes."""
 
@@ -112,6 +113,18 @@ class BoundaryCache:
             if zlib.crc32(os.pread(self._file, self.row_bytes, row * self.row_bytes)) != expected:
                 return row
         return len(sums)
+
+    def forget_after(self, starts: Sequence[int]) -> int:
+        """Forget the rows of an unfinished batch; return the number of the batch to compute next.
+
+        starts: (B,) the first row of every batch. A damaged row may lie within one; its batch is
+        computed as a whole, so that it gives the same bits again.
+        """
+        if self.complete:
+            return len(starts)
+        batch = bisect.bisect_right(starts, self.rows_done) - 1
+        self.rows_done = starts[batch]
+        return batch
 
     def append(self, rows: Tensor) -> None:
         """Write the next rows (n, *shape) and record them as done.
@@ -204,15 +217,6 @@ class CacheParts:
             if len(here):
                 found[torch.from_numpy(here)] = part.read(rows[here] - start)
         return found
-
-
-def part_starts(num_train: int, num_views: int, num_val: int, parts: int) -> list[int]:
-    """Return the first row (P + 1,) of each part of a cache, which holds whole pictures.
-
-    A training picture has `num_views` rows, a validation picture, after all of them, one.
-    """
-    ends = [(num_train + num_val) * part // parts for part in range(parts + 1)]
-    return [min(end, num_train) * num_views + max(0, end - num_train) for end in ends]
 
 
 def part_name(key: str, part: int, parts: int) -> str:

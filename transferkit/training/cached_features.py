@@ -39,9 +39,10 @@ def cached_features(sources: Sources, plan: StagePlan, positions: np.ndarray) ->
 def clean_rows(sources: Sources, positions: np.ndarray) -> np.ndarray:
     """Return the rows (M,) of a cache that hold the clean views of pictures (M,)."""
     material = sources.material
-    row_of = {int(p): i * material.num_views + CLEAN for i, p in enumerate(material.train)}
-    first = len(material.train) * material.num_views
-    row_of |= {int(p): first + i for i, p in enumerate(material.val)}
+    order = material.rows(sources.num_parts)
+    train = order.train_rows(np.arange(len(material.train)), np.full(len(material.train), CLEAN))
+    known = zip([*material.train, *material.val], [*train, *order.val_rows()], strict=True)
+    row_of = {int(position): int(row) for position, row in known}
     return np.array([row_of[int(position)] for position in positions])
 
 
@@ -57,5 +58,5 @@ def complete_cache(sources: Sources, boundary: int) -> Iterator[CacheParts | Non
         parts = []
         if all((folder / "state.json").exists() for folder in folders):
             parts = [stack.enter_context(sources.part(boundary, key, p)) for p in range(count)]
-        starts = sources.material.part_starts(count)
+        starts = sources.material.rows(count).starts()
         yield CacheParts(parts, starts) if parts and all(p.complete for p in parts) else None

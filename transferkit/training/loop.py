@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from transferkit import processes
 from transferkit.backbones.norm_statistics import has_statistics, recalibrate
-from transferkit.data.loader import epoch_order, epoch_views
 from transferkit.stopping import between_steps
 from transferkit.stopwatch import OUTSIDE
 from transferkit.training.averaging import EpochAverage, averaged
@@ -31,10 +30,11 @@ from transferkit.training.memory import shares
 from transferkit.training.midway import is_time, save_midway, take_up
 from transferkit.training.monitor import Monitor, loss_scale, watch
 from transferkit.training.optimizers import set_rates
+from transferkit.training.picks import batches, clean_epochs, cut_short, epoch_picks, own_shares
 from transferkit.training.profiling import profiled
 from transferkit.training.run import Run, measured
 from transferkit.training.schedules import Plateau
-from transferkit.training.sources import Pick, Source
+from transferkit.training.sources import Source
 from transferkit.training.stages import PlannedStage, apply_stage
 from transferkit.training.updates import Updater, make_updater
 
@@ -91,7 +91,7 @@ def train_stage(run: Run, stage: PlannedStage) -> Iterator[Event]:
     state, settings = run.state, run.settings
     started = time.perf_counter()
     opened_s = run.watch.total()
-    source = yield from run.sources.open(stage)
+    source = yield from run.sources.open(stage, clean_first=state.epoch < clean_epochs(run))
     if run.budget is not None and state.stage == 0:
         run.budget.learn_setup(run.watch.total() - opened_s, run.watch.total())
     apply_stage(run.classifier, run.group_of, stage)
@@ -114,6 +114,9 @@ def train_stage(run: Run, stage: PlannedStage) -> Iterator[Event]:
     yield StageStarted(state.stage, stage.name, epochs, stage.lr, trains, total, source.cached)
     begun_s = run.watch.total()
     while state.epoch < run.epochs[state.stage] and state.epochs_without_gain < patience_of(run):
+        if source.rest is not None and state.epoch >= clean_epochs(run):
+            yield from source.rest()
+            source = replace(source, rest=None)
         try:
             with run.watch.on("training"):
                 row = yield from train_epoch(run, stage, source, updater, monitor)
@@ -146,7 +149,7 @@ def train_epoch(
     epoch, settings, material = run.state.epoch, run.settings, run.material
     labels = material.index.labels[material.train]
     seed = settings.seed + 1000 * (run.state.stage + 1)
-    drawn, steps = cut_short(run, epoch_picks(run, source))
+    drawn, steps = cut_short(run, epoch_picks(run, source.num_views))
     picks = [pick for pick, _ in drawn]
     rank = processes.rank()
     generator = np.random.default_rng([seed, epoch, 3, rank] if rank else [seed, epoch, 3])
@@ -267,12 +270,6 @@ def patience_of(run: Run) -> float:
     return math.inf if run.settings.rules.swa or ends else run.settings.patience
 
 
-def cut_short(run: Run, drawn: list[Pick]) -> tuple[list[Pick], int]:
-    """Return the batches of an epoch that are to run, and how many a whole one has."""
-    part = run.epochs[run.state.stage] - run.state.epoch
-    return drawn[: math.ceil(min(1.0, part) * len(drawn))], len(drawn)
-
-
 def correct_plan(run: Run, train_s: float, begun_s: float) -> float:
     """Let a budget of time learn from a finished epoch, and change the epochs still to run.
 
@@ -287,22 +284,6 @@ def correct_plan(run: Run, train_s: float, begun_s: float) -> float:
     return now_s
 
 
-def epoch_picks(run: Run, source: Source) -> list[Pick]:
-    """Return the positions and view numbers of every batch of the epoch that the run stands at."""
-    epoch, settings = run.state.epoch, run.settings
-    labels = run.material.index.labels[run.material.train]
-    seed = settings.seed + 1000 * (run.state.stage + 1)
-    order = epoch_order(labels, settings.balance, seed, epoch)
-    turn = epoch if source.num_views else len(run.state.rows)  # new views also after other stages
-    views = epoch_views(len(labels), source.num_views, seed, turn)
-    return [(pick, views[pick]) for pick in batches(order, settings.batch_size)]
-
-
-def own_shares(picks: list[Pick]) -> list[Pick]:
-    """Return this process's share of every batch."""
-    return [(processes.share(positions), processes.share(views)) for positions, views in picks]
-
-
 def refresh_statistics(run: Run, source: Source, updater: Updater) -> None:
     """Measure the batch-norm statistics of averaged weights, on the epoch's own batches.
 
@@ -314,7 +295,7 @@ def refresh_statistics(run: Run, source: Source, updater: Updater) -> None:
         return
     norms = [m for m in run.classifier.modules() if has_statistics(m) and m.training]
     if norms:
-        inputs = source.train_inputs(own_shares(epoch_picks(run, source)))
+        inputs = source.train_inputs(own_shares(epoch_picks(run, source.num_views)))
         parts = (to_device(batch, run.fabric.device) for batch in inputs)
         for _ in recalibrate(updater.network, parts, norms):
             pass
@@ -329,17 +310,6 @@ def learning_rates(run: Run, optimizer: Any) -> dict[str, float]:
 def stage_and_epoch(row: dict[str, Any]) -> dict[str, Any]:
     """Return what tells an epoch from all others."""
     return {name: row[name] for name in ("stage", "stage_name", "epoch")}
-
-
-def batches(order: np.ndarray, size: int) -> list[np.ndarray]:
-    """Cut an epoch's order (N,) into batches; a single left-over picture joins the last one.
-
-    Batch normalisation cannot train on one value per channel. Every process needs a picture, too.
-    """
-    picks = [order[i : i + size] for i in range(0, len(order), size)]
-    if size > 1 and len(picks) > 1 and len(picks[-1]) < max(2, processes.count()):
-        picks[-2:] = [np.concatenate(picks[-2:])]
-    return picks
 
 
 def to_device(batch: Tensor, device: torch.device) -> Tensor:

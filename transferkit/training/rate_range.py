@@ -13,9 +13,10 @@ from scipy.ndimage import gaussian_filter1d
 from transferkit.data.loader import epoch_order, epoch_views
 from transferkit.errors import UserError
 from transferkit.training.events import Event, Progress
-from transferkit.training.loop import batches, to_device
+from transferkit.training.loop import to_device
 from transferkit.training.monitor import Monitor
 from transferkit.training.optimizers import set_rates
+from transferkit.training.picks import batches
 from transferkit.training.run import Run
 from transferkit.training.stages import PlannedStage, apply_stage
 from transferkit.training.updates import make_updater

@@ -12,9 +12,10 @@ from transferkit.backbones.head import Classifier
 from transferkit.run_folder import CheckpointKind, RunFolder
 from transferkit.stopwatch import Seconds, Stopwatch
 from transferkit.training.budget import Budget
+from transferkit.training.material import Material
 from transferkit.training.schedules import Plateau
 from transferkit.training.settings import Settings
-from transferkit.training.sources import Material, Sources
+from transferkit.training.sources import Sources
 from transferkit.training.stages import StagePlan
 from transferkit.training.supervised import Objective
 

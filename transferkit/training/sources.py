@@ -1,9 +1,10 @@
 """Where the batches of a stage come from: the boundary cache, or the pictures themselves."""
 
 from collections.abc import Callable, Generator, Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from importlib.metadata import version
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,8 @@ from torch import Tensor, nn
 from transferkit import processes
 from transferkit.backbones.chain import Chain
 from transferkit.backbones.head import Classifier, FrozenTrunk
-from transferkit.data.index import DatasetIndex
 from transferkit.data.kept import KeptPictures
-from transferkit.data.loader import CLEAN, ViewMaker, ahead
+from transferkit.data.loader import CLEAN, ahead
 from transferkit.inference.engine import Engine, choose_engine, make_engine
 from transferkit.stopwatch import Stopwatch
 from transferkit.training.boundary_cache import (
@@ -24,10 +24,10 @@ from transferkit.training.boundary_cache import (
     cache_key,
     make_room,
     part_name,
-    part_starts,
     weights_digest,
 )
 from transferkit.training.events import Event, Notice, Progress
+from transferkit.training.material import Material, Pick, Views, grouped
 from transferkit.training.stages import PlannedStage, StagePlan
 
 EXTRACTION_ROWS = 64
@@ -35,9 +35,6 @@ EXTRACTION_ROWS = 64
 DERIVATION_ROWS = 256
 COMPUTED_WITH = ("transferkit", "torch", "timm", "pillow", "onnxruntime")
 """Another version of one of these may give other numbers: its caches are not taken over."""
-
-Pick = tuple[np.ndarray, np.ndarray]
-"""Positions into the training set (n,) and the view number (n,) of each."""
 
 
 @dataclass(frozen=True)
@@ -56,53 +53,11 @@ class CacheSettings:
 
 
 @dataclass(frozen=True)
-class Material:
-    """What a run trains on.
-
-    num_views: views per training picture in a cache, the clean one included. live_views: the same
-    in a live stage; None makes a new view in every epoch.
-    """
-
-    index: DatasetIndex
-    maker: ViewMaker
-    num_views: int
-    live_views: int | None
-
-    @property
-    def train(self) -> np.ndarray:
-        """Positions of the training pictures in the index."""
-        return self.index.of_split("train")
-
-    @property
-    def val(self) -> np.ndarray:
-        """Positions of the validation pictures in the index."""
-        return self.index.of_split("val")
-
-    @property
-    def num_rows(self) -> int:
-        """Rows of a cache: every view of every training picture, one of every validation one."""
-        return len(self.train) * self.num_views + len(self.val)
-
-    def part_starts(self, parts: int) -> list[int]:
-        """Return the first row (P + 1,) of each of P parts of a cache."""
-        return part_starts(len(self.train), self.num_views, len(self.val), parts)
-
-    def view_lists(self) -> list[tuple[int, tuple[int, ...]]]:
-        """List (position, its view numbers) in the order of a cache's rows."""
-        every = tuple(range(self.num_views))
-        return [(int(p), every) for p in self.train] + [(int(p), (CLEAN,)) for p in self.val]
-
-    def make(self, item: tuple[int, Iterable[int]], kept: KeptPictures | None = None) -> np.ndarray:
-        """Make the views of one entry of such a list: (V, 3, H, W) uint8; `kept`: see `views`."""
-        position, numbers = item
-        return self.maker.views(self.index.file(position), position, numbers, kept)
-
-
-@dataclass(frozen=True)
 class Source:
     """Batches for one stage, and the part of the network that turns them into logits.
 
     num_views: how many views each training picture has; None for a new one in every epoch.
+    rest: computes the varied views where only the clean ones are there yet, see `Sources.open`.
     """
 
     network: nn.Module
@@ -110,6 +65,7 @@ class Source:
     val_inputs: Callable[[], Iterator[Tensor]]
     cached: bool
     num_views: int | None
+    rest: Callable[[], Generator[Event, None, None]] | None = None
 
 
 @dataclass
@@ -129,6 +85,7 @@ class Sources:
     watch: Stopwatch = field(default_factory=Stopwatch)
     base: int | None = None
     _caches: dict[int, tuple[str, BoundaryCache]] = field(default_factory=dict)
+    _engines: dict[str, Engine] = field(default_factory=dict)  # of the trunk, by its cache's key
     _kept: KeptPictures | None = None
     num_parts: int = field(default_factory=processes.count)  # of a cache: one for each process
     _others: list[BoundaryCache] = field(default_factory=list)
@@ -139,6 +96,7 @@ class Sources:
             cache.close()
         self._caches.clear()
         self._others.clear()
+        self._engines.clear()
         self._kept = None
 
     def row_shape(self, boundary: int) -> tuple[int, ...]:
@@ -193,18 +151,36 @@ class Sources:
             notices.append(Notice(f"stage {name} trains live: {why}", warning=True))
         return None, notices
 
-    def open(self, stage: PlannedStage) -> Generator[Event, None, Source]:
+    def open(
+        self, stage: PlannedStage, clean_first: bool = False
+    ) -> Generator[Event, None, Source]:
         """Return a stage's source, computing what its cache still lacks.
 
         The caches depend on the weights below their boundary as they are now: a stage that follows
-        one which changed them gets new ones.
+        one which changed them gets new ones. clean_first: return when the clean views are there;
+        the source's `rest`, if it has one, is to be called before others are asked for.
         """
         if self.base is None or not self.is_cached(stage):
             return self._live()
-        cache = yield from self._extract(self.base)
-        if stage.boundary > self.base:
-            cache = yield from self._derive(self.base, stage.boundary)
-        return self._cached(self._whole(stage.boundary, cache), self.trainable_top(stage))
+        clean_only = clean_first and processes.count() == 1
+        cache = yield from self._fill(stage.boundary, clean_only)
+        source = self._cached(self._whole(stage.boundary, cache), self.trainable_top(stage))
+        if cache.complete:
+            return source
+        return replace(source, rest=partial(self._fill_rest, stage.boundary))
+
+    def _fill(
+        self, boundary: int, clean_only: bool = False
+    ) -> Generator[Event, None, BoundaryCache]:
+        """Return this process's part of the cache of a boundary, with what was asked for."""
+        assert self.base is not None
+        cache = yield from self._extract(self.base, clean_only)
+        if boundary > self.base:
+            cache = yield from self._derive(self.base, boundary, clean_only)
+        return cache
+
+    def _fill_rest(self, boundary: int) -> Generator[Event, None, None]:
+        yield from self._fill(boundary)
 
     def _keys(self, base: int, above: list[int]) -> frozenset[str]:
         """Return the keys of the caches that a run needs if its weights stay as they are."""
@@ -249,25 +225,49 @@ class Sources:
         """Choose by an eighth of the rows: the blocks between two boundaries are soon through."""
         return choose_engine(self.settings.engine, self.device, self.material.num_rows // 8)
 
-    def _extract(self, boundary: int) -> Generator[Event, None, BoundaryCache]:
+    def _extract(self, boundary: int, clean_only: bool) -> Generator[Event, None, BoundaryCache]:
         cache = self._reopen(boundary, self._base_key(boundary))
-        if cache.complete:
+        lists = self.material.view_lists(self.num_parts, processes.rank())
+        groups = grouped(lists, EXTRACTION_ROWS, self._num_clean())
+        sizes = [sum(len(numbers) for _, numbers in group) for group in groups]
+        first, end = self._missing(cache, np.cumsum([0, *sizes]).tolist(), clean_only)
+        if first == end:
             return cache
-        trunk = FrozenTrunk(self.classifier, self.chain.trunk(boundary)).eval()
-        engine_name = choose_engine(self.settings.engine, self.device, self.material.num_rows)
-        lists = processes.share(self.material.view_lists())
-        size = self.material.maker.preprocessing
-        with self.watch.on("prepare engine"):
-            example = torch.from_numpy(self.material.make(lists[-1])[:1]).expand(
-                2, 3, size.height_px, size.width_px
-            )
-            engine = make_engine(trunk, example.contiguous(), engine_name, self.device)
-        if engine.notice:
-            yield Notice(engine.notice, warning=True)
-        for images in self._remaining_batches(lists, cache.rows_done):
-            self._append(cache, engine, images)
+        engine = yield from self._trunk_engine(boundary, lists[-1])
+        made = ahead(self.material.make, (item for group in groups[first:end] for item in group))
+        for group in groups[first:end]:
+            self._append(cache, engine, self._gather(made, len(group)))
             yield Progress("frozen trunk", cache.rows_done, cache.num_rows)
         return cache
+
+    def _num_clean(self) -> int:
+        return self.material.rows(self.num_parts).num_clean(processes.rank())
+
+    def _missing(self, cache: BoundaryCache, edges: list[int], clean_only: bool) -> tuple[int, int]:
+        """Return the first batch that a cache lacks, and the one at which to end.
+
+        edges: (B + 1,) the first row of every batch, then the number of rows.
+        """
+        first = cache.forget_after(edges[:-1])
+        end = edges.index(self._num_clean()) if clean_only else len(edges) - 1
+        return min(first, end), end
+
+    def _trunk_engine(self, boundary: int, example: Views) -> Generator[Event, None, Engine]:
+        """Make what runs the trunk, once for a boundary and its weights."""
+        key, _ = self._caches[boundary]
+        if key in self._engines:
+            return self._engines[key]
+        trunk = FrozenTrunk(self.classifier, self.chain.trunk(boundary)).eval()
+        name = choose_engine(self.settings.engine, self.device, self.material.num_rows)
+        size = self.material.maker.preprocessing
+        with self.watch.on("prepare engine"):
+            views = torch.from_numpy(self.material.make(example)[:1])
+            images = views.expand(2, 3, size.height_px, size.width_px).contiguous()
+            engine = make_engine(trunk, images, name, self.device)
+        if engine.notice:
+            yield Notice(engine.notice, warning=True)
+        self._engines = {key: engine}
+        return engine
 
     def _append(self, cache: BoundaryCache, engine: Engine, inputs: Tensor) -> None:
         """Write what the engine makes of the inputs (n, ...) as the cache's next rows."""
@@ -275,24 +275,6 @@ class Sources:
             rows = engine.run(inputs)
         with self.watch.on("cache write"):
             cache.append(rows)
-
-    def _remaining_batches(
-        self, lists: list[tuple[int, tuple[int, ...]]], rows_done: int
-    ) -> Iterator[Tensor]:
-        """Yield the views (n, 3, H, W) of the rows still to do, in batches cut at fixed rows."""
-        batches: list[list[tuple[int, tuple[int, ...]]]] = []
-        size = EXTRACTION_ROWS
-        for item in lists:
-            if size + len(item[1]) > EXTRACTION_ROWS:
-                batches.append([])
-                size = 0
-            batches[-1].append(item)
-            size += len(item[1])
-        while batches and rows_done:
-            rows_done -= sum(len(numbers) for _, numbers in batches.pop(0))
-        made = ahead(self.material.make, (item for batch in batches for item in batch))
-        for batch in batches:
-            yield self._gather(made, len(batch))
 
     def _gather(self, made: Iterator[np.ndarray], count: int) -> Tensor:
         """Wait for the views (V, 3, H, W) of so many pictures; return them as one batch."""
@@ -303,20 +285,24 @@ class Sources:
         with self.watch.on("cache read"):
             return cache.read(rows)
 
-    def _derive(self, base: int, boundary: int) -> Generator[Event, None, BoundaryCache]:
+    def _derive(
+        self, base: int, boundary: int, clean_only: bool
+    ) -> Generator[Event, None, BoundaryCache]:
         key, source = self._caches[base]
         cache = self._reopen(boundary, self._derived_key(key, base, boundary))
-        if cache.complete:
+        clean, count = self._num_clean(), cache.num_rows
+        starts = [*range(0, clean, DERIVATION_ROWS), *range(clean, count, DERIVATION_ROWS)]
+        first, end = self._missing(cache, [*starts, count], clean_only)
+        if first == end:
             return cache
         with self.watch.on("prepare engine"):
             section = self.chain.section(base, boundary)
-            example = source.read(np.array([0, source.num_rows - 1]))
+            example = source.read(np.array([0, clean - 1]))
             engine = make_engine(section, example, self._section_engine(), self.device)
         if engine.notice:
             yield Notice(engine.notice, warning=True)
-        while not cache.complete:
-            stop = min(cache.num_rows, cache.rows_done + DERIVATION_ROWS)
-            self._append(cache, engine, self._read(source, np.arange(cache.rows_done, stop)))
+        for start, stop in pairwise([*starts, count][first : end + 1]):
+            self._append(cache, engine, self._read(source, np.arange(start, stop)))
             yield Progress("blocks above the trunk", cache.rows_done, cache.num_rows)
         return cache
 
@@ -333,7 +319,7 @@ class Sources:
 
     def part(self, boundary: int, key: str, part: int) -> BoundaryCache:
         """Open what process `part` computes of the cache under a key."""
-        starts = self.material.part_starts(self.num_parts)
+        starts = self.material.rows(self.num_parts).starts()
         folder = self.settings.root / part_name(key, part, self.num_parts)
         rows, shape = starts[part + 1] - starts[part], self.row_shape(boundary)
         return BoundaryCache(folder, rows, shape, self.settings.dtype)
@@ -350,21 +336,21 @@ class Sources:
         others.pop(processes.rank()).close()
         self._others = list(others.values())
         every = [others.get(p, own) for p in range(self.num_parts)]
-        return CacheParts(every, self.material.part_starts(self.num_parts))
+        return CacheParts(every, self.material.rows(self.num_parts).starts())
 
     def _cached(self, cache: BoundaryCache | CacheParts, network: nn.Module) -> Source:
-        views = self.material.num_views
-        first_val = len(self.material.train) * views
+        order = self.material.rows(self.num_parts)
 
         def train_inputs(picks: Iterable[Pick]) -> Iterator[Tensor]:
             for positions, numbers in picks:
-                yield self._read(cache, positions * views + numbers)
+                yield self._read(cache, order.train_rows(positions, numbers))
 
         def val_inputs() -> Iterator[Tensor]:
-            rows = processes.share(np.arange(first_val, cache.num_rows))
+            rows = processes.share(order.val_rows())
             for start in range(0, len(rows), DERIVATION_ROWS):
                 yield self._read(cache, rows[start : start + DERIVATION_ROWS])
 
+        views = self.material.num_views
         return Source(network, train_inputs, val_inputs, cached=True, num_views=views)
 
     def _live(self) -> Source:

@@ -1,0 +1,76 @@
+"""What a run trains on: the pictures of a data set and their views."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from transferkit.data.index import DatasetIndex
+from transferkit.data.kept import KeptPictures
+from transferkit.data.loader import ViewMaker
+from transferkit.training.cache_rows import CacheRows
+
+Pick = tuple[np.ndarray, np.ndarray]
+"""Positions into the training set (n,) and the view number (n,) of each."""
+Views = tuple[int, tuple[int, ...]]
+"""The position of a picture in the index, and view numbers."""
+
+
+@dataclass(frozen=True)
+class Material:
+    """What a run trains on.
+
+    num_views: views per training picture in a cache, the clean one included. live_views: the same
+    in a live stage; None makes a new view in every epoch.
+    """
+
+    index: DatasetIndex
+    maker: ViewMaker
+    num_views: int
+    live_views: int | None
+
+    @property
+    def train(self) -> np.ndarray:
+        """Positions of the training pictures in the index."""
+        return self.index.of_split("train")
+
+    @property
+    def val(self) -> np.ndarray:
+        """Positions of the validation pictures in the index."""
+        return self.index.of_split("val")
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of a cache: every view of every training picture, one of every validation one."""
+        return self.rows(1).num_rows
+
+    def rows(self, parts: int) -> CacheRows:
+        """Return the order of the rows of a cache in so many parts."""
+        return CacheRows(len(self.train), self.num_views, len(self.val), parts)
+
+    def view_lists(self, parts: int = 1, part: int = 0) -> list[Views]:
+        """List what the rows of a part of a cache hold, in their order."""
+        positions = np.concatenate([self.train, self.val])
+        return [(int(positions[p]), views) for p, views in self.rows(parts).views(part)]
+
+    def make(self, item: tuple[int, Iterable[int]], kept: KeptPictures | None = None) -> np.ndarray:
+        """Make the views of one entry of such a list: (V, 3, H, W) uint8; `kept`: see `views`."""
+        position, numbers = item
+        return self.maker.views(self.index.file(position), position, numbers, kept)
+
+
+def grouped(lists: Sequence[Views], most_rows: int, cut: int) -> list[list[Views]]:
+    """Cut a list into batches of at most so many views, and at the row `cut` anyway.
+
+    A picture's views stay together, also where they are more.
+    """
+    found: list[list[Views]] = []
+    rows, size = 0, most_rows
+    for item in lists:
+        if size + len(item[1]) > most_rows or rows == cut:
+            found.append([])
+            size = 0
+        found[-1].append(item)
+        size += len(item[1])
+        rows += len(item[1])
+    return found
