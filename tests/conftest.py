@@ -202,7 +202,7 @@ def pretraining_config(unlabeled: Path, pictures: Path) -> Callable[..., Config]
     return make
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def tiny_config(pictures: Path) -> Config:
     """A run of three stages that takes a second: 1 block group, 3, all; caches in float32."""
     return Config(

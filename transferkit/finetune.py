@@ -54,6 +54,9 @@ def finetune(
     out: the folder to make; None makes one below runs/ with the time and the data set's name.
     watch: counts the time; without one it counts from here.
     """
+    if config.device.strategy == "fsdp" and processes.count() == 1:
+        what = "--strategy fsdp has no effect in one process"
+        raise usage_error(what, "", "start several with torchrun or srun, or leave it out")
     source = config.data.path or config.data.manifest
     name = source.resolve().stem if source else "run"
     path = processes.agreed(out or default_run_path(Path("runs"), name, datetime.now()))

@@ -25,7 +25,7 @@ def optimization_problems(config: Config) -> list[str]:
     if len(clipping) > 1:
         keys = " and ".join(f"clipping.{name}" for name in clipping)
         found.append(f"{keys} exclude each other: choose one")
-    return found + rate_problems(config) + regularization_problems(config)
+    return found + rate_problems(config) + regularization_problems(config) + shard_problems(config)
 
 
 def rate_problems(config: Config) -> list[str]:
@@ -146,6 +146,31 @@ def regularization_problems(config: Config) -> list[str]:
                 "clipping.adaptive has no effect: it spares the last layer, and no other trains"
             )
     return found
+
+
+def shard_problems(config: Config) -> list[str]:
+    """Say what needs whole weights or gradients, of which fsdp leaves each process a part."""
+    if config.device.strategy != "fsdp":
+        return []
+    looks_at_wholes = {
+        "averaging": ("ema",),
+        "clipping": ("value", "adaptive"),
+        "regularization": (
+            *("backbone_l1", "backbone_l2", "head_l1", "head_l2", "l2_sp"),
+            "max_norm",
+        ),
+    }
+    keys = [
+        f"{section}.{name}"
+        for section, names in looks_at_wholes.items()
+        for name in names
+        if getattr(getattr(config, section), name)
+    ]
+    if config.optimizer.name.startswith("timm:"):
+        keys.append(f"optimizer.name = {config.optimizer.name}")
+    if config.device.precision == "16":
+        keys.append("device.precision = 16")
+    return [f"{key} does not work with device.strategy = fsdp: leave one out" for key in keys]
 
 
 def interpolation_problems(config: Config) -> list[str]:

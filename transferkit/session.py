@@ -34,6 +34,7 @@ from transferkit.training.material import Material
 from transferkit.training.memory import batch_size_for
 from transferkit.training.run import Run
 from transferkit.training.settings import loop_settings
+from transferkit.training.sharded import refuse_old_torch
 from transferkit.training.sources import CacheSettings, Sources
 from transferkit.training.stages import StagePlan, column_finder, make_plan
 from transferkit.training.supervised import Objective, balanced_class_weights
@@ -114,6 +115,8 @@ def refuse_sharing(config: Config) -> None:
         )
     if training.batch_size < number:
         raise usage_error(f"--batch-size {training.batch_size} is too small for {number} processes")
+    if config.device.strategy == "fsdp":
+        refuse_old_torch()
 
 
 def build(

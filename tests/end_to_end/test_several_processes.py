@@ -2,16 +2,16 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from several import Ended, as_by_srun, environment
 
 from transferkit import finetune as verb
 from transferkit import processes
@@ -29,19 +29,6 @@ ROWS = Path("rows.csv")
 BACKBONE = ("--backbone", "test_efficientnet", "--image-size", "32")
 
 
-@dataclass(frozen=True)
-class Ended:
-    """What two processes printed and returned."""
-
-    codes: list[int]
-    out: list[str]
-    err: list[str]
-
-
-def environment(**more: str) -> Mapping[str, str]:
-    return {**os.environ, "OMP_NUM_THREADS": "1", **more}
-
-
 def by_torchrun(*arguments: object) -> subprocess.Popen[str]:
     """Start a command in two processes below torchrun's own."""
     return subprocess.Popen(
@@ -51,33 +38,6 @@ def by_torchrun(*arguments: object) -> subprocess.Popen[str]:
         text=True,
         env=environment(),
     )
-
-
-def as_by_srun(*arguments: object) -> Ended:
-    """Run a command in two processes with the variables of SLURM."""
-    with socket.socket() as opened:
-        opened.bind(("127.0.0.1", 0))
-        port = str(opened.getsockname()[1])
-    running = [
-        subprocess.Popen(
-            [sys.executable, "-m", "transferkit", *map(str, arguments)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=environment(
-                SLURM_PROCID=str(rank),
-                SLURM_NTASKS="2",
-                SLURM_LOCALID=str(rank),
-                SLURM_STEP_ID="0",
-                MASTER_ADDR="127.0.0.1",
-                MASTER_PORT=port,
-            ),
-        )
-        for rank in range(2)
-    ]
-    said = [process.communicate(timeout=240) for process in running]
-    codes = [process.returncode for process in running]
-    return Ended(codes, [out for out, _ in said], [err for _, err in said])
 
 
 def process_of_rank(rank: int, launcher: int) -> int:

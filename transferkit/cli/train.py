@@ -83,7 +83,7 @@ def plan(
 
 
 @app.command("find-lr")
-@with_config_options("training.lr", "training.unfrozen_lr")
+@with_config_options("training.lr", "training.unfrozen_lr", "device.strategy")
 def find_lr(
     data: Annotated[Path | None, typer.Argument(help=DATA_HELP)] = None,
     recipe: Recipe = None,

@@ -164,3 +164,10 @@ class Device(Section):
         Literal["auto", "torch", "onnx"],
         Option("--engine", "What runs the frozen trunk: auto is ONNX Runtime on CPU, else torch."),
     ] = "auto"
+    strategy: Annotated[
+        Literal["ddp", "fsdp"],
+        Option(
+            "--strategy",
+            "Of several processes: each learns all weights, or holds a part of what learns.",
+        ),
+    ] = "ddp"

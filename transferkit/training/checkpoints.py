@@ -11,6 +11,7 @@ from transferkit import processes
 from transferkit.errors import UserError
 from transferkit.foreign_files import ODD
 from transferkit.run_folder import CheckpointKind
+from transferkit.training.gradients import whole
 from transferkit.training.run import Run, RunState
 from transferkit.training.updates import Updater
 
@@ -74,9 +75,9 @@ def write_unsaved(run: Run) -> None:
 
 
 def copied(values: Any) -> Any:
-    """Return nested dicts and lists with copies of their tensors, on the CPU."""
+    """Return nested dicts and lists with copies of their tensors, whole and on the CPU."""
     if isinstance(values, Tensor):
-        return values.detach().cpu().clone()
+        return whole(values.detach()).cpu().clone()
     if isinstance(values, dict):
         return {name: copied(value) for name, value in values.items()}
     if isinstance(values, list | tuple):

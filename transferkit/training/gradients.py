@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 
 Parameters = Sequence[nn.Parameter]
@@ -29,7 +29,14 @@ def clip_by_norm_(parameters: Parameters, limit: float) -> bool:
     limit: > 0. Returns whether they were scaled.
     Source: Pascanu, Mikolov and Bengio, "On the difficulty of training RNNs", ICML 2013.
     """
-    return float(clip_grad_norm_(parameters, limit)) > limit
+    return float(whole(clip_grad_norm_(parameters, limit))) > limit
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """Return a tensor that lies in several processes as one that each of them has."""
+    full = getattr(tensor, "full_tensor", None)  # of a DTensor, whose module is slow to import
+    found: Tensor = tensor if full is None else full()
+    return found
 
 
 def clip_adaptively_(parameters: Parameters, limit: float) -> bool:

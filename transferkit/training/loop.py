@@ -34,9 +34,10 @@ from transferkit.training.picks import batches, clean_epochs, cut_short, epoch_p
 from transferkit.training.profiling import profiled
 from transferkit.training.run import Run, measured
 from transferkit.training.schedules import Plateau
+from transferkit.training.sharded import updater_of
 from transferkit.training.sources import Source
 from transferkit.training.stages import PlannedStage, apply_stage
-from transferkit.training.updates import Updater, make_updater
+from transferkit.training.updates import Updater
 
 SMALLEST_PART = 2
 """Pictures of a batch that are computed together at least: batch norm needs two."""
@@ -98,18 +99,10 @@ def train_stage(run: Run, stage: PlannedStage) -> Iterator[Event]:
     parameters = list(run.classifier.parameters())
     trains = sum(p.numel() for p in parameters if p.requires_grad)
     total = sum(p.numel() for p in parameters)
-    updater = make_updater(
-        run.classifier,
-        source.network,
-        run.group_of,
-        stage,
-        settings.rules,
-        run.pretrained,
-        run.fabric,
-    )
+    updater = updater_of(run, stage, source.network)
     continue_updater(run, updater)
     names = (*run.plan.groups, "head")
-    monitor = watch(run.classifier, names, run.group_of, loss_scale(run.fabric))
+    monitor = watch(updater.classifier, names, run.group_of, loss_scale(run.fabric))
     epochs = math.ceil(run.epochs[state.stage])
     yield StageStarted(state.stage, stage.name, epochs, stage.lr, trains, total, source.cached)
     begun_s = run.watch.total()
@@ -155,7 +148,7 @@ def train_epoch(
     generator = np.random.default_rng([seed, epoch, 3, rank] if rank else [seed, epoch, 3])
     # dropout and drop-path have no other generator
     torch.manual_seed(seed * 100_003 + epoch + 1_000_000_007 * rank)
-    apply_stage(run.classifier, run.group_of, stage)
+    apply_stage(updater.classifier, run.group_of, stage)
     started_s = run.watch.total()
     monitor.begin(steps)
     tally = take_up(run, monitor, generator)
@@ -252,7 +245,7 @@ def evaluate(run: Run, source: Source, updater: Updater, row: dict[str, Any]) ->
     state, settings = run.state, run.settings
     with run.watch.on("evaluation"):
         refresh_statistics(run, source, updater)
-        row |= validate(run, source, updater.network)
+        row |= validate(run, source, updater.evaluated)
         row |= processes.agreed(row)  # so that all of them decide alike
     is_best = state.record(row, settings.metric, settings.min_delta)
     value = measured(row, settings.metric)
@@ -297,7 +290,7 @@ def refresh_statistics(run: Run, source: Source, updater: Updater) -> None:
     if norms:
         inputs = source.train_inputs(own_shares(epoch_picks(run, source.num_views)))
         parts = (to_device(batch, run.fabric.device) for batch in inputs)
-        for _ in recalibrate(updater.network, parts, norms):
+        for _ in recalibrate(updater.evaluated, parts, norms):
             pass
 
 

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from transferkit.training.gradients import whole
+
 EVERY = 16
 """Steps from one reading to the next; an epoch has at least one."""
 RECTIFIERS = (nn.ReLU, nn.ReLU6)
@@ -218,7 +220,7 @@ def _read_bounded(group: Group, module: nn.Module, out: Tensor) -> None:
 def _norm(tensors: list[Tensor]) -> Tensor:
     """Return the L2 norm of all values together."""
     norms = torch._foreach_norm([tensor.float() for tensor in tensors])
-    return torch.linalg.vector_norm(torch.stack(list(norms)))
+    return whole(torch.linalg.vector_norm(torch.stack(list(norms))))
 
 
 def _means(group: Group) -> dict[str, float]:

@@ -19,7 +19,8 @@ class Settings:
     metric: "accuracy", "balanced_accuracy", "loss". restore_best: keep the best weights of a stage,
     not its last. on_divergence: "stop" or "rewind".
     wise_ft: share of the way to interpolate, or "auto"; None for none. accumulate: parts that a
-    batch is computed in. profile: record some steps.
+    batch is computed in. profile: record some steps. strategy: of several processes, "ddp" or
+    "fsdp".
     """
 
     batch_size: int
@@ -35,6 +36,7 @@ class Settings:
     wise_ft: float | str | None = None
     accumulate: int = 1
     profile: bool = False
+    strategy: str = "ddp"
 
 
 def loop_settings(config: Config) -> Settings:
@@ -57,6 +59,7 @@ def loop_settings(config: Config) -> Settings:
         wise_ft=config.averaging.wise_ft,
         accumulate=training.accumulate if isinstance(training.accumulate, int) else 1,
         profile=training.profile,
+        strategy=config.device.strategy,
     )
 
 

@@ -47,11 +47,13 @@ class Rules:
 class Updater:
     """What turns losses into steps during one stage.
 
-    network, optimizer: as Fabric wraps them. clippable: what is clipped. terms: the penalties.
-    held: the weights under max-norm. fresh: the state of the optimiser before its first step.
+    classifier: what trains. network, optimizer: as Fabric wraps them. clippable: what is clipped.
+    terms: the penalties. held: the weights under max-norm. fresh: the state of the optimiser before
+    its first step.
     """
 
     fabric: Any
+    classifier: nn.Module
     network: nn.Module
     optimizer: Any
     rules: Rules
@@ -60,6 +62,11 @@ class Updater:
     held: list[Tensor]
     average: Average | None
     fresh: dict[str, Any]
+
+    @property
+    def evaluated(self) -> nn.Module:
+        """The network to evaluate between epochs."""
+        return self.network
 
     def step(self, losses: Iterable[Tensor], monitor: Monitor) -> bool:
         """Take one step down the gradient of the sum of losses []; return whether it was clipped.
@@ -72,8 +79,7 @@ class Updater:
         for loss in losses:
             self.fabric.backward(penalized(loss, terms))
             terms = []  # the penalties are those of the step, not of each part
-        every = (p for group in self.optimizer.param_groups for p in group["params"])
-        processes.average_(p.grad for p in every if p.grad is not None)
+        self.reduce()
         monitor.backward()
         clipped = self.clip()
         self.optimizer.step()
@@ -82,6 +88,11 @@ class Updater:
         if self.average is not None:
             self.average.update()
         return clipped
+
+    def reduce(self) -> None:
+        """Let all processes have the mean of their gradients."""
+        every = (p for group in self.optimizer.param_groups for p in group["params"])
+        processes.average_(p.grad for p in every if p.grad is not None)
 
     def end_epoch(self, epoch: int) -> None:
         """Tell the average, if there is one, that an epoch (from 0) is over."""
@@ -147,6 +158,7 @@ def make_updater(
     network, optimizer = fabric.setup(network, make_optimizer(rules.optimizer, groups, rules.hyper))
     return Updater(
         fabric,
+        classifier,
         network,
         optimizer,
         rules,
