@@ -94,12 +94,27 @@ def _adapter() -> Any:
     return TypeAdapter(Description)
 
 
+def as_written_now(found: Mapping[str, Any]) -> dict[str, Any]:
+    """Fill in what the first releases did not write.
+
+    They knew no structure but timm's, one rate of dropout for all layers, and no batch norm of new
+    layers. Their runs have the same format version: what they wrote means the same.
+    """
+    filled = {"structure": {}, **found}
+    if isinstance(head := found.get("head"), Mapping):
+        rate = head.get("dropout")
+        rates = {"dropout": [rate]} if isinstance(rate, int | float) else {}
+        filled["head"] = {"batchnorm": [], **head, **rates}
+    return filled
+
+
 def check_description(found: Any) -> dict[str, Any]:
     """Return a description that keeps to the schema. Raises ValueError that names what does not."""
     from pydantic import ValidationError
 
     if not isinstance(found, Mapping):
         raise ValueError("it is not a JSON object")
+    found = as_written_now(found)
     try:
         _adapter().validate_python(found, strict=True)
     except ValidationError as error:
@@ -112,4 +127,4 @@ def check_description(found: Any) -> dict[str, Any]:
     classes = found.get("classes", ())
     if len(set(classes)) < len(classes):
         raise ValueError("classes names one class twice")
-    return dict(found)
+    return found

@@ -141,6 +141,12 @@ def continue_run(run: Run) -> bool:
     if run.folder.load_checkpoint("last") is None:
         return False
     checkpoint = restore(run, "last")
+    if "updater" not in checkpoint:
+        raise UserError(
+            f"the run in {run.folder.path} was begun by an early release of transferkit",
+            "its checkpoint lacks what training needs today to go on to the same weights",
+            f"begin one like it: transferkit finetune --recipe {run.folder.path}",
+        )
     try:
         run.state = RunState.from_dict(checkpoint["state"])
         if not 0 <= run.state.stage <= len(run.plan.stages) or run.state.epoch < 0:
