@@ -18,7 +18,13 @@ from onnx import TensorProto, helper
 from safetensors.torch import load_file, save_file
 
 from transferkit.errors import UserError
-from transferkit.inference.exported import open_exported, refuse_other_files, require_trust
+from transferkit.inference import exported
+from transferkit.inference.exported import (
+    open_exported,
+    openvino_parts,
+    refuse_other_files,
+    require_trust,
+)
 from transferkit.inference.predict import load_run
 from transferkit.inference.weights_file import with_zeros
 from transferkit.run_folder import open_run
@@ -104,7 +110,7 @@ def test_trust_that_nothing_needs_is_refused(tiny_run: Path, pictures: Path) -> 
             require_trust(Path(name), trusted=True)
 
 
-@pytest.mark.parametrize("place", ["initializer", "attribute", "subgraph"])
+@pytest.mark.parametrize("place", ["initializer", "attribute", "subgraph", "function", "sparse"])
 @pytest.mark.parametrize("location", ["/etc/passwd", "../secret", "beside.bin"])
 def test_an_onnx_model_that_names_other_files_is_refused(place: str, location: str) -> None:
     tensor = helper.make_tensor("t", TensorProto.FLOAT, [1], [0.0])
@@ -114,15 +120,106 @@ def test_an_onnx_model_that_names_other_files_is_refused(place: str, location: s
     constant = helper.make_node("Constant", [], ["c"], value=tensor)
     inner = helper.make_graph([constant], "inner", [], [])
     node = helper.make_node("If", ["x"], ["y"], then_branch=inner)
-    nodes = {"initializer": [], "attribute": [constant], "subgraph": [node]}[place]
+    thin = helper.make_node("Constant", [], ["c"])
+    indices = helper.make_tensor("i", TensorProto.INT64, [1], [0])
+    thin.attribute.add(name="sparse_value", type=onnx.AttributeProto.SPARSE_TENSOR)
+    thin.attribute[0].sparse_tensor.CopyFrom(helper.make_sparse_tensor(tensor, indices, [1]))
+    nodes = {"attribute": [constant], "subgraph": [node], "sparse": [thin]}.get(place, [])
     weights = [tensor] if place == "initializer" else []
-    model = helper.make_model(helper.make_graph(nodes, "g", [], [], weights))
+    opset = [helper.make_opsetid("", 17)]
+    functions = [helper.make_function("d", "f", [], ["c"], [constant], opset)]
+    model = helper.make_model(
+        helper.make_graph(nodes, "g", [], [], weights),
+        functions=functions if place == "function" else [],
+    )
     with pytest.raises(ValueError, match="other files"):
         refuse_other_files(model.SerializeToString())
     tensor.ClearField("external_data")
     tensor.data_location = TensorProto.DEFAULT
     sound = onnx.helper.make_model(helper.make_graph([], "g", [], [], [tensor]))
     refuse_other_files(sound.SerializeToString())
+
+
+def a_folder(folder: Path) -> None:
+    (folder / "m.bin").unlink()
+    (folder / "m.bin").mkdir()
+
+
+def not_beside(folder: Path) -> None:
+    (folder / "m.bin").unlink()
+
+
+def a_pipe(folder: Path) -> None:
+    (folder / "m.bin").unlink()
+    os.mkfifo(folder / "m.bin")
+
+
+def a_link_to(target: str) -> Callable[[Path], None]:
+    def make(folder: Path) -> None:
+        (folder / "m.bin").unlink()
+        (folder / "m.bin").symlink_to(target)
+
+    return make
+
+
+BAD_BIN: dict[str, tuple[Callable[[Path], None], str]] = {
+    "missing": (not_beside, "its weights are missing: m.bin belongs beside it"),
+    "a pipe": (a_pipe, "m.bin: it is not a regular file"),
+    "a folder": (a_folder, "m.bin: it is not a regular file"),
+    "a link out": (a_link_to("../outside.bin"), "m.bin is a link out of its folder"),
+    "a device": (a_link_to("/dev/zero"), "m.bin is a link out of its folder"),
+    "a loop": (a_link_to("m.bin"), "m.bin"),
+}
+
+
+@pytest.mark.parametrize("how", BAD_BIN)
+def test_the_weights_of_an_openvino_model_lie_beside_it(how: str, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (tmp_path / "outside.bin").write_bytes(b"secret")
+    (folder / "m.xml").write_bytes(b"<net/>")
+    (folder / "m.bin").write_bytes(b"weights")
+    assert openvino_parts(folder / "m.xml") == (b"<net/>", b"weights")
+    spoil, told = BAD_BIN[how]
+    spoil(folder)
+    with pytest.raises(ValueError, match=told):
+        openvino_parts(folder / "m.xml")
+    assert attack(command("predict", folder / "m.xml", folder, codes=(1, 2))) == ""
+
+
+def test_links_of_a_cache_that_keeps_contents_elsewhere_are_followed(tmp_path: Path) -> None:
+    """As the hub's cache does: names in one folder, contents in another, all of a model in it."""
+    for name in ("names", "contents"):
+        (tmp_path / name).mkdir()
+    for name, content in (("m.xml", b"<net/>"), ("m.bin", b"weights")):
+        (tmp_path / "contents" / content.hex()).write_bytes(content)
+        (tmp_path / "names" / name).symlink_to(f"../contents/{content.hex()}")
+    assert openvino_parts(tmp_path / "names" / "m.xml") == (b"<net/>", b"weights")
+
+
+def test_parts_of_an_openvino_model_are_bounded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "m.xml").write_bytes(b"<net/>")
+    (tmp_path / "m.bin").write_bytes(b"weights")
+    monkeypatch.setattr(exported, "MOST_BIN_BYTES", 6)
+    with pytest.raises(ValueError, match=r"m\.bin: it is larger than 6 bytes"):
+        openvino_parts(tmp_path / "m.xml")
+    monkeypatch.setattr(exported, "MOST_XML_BYTES", 5)
+    with pytest.raises(ValueError, match="it is larger than 5 bytes"):
+        openvino_parts(tmp_path / "m.xml")
+
+
+def test_an_openvino_model_with_fewer_weights_than_it_names_is_refused(
+    tiny_run: Path, pictures: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("openvino")
+    model = tmp_path / "m.xml"
+    command("export", tiny_run, "--format", "openvino", "--output", model, codes=(0,))()
+    command("predict", model, pictures / "val", codes=(0,))()
+    weights = model.with_suffix(".bin").read_bytes()
+    model.with_suffix(".bin").write_bytes(weights[: len(weights) // 2])
+    assert attack(command("predict", model, pictures / "val", codes=(1,))) == ""
 
 
 def test_sizes_are_checked_before_they_are_allocated() -> None:

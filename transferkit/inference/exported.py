@@ -1,5 +1,6 @@
 """Models that `transferkit export` wrote: each opened by its own runtime, without a run folder."""
 
+import os
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,6 +22,9 @@ from transferkit.model_description import check_description
 from transferkit.units import parse_colour
 
 OPSET = 17
+MOST_ONNX_BYTES = 2 << 30  # what protobuf allows
+MOST_XML_BYTES, MOST_BIN_BYTES = 100_000_000, 16 << 30
+"""Of an OpenVINO model; the largest of timm's have 10 GB of weights."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,7 @@ Opened = tuple[Callable[[Tensor], Tensor], str]
 
 def open_onnx(path: Path) -> Opened:
     """Open an ONNX model in ONNX Runtime. Raises ValueError for one that names other files."""
+    require_regular(path, MOST_ONNX_BYTES)
     model = path.read_bytes()
     refuse_other_files(model)
     run, metadata = open_session(model)
@@ -52,14 +57,17 @@ def refuse_other_files(model: bytes) -> None:
     """
     import onnx
 
-    graphs: list[Any] = [onnx.load_from_string(model).graph]
+    read = onnx.load_from_string(model)
+    graphs: list[Any] = [read.graph, *read.functions]
     while graphs:
         graph = graphs.pop()
-        tensors = [*graph.initializer]
-        for sparse in graph.sparse_initializer:
+        tensors = [*getattr(graph, "initializer", ())]  # a function has none
+        for sparse in getattr(graph, "sparse_initializer", ()):
             tensors += [sparse.values, sparse.indices]
         for attribute in (a for node in graph.node for a in node.attribute):
             tensors += [attribute.t, *attribute.tensors]
+            for sparse in (attribute.sparse_tensor, *attribute.sparse_tensors):
+                tensors += [sparse.values, sparse.indices]
             graphs += [attribute.g] if attribute.HasField("g") else []
             graphs += attribute.graphs
         if any(t.data_location == onnx.TensorProto.EXTERNAL or t.external_data for t in tensors):
@@ -84,15 +92,41 @@ def open_torch_export(path: Path) -> Opened:
     return module_runner(module), text_of(extra[METADATA])
 
 
+def openvino_parts(path: Path) -> tuple[bytes, bytes]:
+    """Return an OpenVINO model's .xml and the .bin beside it, each read by us, not by OpenVINO.
+
+    Then nothing in the model can name another file. Raises ValueError where the .bin is missing, no
+    regular file, a link out of the folder, or too large.
+    """
+    require_regular(path, MOST_XML_BYTES)
+    weights = path.with_suffix(".bin")
+    if not os.path.lexists(weights):
+        raise ValueError(f"its weights are missing: {weights.name} belongs beside it")
+    if os.path.islink(weights) and not is_inside(os.path.realpath(weights), path):
+        raise ValueError(f"{weights.name} is a link out of its folder")
+    try:
+        require_regular(weights, MOST_BIN_BYTES)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{weights.name}: {error}") from None
+    return path.read_bytes(), weights.read_bytes()
+
+
+def is_inside(target: str, model: Path) -> bool:
+    """Whether a file lies in the folder where a model is named, or where it truly lies."""
+    folders = {os.path.realpath(model.parent), os.path.dirname(os.path.realpath(model))}
+    return os.path.dirname(target) in folders
+
+
 def open_openvino(path: Path) -> Opened:
     """Open an OpenVINO model; its .bin lies beside it."""
+    parts = openvino_parts(path)
     try:
         import openvino
     except ImportError:
         remedy = "install it: pip install 'transferkit[openvino]'"
         raise usage_error(f"{path} needs the package openvino", "", remedy) from None
     core = openvino.Core()
-    model = core.read_model(path)
+    model = core.read_model(*parts)
     options = {"INFERENCE_NUM_THREADS": torch.get_num_threads()}
     compiled = core.compile_model(model, "CPU", options)
 
