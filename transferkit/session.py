@@ -31,7 +31,7 @@ from transferkit.stopwatch import Stopwatch
 from transferkit.training.budget import Budget
 from transferkit.training.events import Event, Notice, Progress
 from transferkit.training.material import Material
-from transferkit.training.memory import batch_size_for
+from transferkit.training.memory import batch_size_for, refuse_more_classes
 from transferkit.training.run import Run
 from transferkit.training.settings import loop_settings
 from transferkit.training.sharded import refuse_old_torch
@@ -90,6 +90,7 @@ def prepare(
             fetch([config.data.path], show)
     with watch.on("scan"):
         index = processes.from_first(scan_pictures, config, show)
+    refuse_more_classes(len(index.classes), len(index.of_split("val")))
     if len(index.of_split("train")) < processes.count():
         raise usage_error(f"fewer training pictures than {processes.count()} processes")
     config = with_batch_size(config, index)

@@ -22,6 +22,7 @@ from transferkit.training.memory import (
     fitting_parts,
     is_out_of_memory,
     kept_bytes,
+    refuse_more_classes,
     shares,
 )
 
@@ -160,3 +161,13 @@ def test_auto_writes_what_it_found_into_the_recipe(
     ]
     same, _ = trained(tiny_config, tmp_path / "same", batch_size=8, accumulate=training.accumulate)
     assert all(torch.equal(same[name], tensor) for name, tensor in found.items())
+
+
+def test_classes_whose_tables_do_not_fit_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("transferkit.training.memory.available_bytes", lambda device: 10**9)
+    refuse_more_classes(5000, 2000)  # 0.92 GB
+    refuse_more_classes(4999, 10**7)
+    with pytest.raises(UserError, match=r"100,000 classes are too many .*\n.* 243 GB in all"):
+        refuse_more_classes(100_000, 1000)
+    monkeypatch.setattr("transferkit.training.memory.available_bytes", lambda device: None)
+    refuse_more_classes(100_000, 1000)  # where nobody knows, it is tried

@@ -2,7 +2,7 @@
 
 import shlex
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from transferkit.data.files import walk
@@ -119,6 +119,40 @@ def left_out_warnings(listing: Listing, reasons: Mapping[str, str]) -> list[str]
         total = count(others.total(), "file that is no picture", "files that are no pictures")
         warnings.append(f"{total} left out: {_suffixes_counted(others)}")
     return warnings
+
+
+def case_warnings(listing: Listing) -> list[str]:
+    """Return a sentence on classes, and one on pictures, that only letter case tells apart."""
+    warnings = []
+    if classes := _alike(listing.classes):
+        warnings.append(
+            f"{count(len(classes), 'class', 'classes')} called like another but for letter case "
+            f"({classes[0]}): they are trained as different classes; if they mean the same, give "
+            "them one name"
+        )
+    # pictures of such classes are alike, too, and were told of
+    pictures = _alike(dict.fromkeys(f"{e.label}\0{e.path}" for e in listing.entries), "\0")
+    if pictures:
+        warnings.append(
+            f"{count(len(pictures), 'picture')} called like another but for letter case "
+            f"({pictures[0]}): a copy on Windows or macOS would keep one of each"
+        )
+    return warnings
+
+
+def _alike(names: Iterable[str], after: str = "") -> list[str]:
+    """Return "first: A and a" for the first, and what there is besides, of names alike in case.
+
+    after: what comes before it is compared as it is, and not shown.
+    """
+    first: dict[str, str] = {}
+    found = []
+    for name in names:
+        head, _, tail = name.rpartition(after) if after else ("", "", name)
+        earlier = first.setdefault(f"{head}\0{tail.casefold()}", tail)
+        if earlier != tail:
+            found.append(f"first: {shown(earlier)} and {shown(tail)}")
+    return found
 
 
 def _what_was_found(

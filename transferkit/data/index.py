@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from transferkit.data.checks import (
+    case_warnings,
     check_classes,
     check_readable,
     check_split_classes,
@@ -151,7 +152,7 @@ def scan(
     check_split_classes(listing, reasons)
     usable = [(entry, found) for entry, found in pairs if isinstance(found, Probe)]
     splits = _drawn_splits(usable, options, listing)
-    listing.warnings += left_out_warnings(listing, reasons)
+    listing.warnings += left_out_warnings(listing, reasons) + case_warnings(listing)
     return make_index(listing, usable, splits, reasons)
 
 

@@ -117,11 +117,12 @@ def inspect(index: DatasetIndex) -> Inspection:
 
 def class_counts(index: DatasetIndex) -> dict[str, dict[str, int]]:
     """Return class to split to number of pictures; every class and split is there."""
+    of_split = {
+        split: np.bincount(index.labels[index.splits == split], minlength=len(index.classes))
+        for split in SPLITS
+    }
     return {
-        name: {
-            split: int(np.sum((index.labels == label) & (index.splits == split)))
-            for split in SPLITS
-        }
+        name: {split: int(of_split[split][label]) for split in SPLITS}
         for label, name in enumerate(index.classes)
     }
 

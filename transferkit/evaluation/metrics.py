@@ -178,17 +178,11 @@ def most_confused_pairs(
 
 def class_scores(confusion: Integers, classes: Sequence[str]) -> tuple[ClassScores, ...]:
     """Return precision, recall and F1 of every class of a (K, K) matrix, in its order."""
-    label, prediction = np.indices(confusion.shape).reshape(2, -1)  # every cell as one case ...
-    with np.errstate(invalid="ignore"):
-        precision, recall, f1, _ = sklearn_metrics.precision_recall_fscore_support(
-            label,
-            prediction,
-            labels=np.arange(len(classes)),
-            sample_weight=confusion.ravel(),  # ... that counts as often as it occurred
-            zero_division=np.nan,
-        )
-    f1[confusion.sum(axis=0) + confusion.sum(axis=1) == 0] = np.nan
-    columns = zip(classes, precision, recall, f1, confusion.sum(axis=1), strict=True)
+    right, support, predicted = np.diag(confusion), confusion.sum(axis=1), confusion.sum(axis=0)
+    with np.errstate(invalid="ignore"):  # NaN where there is nothing to divide
+        precision, recall = right / predicted, right / support
+        f1 = 2 * right / (support + predicted)
+    columns = zip(classes, precision, recall, f1, support, strict=True)
     return tuple(
         ClassScores(name, float(p), float(r), float(f), int(n)) for name, p, r, f, n in columns
     )

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from transferkit.evaluation.measured import Measured
     from transferkit.evaluation.metrics import Evaluation
 
+MOST_CLASSES = 200  # rows of the table of a data set
 SUMMARY_METRICS: tuple[tuple[str, str, Callable[[float], str]], ...] = (
     ("balanced", "balanced_accuracy", "{:.1%}".format),
     ("macro F1", "macro_f1", "{:.3f}".format),
@@ -122,6 +123,10 @@ def inspection_table(found: "Inspection") -> None:
     ]
     totals = ["all", *(sum(counts[s] for counts in found.counts.values()) for s in splits)]
     title = f"{found.pictures:,} pictures of {len(rows):,} classes in {found.root}"
+    more = len(rows) - MOST_CLASSES
+    if more > 0:
+        rows = [*rows[:MOST_CLASSES], [f"and {more:,} more"]]
+    rows = [[*row, *[None] * (1 + len(splits) - len(row))] for row in rows]
     print_table(title, ["class", *splits], [*rows, None, totals])
     sizes = found.sizes
     lines = [

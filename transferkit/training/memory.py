@@ -18,6 +18,7 @@ SPARE = 0.7
 EXTRA = 1.5
 """Of what the backward pass keeps: gradients and working space come to it."""
 SAMPLE = 2
+MANY_CLASSES = 5000  # from which on their tables may be what fills the memory
 MEMINFO = Path("/proc/meminfo")
 CGROUP = Path("/sys/fs/cgroup")
 
@@ -50,6 +51,22 @@ def available_bytes(device: torch.device) -> int | None:
     except OSError:
         pass
     return min(found, default=None)
+
+
+def refuse_more_classes(num_classes: int, num_validation: int) -> None:
+    """Raise UserError, before anything is trained, where what is measured would not fit.
+
+    That takes tables of (K, K) counts and of (N, K) scores, several at a time, in 64 bits.
+    """
+    needed = 8 * (3 * num_classes**2 + 4 * num_validation * num_classes)
+    available = available_bytes(torch.device("cpu"))
+    if num_classes >= MANY_CLASSES and available is not None and needed > available:
+        raise UserError(
+            f"{num_classes:,} classes are too many for this machine",
+            f"to measure them takes a table of each against each, {needed / 1e9:,.0f} GB in all; "
+            f"{available / 1e9:,.0f} GB are free",
+            "put classes together, leave some out with --exclude, or take a larger machine",
+        )
 
 
 def kept_bytes(network: nn.Module, images: Tensor) -> int:
