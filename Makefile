@@ -4,15 +4,19 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 RUNS := runs
+# An environment of its own for the lowest versions.
+LOWEST := .venv-lowest
 # Processes that share out the test files.
 JOBS ?= 2
 
-.PHONY: help demo test test-slow lint clean
+.PHONY: help demo test test-slow test-mutations test-lowest lint clean
 
 help:
 	@echo "make demo   install, fine-tune on data_samples/, predict, say where the results are"
 	@echo "make test   install, run all tests            (make test ARGS='-k cache' for some)"
 	@echo "make test-slow   the attacks by the thousand, in at most 40 minutes; prints what withstood"
+	@echo "make test-mutations   break one protection after the other, see the tests notice"
+	@echo "make test-lowest   the tests with the lowest versions that pyproject.toml allows"
 	@echo "make lint   ruff check, ruff format --check, mypy"
 	@echo "make clean  remove .venv and what tools left behind; runs/ stays"
 
@@ -48,11 +52,22 @@ test: $(VENV)/.for-dev
 test-slow: $(VENV)/.for-dev
 	$(BIN)/python -m pytest -m slow -n $(JOBS) --dist loadgroup $(ARGS)
 
+test-mutations: $(VENV)/.for-dev
+	$(BIN)/python tests/mutations.py $(ARGS)
+
+test-lowest: $(LOWEST)/.made
+	$(LOWEST)/bin/python -W default -m pytest -W default -n $(JOBS) --dist loadfile $(ARGS)
+
+$(LOWEST)/.made: pyproject.toml constraints-lowest.txt
+	$(PYTHON) -m venv $(LOWEST)
+	$(LOWEST)/bin/python -m pip install --disable-pip-version-check -c constraints-lowest.txt -e '.[dev]'
+	@touch $@
+
 lint: $(VENV)/.for-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
 clean:
-	rm -rf $(VENV) build dist transferkit.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(LOWEST) build dist transferkit.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find transferkit tests data_samples benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
