@@ -9,7 +9,7 @@ LOWEST := .venv-lowest
 # Processes that share out the test files.
 JOBS ?= 2
 
-.PHONY: help demo test test-slow test-mutations test-lowest lint clean
+.PHONY: help demo test test-slow test-mutations test-lowest fuzz lint clean
 
 help:
 	@echo "make demo   install, fine-tune on data_samples/, predict, say where the results are"
@@ -17,6 +17,7 @@ help:
 	@echo "make test-slow   the attacks by the thousand, in at most 40 minutes; prints what withstood"
 	@echo "make test-mutations   break one protection after the other, see the tests notice"
 	@echo "make test-lowest   the tests with the lowest versions that pyproject.toml allows"
+	@echo "make fuzz   random bytes to all that reads files of others, 2 minutes each (MINUTES=10)"
 	@echo "make lint   ruff check, ruff format --check, mypy"
 	@echo "make clean  remove .venv and what tools left behind; runs/ stays"
 
@@ -54,6 +55,12 @@ test-slow: $(VENV)/.for-dev
 
 test-mutations: $(VENV)/.for-dev
 	$(BIN)/python tests/mutations.py $(ARGS)
+
+MINUTES ?= 2
+fuzz: $(VENV)/.for-dev
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check atheris
+	@set -e; for target in picture manifest recipe run; do \
+	  $(BIN)/python tests/fuzz/fuzz.py $$target $(MINUTES); done
 
 test-lowest: $(LOWEST)/.made
 	$(LOWEST)/bin/python -W default -m pytest -W default -n $(JOBS) --dist loadfile $(ARGS)
