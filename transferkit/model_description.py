@@ -100,7 +100,7 @@ def as_written_now(found: Mapping[str, Any]) -> dict[str, Any]:
     They knew no structure but timm's, one rate of dropout for all layers, and no batch norm of new
     layers. Their runs have the same format version: what they wrote means the same.
     """
-    filled = {"structure": {}, **found}
+    filled = {**({"structure": {}} if "backbone" in found else {}), **found}
     if isinstance(head := found.get("head"), Mapping):
         rate = head.get("dropout")
         rates = {"dropout": [rate]} if isinstance(rate, int | float) else {}
