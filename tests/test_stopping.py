@@ -2,12 +2,26 @@
 
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
 
 from transferkit import stopping
 from transferkit.stopping import Stopped, between_steps
+
+STOPPED = """
+import os, signal
+from transferkit.stopping import Stopped, between_steps
+signal.signal(signal.SIGINT, signal.default_int_handler)
+try:
+    with between_steps() as stop:
+        os.kill(os.getpid(), signal.SIGINT)
+        stop.has_saved()
+except Stopped:
+    print("saved")
+"""
 
 
 @pytest.fixture(autouse=True)
@@ -56,3 +70,23 @@ def test_a_long_epoch_is_saved_from_time_to_time(monkeypatch: pytest.MonkeyPatch
         assert stop.is_time()
         stop.has_saved()
         assert not stop.is_time()
+
+
+def test_a_person_at_a_terminal_is_told_that_the_step_ends_first() -> None:
+    person, terminal = os.openpty()
+    told = subprocess.run(
+        [sys.executable, "-c", STOPPED],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=terminal,
+        check=True,
+        text=True,
+    )
+    os.close(terminal)
+    assert os.read(person, 1000).decode().split("\r\n")[1].startswith("stopping when this step is")
+    os.close(person)
+    assert told.stdout == "saved\n"
+    quiet = subprocess.run(
+        [sys.executable, "-c", STOPPED], capture_output=True, check=True, text=True
+    )
+    assert (quiet.stdout, quiet.stderr) == ("saved\n", "")

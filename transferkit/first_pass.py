@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from transferkit.backbones.devices import to_device
 from transferkit.backbones.head import Classifier
 from transferkit.backbones.norm_statistics import recalibrate
 from transferkit.data.loader import CLEAN, ahead
@@ -29,7 +30,7 @@ def recalibrate_batchnorm(
     """
     total = len(material.train)
     inputs = (
-        classifier.normalize(images.to(device, memory_format=torch.channels_last))
+        classifier.normalize(to_device(images, device))
         for images in shuffled_batches(material, seed)
     )
     for done in recalibrate(classifier.backbone, inputs):

@@ -1,6 +1,8 @@
 """Stopping at a good moment: the first Ctrl-C lets a step end, the second does not."""
 
+import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -10,6 +12,9 @@ from types import FrameType
 
 SAVE_EVERY_S = 600.0
 """Within an epoch: a killed run loses no more."""
+
+
+ASKED = b"\nstopping when this step is saved; once more stops at once\n"
 
 
 class Stopped(KeyboardInterrupt):
@@ -38,6 +43,7 @@ class Stop:
 def between_steps() -> Iterator[Stop]:
     """Within, the first SIGINT or SIGTERM only asks for a stop; the second is KeyboardInterrupt.
 
+    A person at a terminal is told, because a step may take a while.
     A signal that is ignored, as SIGINT in background jobs of a shell, stays so. In other threads
     than the main one, which get no signals, nobody ever asks.
     """
@@ -47,6 +53,8 @@ def between_steps() -> Iterator[Stop]:
         if stop.asked:
             raise KeyboardInterrupt
         stop.asked = True
+        if sys.stderr.isatty():
+            os.write(sys.stderr.fileno(), ASKED)  # not through a stream that may be in use
 
     if threading.current_thread() is not threading.main_thread():
         yield stop

@@ -112,7 +112,7 @@ def drift_of(name: str) -> float:
     theirs = [{"params": list(plain.parameters()), "multiplier": 1.0, "weight_decay": 0.01}]
     own = slice(0, 2) if processes.rank() == 0 else slice(2, 6)
     share = processes.weight(len(labels[own]), len(labels))
-    optimizers = [make_optimizer(name, groups, {}) for groups in (ours, theirs)]
+    optimizers = [make_optimizer(name, groups, {}, fused=False) for groups in (ours, theirs)]
     for _ in range(2):
         for model, part, weight, optimizer in (
             (twin, own, share, optimizers[0]),

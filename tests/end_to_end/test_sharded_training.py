@@ -122,7 +122,7 @@ def test_one_process_goes_on_without_shards(ran: Any, monkeypatch: pytest.Monkey
     quiet(monkeypatch)
     verb.resume(left, lambda _: None)
     assert numbers(left) == pytest.approx(numbers(one / "plain"), abs=1e-5)
-    assert largest_difference(left, one / "plain") < 1e-5
+    assert largest_difference(left, one / "plain") < 5e-5  # its steps are fused: they round apart
 
 
 def test_each_process_holds_about_half_of_what_learns(ran: Any) -> None:

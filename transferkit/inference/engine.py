@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from transferkit.backbones.devices import to_device
+
 TOLERANCE = 1e-3
 """Largest difference to torch that ONNX Runtime may show, relative to the largest activation.
 
@@ -71,10 +73,8 @@ def torch_runner(network: nn.Module, device: torch.device) -> Callable[[Tensor],
     network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def run(inputs: Tensor) -> Tensor:
-        if inputs.ndim == 4:
-            inputs = inputs.contiguous(memory_format=torch.channels_last)
         with torch.inference_mode():
-            return network(inputs.to(device)).float().cpu().contiguous()
+            return network(to_device(inputs, device)).float().cpu().contiguous()
 
     return run
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFilter, ImageOps
 from torch import Tensor
 
+from transferkit.backbones.devices import to_device
 from transferkit.data.decode import DecodeError, decode
 from transferkit.data.kept import KeptPictures
 from transferkit.data.preprocessing import Preprocessing
@@ -171,7 +172,7 @@ class PretrainingViews:
 def as_batch(views: Sequence[View], device: torch.device) -> Tensor:
     """Lay views out as (N, 3, H, W), values 0..1, in channels_last, their colours changed."""
     pixels = torch.from_numpy(np.stack([view.pixels for view in views]))
-    images = pixels.to(device).contiguous(memory_format=torch.channels_last).float().div_(255)
+    images = to_device(pixels, device).float().div_(255)
     colours = np.stack([view.colours for view in views])
     if (colours == UNCHANGED).all():
         return images

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from transferkit import processes
+from transferkit.backbones.devices import to_device
 from transferkit.backbones.norm_statistics import has_statistics, recalibrate
 from transferkit.stopping import between_steps
 from transferkit.stopwatch import OUTSIDE
@@ -159,7 +160,7 @@ def train_epoch(
             set_rate(run, stage, updater, (step + 0.5) / steps)
             own = labels[processes.share(pick)]
             weight = processes.weight(*map(run.objective.weight, (own, labels[pick])))
-            target = torch.from_numpy(own).to(run.fabric.device)
+            target = to_device(torch.from_numpy(own), run.fabric.device)
             batch = to_device(batch, run.fabric.device)
             done = Sums(weight)
             losses = part_losses(run, updater.network, (batch, target), generator, done)
@@ -303,13 +304,6 @@ def learning_rates(run: Run, optimizer: Any) -> dict[str, float]:
 def stage_and_epoch(row: dict[str, Any]) -> dict[str, Any]:
     """Return what tells an epoch from all others."""
     return {name: row[name] for name in ("stage", "stage_name", "epoch")}
-
-
-def to_device(batch: Tensor, device: torch.device) -> Tensor:
-    """Move a batch; pictures and activation maps (N, C, H, W) become channels last."""
-    if batch.ndim == 4:
-        return batch.to(device, memory_format=torch.channels_last)
-    return batch.to(device)
 
 
 @torch.no_grad()

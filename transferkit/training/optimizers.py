@@ -51,6 +51,7 @@ class Kind:
 
     hyper: the hyperparameters it takes, by their option's name, with their defaults.
     own_decay: it applies the groups' weight decay itself; else see `decay_before_step`.
+    fused: torch has it as one loop over all parameters, on CPUs and GPUs.
     speed, quality: of convergence, as the textbook grades them.
     """
 
@@ -60,6 +61,7 @@ class Kind:
     quality: str
     hyper: Mapping[str, float] = field(default_factory=dict)
     own_decay: bool = False
+    fused: bool = False
 
 
 def sgd(groups: Groups, hyper: dict[str, float]) -> torch.optim.Optimizer:
@@ -100,10 +102,15 @@ def _adam_like(
 MOMENTUM = {"momentum": 0.9}
 MOMENTS = {"beta1": 0.9, "beta2": 0.999, "eps": 1e-8}
 OPTIMIZERS: dict[str, Kind] = {
-    "sgd": Kind(sgd, "lr times the gradient", "slow", "good"),
-    "momentum": Kind(sgd, "a running sum of gradients", "medium", "good", MOMENTUM),
+    "sgd": Kind(sgd, "lr times the gradient", "slow", "good", fused=True),
+    "momentum": Kind(sgd, "a running sum of gradients", "medium", "good", MOMENTUM, fused=True),
     "nesterov": Kind(
-        nesterov, "momentum, its gradient taken a step ahead", "medium", "good", MOMENTUM
+        nesterov,
+        "momentum, its gradient taken a step ahead",
+        "medium",
+        "good",
+        MOMENTUM,
+        fused=True,
     ),
     "adagrad": Kind(
         adagrad,
@@ -111,6 +118,7 @@ OPTIMIZERS: dict[str, Kind] = {
         "fast",
         "poor: stops too early",
         {"eps": 1e-10},
+        fused=True,
     ),
     "rmsprop": Kind(
         rmsprop,
@@ -126,6 +134,7 @@ OPTIMIZERS: dict[str, Kind] = {
         "fair to good",
         MOMENTS,
         own_decay=True,
+        fused=True,
     ),
     "adamax": Kind(
         _adam_like(torch.optim.Adamax),
@@ -144,16 +153,20 @@ OPTIMIZERS: dict[str, Kind] = {
         "fair to good",
         MOMENTS,
         own_decay=True,
+        fused=True,
     ),
 }
 """Grades: Géron, "Hands-On Machine Learning", 3rd edition, 2022, table 11-2."""
 
 
-def make_optimizer(name: str, groups: Groups, hyper: Mapping[str, float]) -> torch.optim.Optimizer:
+def make_optimizer(
+    name: str, groups: Groups, hyper: Mapping[str, float], fused: bool = True
+) -> torch.optim.Optimizer:
     """Build an optimiser by its name in OPTIMIZERS or by `timm:NAME`.
 
     hyper: hyperparameters that differ from the defaults. The learning rate comes with every step
-    from `set_rates`.
+    from `set_rates`. fused: update all parameters in one loop, where torch can; not those of which
+    a process holds a part.
     """
     if name.startswith(TIMM):
         return timm_optimizer(name.removeprefix(TIMM), groups, hyper)
@@ -161,7 +174,12 @@ def make_optimizer(name: str, groups: Groups, hyper: Mapping[str, float]) -> tor
     decays = [group["weight_decay"] for group in groups]
     if not kind.own_decay:
         groups = [{**group, "weight_decay": 0.0} for group in groups]
+    if (
+        fused and kind.fused
+    ):  # by group: as an argument it would also take over the scaling of half precision
+        groups = [{**group, "fused": True} for group in groups]
     optimizer = kind.make(groups, {**kind.hyper, **hyper})
+    optimizer.register_load_state_dict_pre_hook(stay_as_fused)
     if not kind.own_decay:
         for group, decay in zip(optimizer.param_groups, decays, strict=True):
             group["decoupled_decay"] = decay
@@ -210,6 +228,13 @@ def hyperparameters_of(name: str) -> set[str]:
     takes = {"momentum": info.has_momentum, "eps": info.has_eps, "beta1": info.has_betas}
     takes["beta2"] = info.has_betas
     return {key for key, has in takes.items() if has}
+
+
+def stay_as_fused(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> dict[str, Any]:
+    """Return a state to be loaded, of which it does not matter whether its steps were fused."""
+    groups = zip(state["param_groups"], optimizer.param_groups, strict=True)
+    kept = [{**new, "fused": own["fused"]} if "fused" in own else new for new, own in groups]
+    return {**state, "param_groups": kept}
 
 
 @torch.no_grad()

@@ -10,10 +10,10 @@ import torch
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter1d
 
+from transferkit.backbones.devices import to_device
 from transferkit.data.loader import epoch_order, epoch_views
 from transferkit.errors import UserError
 from transferkit.training.events import Event, Progress
-from transferkit.training.loop import to_device
 from transferkit.training.monitor import Monitor
 from transferkit.training.optimizers import set_rates
 from transferkit.training.picks import batches
@@ -96,7 +96,7 @@ def range_test(run: Run, stage: PlannedStage, tried: Range) -> Generator[Event, 
         torch.manual_seed(settings.seed)
         for step, ((pick, _), batch) in enumerate(zip(picks, inputs, strict=True)):
             set_rates(updater.optimizer, float(rates[step]))
-            target = torch.from_numpy(labels[pick]).to(run.fabric.device)
+            target = to_device(torch.from_numpy(labels[pick]), run.fabric.device)
             batch = to_device(batch, run.fabric.device)
             loss, _ = run.objective.loss(updater.network, batch, target, generator)
             losses.append(loss.item())

@@ -115,7 +115,7 @@ def updater_of(run: Run, stage: PlannedStage, network: nn.Module) -> Updater:
     shard_(twin, trained, called_blocks(run, stage), run.fabric.device)
     named = [(name, p) for name, p in twin.named_parameters() if p.requires_grad]  # in parts now
     groups = parameter_groups(named, run.group_of, stage.multipliers, rules.weight_decays)
-    optimizer = make_optimizer(rules.optimizer, groups, rules.hyper)
+    optimizer = make_optimizer(rules.optimizer, groups, rules.hyper, fused=False)
     trained, optimizer = run.fabric.setup(trained, optimizer, move_to_device=False)
     return ShardedUpdater(
         run.fabric,

@@ -175,6 +175,8 @@ class Sources:
         """Return this process's part of the cache of a boundary, with what was asked for."""
         assert self.base is not None
         cache = yield from self._extract(self.base, clean_only)
+        if cache.complete:
+            self._engines.clear()  # it holds memory
         if boundary > self.base:
             cache = yield from self._derive(self.base, boundary, clean_only)
         return cache
