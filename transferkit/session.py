@@ -30,6 +30,7 @@ from transferkit.run_folder import RunFolder
 from transferkit.stopwatch import Stopwatch
 from transferkit.training.budget import Budget
 from transferkit.training.events import Event, Notice, Progress
+from transferkit.training.freed_memory import keep_freed_memory
 from transferkit.training.material import Material
 from transferkit.training.memory import batch_size_for, refuse_more_classes
 from transferkit.training.run import Run
@@ -301,6 +302,8 @@ def make_fabric(config: Config) -> Any:
         raise usage_error(f"--device {wanted}: this machine has none", "", "use --device auto")
     if wanted == "auto":
         wanted = next((name for name, there in available.items() if there), "cpu")
+    if wanted == "cpu":
+        keep_freed_memory()
     precision: str = config.device.precision
     if precision == "auto":
         precision = "bf16" if wanted == "cuda" and torch.cuda.is_bf16_supported() else "32"
