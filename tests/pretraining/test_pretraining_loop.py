@@ -184,7 +184,7 @@ def test_weights_are_those_of_a_plain_loop_of_torch(
     networks = session.method.networks.train()
     for parameter in networks.parameters():
         parameter.requires_grad_(True)
-    optimizer = torch.optim.AdamW(networks.parameters(), lr=1, weight_decay=0.0)
+    optimizer = torch.optim.AdamW(networks.parameters(), lr=1, weight_decay=0.0, fused=True)
     generator = loop.np.random.default_rng([0, 0, 6])
     train = session.index.of_split("train")
     picks = cut(train[generator.permutation(len(train))], 8, drop_last=False)
