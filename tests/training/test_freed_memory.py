@@ -15,10 +15,11 @@ from transferkit.training.freed_memory import keep_freed_memory
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     for _ in range(5):
-        torch.ones(2**24)  # 64 MB
+        step = [torch.ones(2**24) for _ in range(8)]  # 8 times 64 MB
+        del step
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
-torch.ones(2**24)
+faults()
 given_back = faults()
 if not keep_freed_memory():
     sys.exit(3)
@@ -33,8 +34,8 @@ def test_memory_that_was_freed_is_used_again() -> None:
     if done.returncode == 3:
         pytest.skip("this version gives it back")
     given_back, kept = map(int, done.stdout.split())
-    assert given_back > 5 * 2**24 * 4 / 2**21  # pages of 2 MB at most
-    assert kept < given_back / 10
+    assert given_back > 5 * 8 * 2**24 * 4 / 2**21  # pages of 2 MB at most
+    assert kept < given_back / 2
 
 
 def test_another_library_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
