@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -31,6 +31,7 @@ from transferkit.config import (
     Training,
 )
 from transferkit.stopping import Stop
+from transferkit.training import freed_memory
 
 TALLY = "TRANSFERKIT_TEST_TALLY"
 """Names the file that the tests of all worker processes append their rows to."""
@@ -44,6 +45,14 @@ def pytest_configure(config: pytest.Config) -> None:
         os.close(number)
         os.environ[TALLY] = path  # the workers of pytest-xdist inherit it
         config.add_cleanup(lambda: Path(path).unlink(missing_ok=True))
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _freed_memory_goes_back() -> Iterator[None]:
+    """A test that looks at memory must not find what others have left in the process."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(freed_memory, "ctypes", SimpleNamespace(CDLL=lambda name: object()))
+        yield
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
