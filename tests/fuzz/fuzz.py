@@ -21,6 +21,7 @@ with atheris.instrument_imports(include=["transferkit", "PIL", "tomllib", "csv",
     from transferkit.run_folder import open_run
 
 MOST_BYTES = 4096
+TABLE = b"path,label,split\na.png,cat,train\n"
 FOLDER = Path(tempfile.mkdtemp(prefix="transferkit-fuzz-"))
 SEEDS = Path(__file__).resolve().parents[2]
 
@@ -73,7 +74,7 @@ def run(data: bytes) -> None:
 
 TARGETS: dict[str, tuple[Callable[[bytes], None], str]] = {
     "picture": (picture, "data_samples/**/*.webp"),
-    "manifest": (manifest, "data_samples/**/*.csv"),
+    "manifest": (manifest, "no such file"),  # see TABLE
     "recipe": (recipe, "recipes/*.toml"),
     "run": (run, "recipes/*.toml"),
 }
@@ -95,6 +96,8 @@ def main() -> None:
     corpus.mkdir()
     for number, file in enumerate(sorted(SEEDS.glob(seeds))[:20]):
         (corpus / str(number)).write_bytes(file.read_bytes()[:MOST_BYTES])
+    if name == "manifest":
+        (corpus / "0").write_bytes(TABLE)
     limits = (f"-max_total_time={60 * minutes:.0f}", "-timeout=10", "-rss_limit_mb=3000")
     atheris.Setup([sys.argv[0], str(corpus), f"-max_len={MOST_BYTES}", *limits], one)
     atheris.Fuzz()

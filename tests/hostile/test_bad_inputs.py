@@ -164,8 +164,9 @@ def test_a_thousand_bad_runs(part: int, tmp_path: Path, tiny_run: Path, tally: T
 
 
 def test_a_folder_of_bad_pictures_through_the_commands(
-    tmp_path: Path, tiny_run: Path, tally: Tally
+    tmp_path: Path, tiny_run: Path, tally: Tally, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.chdir(tmp_path)  # `inspect` writes there
     for number in range(30):
         name, data = bad_picture(random.Random(number))
         folder = tmp_path / "data" / f"class{number % 2}"
