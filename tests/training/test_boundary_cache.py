@@ -112,7 +112,17 @@ def test_a_fill_goes_on_where_it_ended(tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("damage", ["", "{", '{"shape": [1], "num_rows": 10, "rows_done": 10}'])
+SAME = '"shape": [3, 2, 5], "num_rows": 10, "dtype": "float32"'
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        *("", "{", "[]", '{"shape": [1], "num_rows": 10, "rows_done": 10}'),
+        *(f'{{"rows_dond": 10, {SAME}}}', f'{{"rows_done": "10", {SAME}}}'),
+        *(f'{{"rows_done": 90, {SAME}}}', f'{{"rows_done": -1, {SAME}}}'),
+    ],
+)
 def test_a_state_that_does_not_fit_starts_anew(tmp_path: Path, damage: str) -> None:
     with BoundaryCache(tmp_path / "c", 10, SHAPE, "float32") as cache:
         cache.append(rows(10))

@@ -100,10 +100,17 @@ class BoundaryCache:
             state = json.loads((self.folder / "state.json").read_text())
         except (OSError, ValueError):
             return 0
-        same = state.get("shape") == list(self.shape) and state.get("num_rows") == self.num_rows
-        if not same or state.get("dtype") != str(self.dtype):
+        expected = {
+            "shape": list(self.shape),
+            "num_rows": self.num_rows,
+            "dtype": str(self.dtype),
+        }
+        if not isinstance(state, dict) or any(state.get(k) != v for k, v in expected.items()):
             return 0
-        return self._intact(int(state["rows_done"]))
+        done = state.get("rows_done")
+        if not isinstance(done, int) or not 0 <= done <= self.num_rows:
+            return 0
+        return self._intact(done)
 
     def _intact(self, rows_done: int) -> int:
         """Return how many of the first rows have the bytes that were written."""
