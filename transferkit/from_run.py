@@ -7,6 +7,7 @@ from typing import Any
 
 from transferkit.config import BackboneOptions, Config
 from transferkit.errors import usage_error
+from transferkit.foreign_files import path_problem
 from transferkit.run_folder import RunFolder, open_run
 
 KEY = "from_run"
@@ -26,7 +27,10 @@ def start_from(raw: dict[str, Any], config_of: Callable[[RunFolder], Config]) ->
     section = raw.get("backbone")
     if not isinstance(section, dict) or not section.get(KEY):
         return raw
-    run = open_run(Path(str(section.pop(KEY))))
+    place = str(section.pop(KEY))
+    if why := path_problem(place):
+        raise usage_error(f"backbone.{KEY} {why}: {place[:60]!r}...")
+    run = open_run(Path(place))
     if section.get("weights") is not None:
         raise usage_error("--from and --weights contradict each other: leave one out")
     weights = run.weights_file()

@@ -134,7 +134,7 @@ def parse_stages(text: str) -> list[dict[str, Any]]:
             stage |= {"decay": float(decay)} if decay else {}
         except ValueError:
             raise usage_error(
-                f"--stages: cannot read {part.strip()!r}",
+                f"--stages: cannot read {shortened(part.strip())}",
                 "each stage is WHAT:EPOCHS[@LR][~DECAY][?]; WHAT is head, all or a number",
                 'e.g. --stages "head:20@3e-3, 1:8@1e-3, 2:8, all:4?"',
             ) from None
