@@ -176,6 +176,7 @@ def stream(job: Job, outputs: Outputs, show: Show) -> Iterator[dict[str, Any]]:
         whole = False
         stack.callback(lambda: [part.close(whole) for part in opened])
         unlike: list[str] = []
+        unread: list[str] = []
         done = 0
         for reads, batch, found in batches(job, files):
             rows = rows_of(job, reads, batch, found)
@@ -186,13 +187,24 @@ def stream(job: Job, outputs: Outputs, show: Show) -> Iterator[dict[str, Any]]:
             write_arrays(arrays, reads, batch)
             yield from rows
             unlike += [row["path"] for row in rows if row.get("unlike")][: 1 if unlike else None]
+            unread += [row["path"] for row in rows if row["error"]]
             done += len(reads)
             show(Progress("pictures", done, len(files)))
         whole = True
+        if table:
+            warn_of_unread([path for paths in processes.from_all(unread) for path in paths], show)
         unlike = [path for paths in processes.from_all(unlike) for path in paths]
         if unlike:
             text = f"{unlike[0]} and others are" if len(unlike) > 1 else f"{unlike[0]} is"
             show(Notice(f"{text} unlike the training data (column ood above 1)", warning=True))
+
+
+def warn_of_unread(paths: list[str], show: Show) -> None:
+    """Say that some of the rows hold no prediction."""
+    if paths:
+        others = f" and {len(paths) - 1:,} others" if len(paths) > 1 else ""
+        text = f"{paths[0]}{others} could not be read: column error says why"
+        show(Notice(text, warning=True))
 
 
 def shared_out(job: Job, outputs: Outputs, show: Show) -> Iterator[dict[str, Any]]:

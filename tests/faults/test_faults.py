@@ -121,7 +121,8 @@ def befall(zygote: Zygote, ground: Ground, kind: str, seed: int) -> str:
     if kind in ("flip", "cut"):
         where += f", {kind} {damage(folder, kind, generator)}"
     restore(folder, ground)
-    told_so = scenario.name == "predict" and "picture" in kind and "pictures/val" in told["err"]
+    said = (folder / "out.txt").read_text()
+    told_so = scenario.name == "predict" and "picture" in kind and "not be read" in said
     if told["code"] == 0 and (kind in ("flip", "cut", "vanish") or told_so):
         shutil.rmtree(folder)
         return ""
