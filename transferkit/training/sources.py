@@ -229,6 +229,8 @@ class Sources:
 
     def _extract(self, boundary: int, clean_only: bool) -> Generator[Event, None, BoundaryCache]:
         cache = self._reopen(boundary, self._base_key(boundary))
+        if cache.complete:
+            return cache
         lists = self.material.view_lists(self.num_parts, processes.rank())
         groups = grouped(lists, EXTRACTION_ROWS, self._num_clean())
         sizes = [sum(len(numbers) for _, numbers in group) for group in groups]
