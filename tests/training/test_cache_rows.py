@@ -14,7 +14,7 @@ def test_every_view_has_the_row_that_it_is_listed_at(
     assert len(listed) == len(set(listed)) == rows.num_rows == train * views + val
     of = {view: row for row, view in enumerate(listed)}
     every = np.array([(p, v) for p in range(train) for v in range(views)])
-    found = rows.train_rows(every[:, 0], every[:, 1])
+    found = rows.rows_of(every[:, 0], every[:, 1])
     assert found.tolist() == [of[p, v] for p, v in every.tolist()]
     assert rows.val_rows().tolist() == [of[train + p, 0] for p in range(val)]
 

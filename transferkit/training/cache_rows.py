@@ -42,8 +42,11 @@ class CacheRows:
         first, end = self.ends()[part : part + 2]
         return end - first
 
-    def train_rows(self, pictures: np.ndarray, views: np.ndarray) -> np.ndarray:
-        """Return the rows (n,) of training pictures (n,), counted from 0, and view numbers (n,)."""
+    def rows_of(self, pictures: np.ndarray, views: np.ndarray) -> np.ndarray:
+        """Return the rows (n,) of pictures (n,), counted as in `ends`, and view numbers (n,).
+
+        Of a validation picture there is the clean view alone.
+        """
         ends, starts = np.array(self.ends()), np.array(self.starts())
         part = np.searchsorted(ends, pictures, side="right") - 1
         place = pictures - ends[part]
@@ -53,7 +56,7 @@ class CacheRows:
     def val_rows(self) -> np.ndarray:
         """Return the rows (V,) of the validation pictures."""
         pictures = np.arange(self.num_train, self.num_train + self.num_val)
-        return self.train_rows(pictures, np.full(self.num_val, CLEAN))
+        return self.rows_of(pictures, np.full(self.num_val, CLEAN))
 
     def views(self, part: int) -> list[tuple[int, tuple[int, ...]]]:
         """List (picture from 0 to T + V - 1, its view numbers) in the order of a part's rows."""

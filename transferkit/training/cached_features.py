@@ -40,10 +40,9 @@ def clean_rows(sources: Sources, positions: np.ndarray) -> np.ndarray:
     """Return the rows (M,) of a cache that hold the clean views of pictures (M,)."""
     material = sources.material
     order = material.rows(sources.num_parts)
-    train = order.train_rows(np.arange(len(material.train)), np.full(len(material.train), CLEAN))
-    known = zip([*material.train, *material.val], [*train, *order.val_rows()], strict=True)
-    row_of = {int(position): int(row) for position, row in known}
-    return np.array([row_of[int(position)] for position in positions])
+    place = {int(p): i for i, p in enumerate([*material.train, *material.val])}
+    pictures = np.array([place[int(position)] for position in positions])
+    return order.rows_of(pictures, np.full(len(pictures), CLEAN))
 
 
 @contextmanager

@@ -347,7 +347,7 @@ class Sources:
 
         def train_inputs(picks: Iterable[Pick]) -> Iterator[Tensor]:
             for positions, numbers in picks:
-                yield self._read(cache, order.train_rows(positions, numbers))
+                yield self._read(cache, order.rows_of(positions, numbers))
 
         def val_inputs() -> Iterator[Tensor]:
             rows = processes.share(order.val_rows())
