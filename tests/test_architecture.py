@@ -23,7 +23,7 @@ LAYERS = (
     (
         *("", "errors", "config", "run_folder", "training.events", "torchvision_ops"),
         *("atomic_write", "cache_dir", "csv_rows", "processes", "row_files", "run_lock"),
-        *("foreign_files", "model_description", "redaction"),
+        *("foreign_files", "model_description", "redaction", "run_creation"),
         *("stopping", "stopwatch", "strict_json", "tensor_files", "units"),
     ),
     ("data",),

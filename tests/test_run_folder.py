@@ -11,13 +11,8 @@ from matplotlib.figure import Figure
 
 from transferkit import atomic_write
 from transferkit.errors import UserError
-from transferkit.run_folder import (
-    FORMAT_VERSION,
-    RunFolder,
-    create_run,
-    default_run_path,
-    open_run,
-)
+from transferkit.run_creation import create_run, default_run_path
+from transferkit.run_folder import FORMAT_VERSION, RunFolder, open_run
 
 
 @pytest.fixture
@@ -225,6 +220,28 @@ def test_run_folder_removed_meanwhile(tmp_path):
 def test_empty_folder_is_used(tmp_path):
     assert create_run(tmp_path).path == tmp_path
     assert names(tmp_path) == []
+
+
+def test_what_a_run_left_that_never_began_is_cleared(tmp_path):
+    left = RunFolder(tmp_path)
+    left.write_json("data", {"fingerprint": "1", "pictures": 3})
+    left.write_json("budget", {"costs": []})
+    left.log("planned")
+    for name in ("write_test", ".recipe.toml.tmp"):
+        (tmp_path / name).write_text("half")
+    assert create_run(tmp_path).path == tmp_path
+    assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("data.json", '{"rows": 3}'), ("data.json", "{"), ("data.json", "[1]"), ("log.txt", "dear")],
+)
+def test_a_file_of_somebody_else_is_not_cleared(tmp_path, name, text):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(UserError, match="is not empty"):
+        create_run(tmp_path)
+    assert (tmp_path / name).read_text() == text
 
 
 def test_default_run_path_is_new(tmp_path):

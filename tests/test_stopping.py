@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from transferkit import stopping
-from transferkit.stopping import Stopped, between_steps
+from transferkit.stopping import Stopped, between_steps, last_words
 
 STOPPED = """
 import os, signal
@@ -90,3 +90,11 @@ def test_a_person_at_a_terminal_is_told_that_the_step_ends_first() -> None:
         [sys.executable, "-c", STOPPED], capture_output=True, check=True, text=True
     )
     assert (quiet.stdout, quiet.stderr) == ("saved\n", "")
+
+
+def test_a_launcher_does_not_cut_off_the_last_words() -> None:
+    last_words()
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
+    with pytest.raises(KeyboardInterrupt):  # a person still can
+        os.kill(os.getpid(), signal.SIGINT)

@@ -22,7 +22,8 @@ from transferkit.foreign_files import understood
 from transferkit.network import head_design, make_structure
 from transferkit.recipes import config_of, to_toml
 from transferkit.report import write_card, write_report
-from transferkit.run_folder import RunFolder, default_run_path, open_run
+from transferkit.run_creation import default_run_path
+from transferkit.run_folder import RunFolder, open_run
 from transferkit.run_life import (
     absolute_paths,
     new_run,
@@ -75,8 +76,8 @@ def finetune(
 
 def describe(session: Session, folder: RunFolder) -> None:
     """Write what a run needs to be taken up again."""
-    folder.write_recipe(to_toml(session.config))
     folder.write_json("data", data_description(session))
+    folder.write_recipe(to_toml(session.config))  # last: with it, the run can be taken up
 
 
 def plan_budget(session: Session, folder: RunFolder, show: Show) -> None:
@@ -87,9 +88,9 @@ def plan_budget(session: Session, folder: RunFolder, show: Show) -> None:
     with session.watch.on("measuring"):
         notice = choose(session, parse_duration(text))
     show(notice)
-    folder.log(notice.text)
     assert session.budget is not None
     folder.write_json("budget", session.budget.to_dict())
+    folder.log(notice.text)
 
 
 def resume(path: Path, show: Show, watch: Stopwatch | None = None) -> RunSummary:

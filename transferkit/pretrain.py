@@ -39,7 +39,8 @@ from transferkit.pretraining.views import PretrainingViews
 from transferkit.pretraining.watch import Watch
 from transferkit.recipes import config_of, to_toml
 from transferkit.report import write_report
-from transferkit.run_folder import RunFolder, default_run_path, open_run
+from transferkit.run_creation import default_run_path
+from transferkit.run_folder import RunFolder, open_run
 from transferkit.run_life import (
     absolute_paths,
     new_run,
@@ -94,8 +95,8 @@ def pretrain(config: Config, out: Path | None, show: Show) -> PretrainingSummary
 
 def describe(session: PretrainingSession, folder: RunFolder) -> None:
     """Write what a run needs to be taken up again."""
-    folder.write_recipe(to_toml(session.config))
     folder.write_json("data", data_description(session))
+    folder.write_recipe(to_toml(session.config))  # last: with it, the run can be taken up
 
 
 def resume(path: Path, show: Show) -> PretrainingSummary:

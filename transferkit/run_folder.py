@@ -6,7 +6,6 @@ folder stays cheap.
 """
 
 import contextlib
-import errno
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
 from transferkit.atomic_write import disk_error, png_of, write_atomically
 from transferkit.csv_rows import as_number, from_csv, to_csv
-from transferkit.errors import UserError, usage_error
+from transferkit.errors import UserError
 from transferkit.foreign_files import parse_json, read_text, require_regular
 from transferkit.model_description import check_description
 from transferkit.redaction import redacted
@@ -45,6 +44,9 @@ CARD = "README.md"  # the model card
 CHECKPOINTS = "checkpoints"
 PLOTS = "plots"
 PROFILE = "profile"
+
+BEGINNINGS = (RECIPE, "data.json", "budget.json", LOG)
+"""What is written before training begins; the recipe last, with it a run can be taken up."""
 
 RECIPE_HEADER = re.compile(r"# transferkit run folder, format (\d+)\n")
 TEXT_COLUMNS = ("stage_name", "group")  # never read as numbers
@@ -245,7 +247,7 @@ class RunFolder:
         """Remove a run that has no checkpoint yet, and the folders that were made for it."""
         if os.path.exists(self.path / CHECKPOINTS):  # False also where a name is too long
             return
-        for name in (RECIPE, _json_file("data"), _json_file("budget"), LOG):
+        for name in BEGINNINGS:
             with contextlib.suppress(OSError):
                 (self.path / name).unlink()
         for folder in reversed(self.made):
@@ -312,43 +314,6 @@ class RunFolder:
             raise
 
 
-def create_run(path: Path) -> RunFolder:
-    """Make the folder of a new run, with its parents.
-
-    Raises UserError: exit code 2 when `path` is a file or a folder with something in it, 1 when
-    it cannot be made or written to (tried with a real file).
-    """
-    run = RunFolder(path)
-    try:
-        if path.exists() and not path.is_dir():
-            raise usage_error(f"{path} is a file, not a folder", remedy="choose another --out")
-        if path.is_dir() and any(path.iterdir()):
-            raise _occupied(path)
-        missing = [folder for folder in (path, *path.parents) if not folder.exists()]
-        run = RunFolder(path, tuple(reversed(missing)))
-        path.mkdir(parents=True, exist_ok=True)
-        write_atomically(path / "write_test", lambda file: file.write(b"\0"))
-        (path / "write_test").unlink()
-    except OSError as error:
-        run.discard_unstarted()
-        if error.errno == errno.ENAMETOOLONG:
-            raise disk_error(path, error) from None
-        what = f"cannot make the run folder {path}: {error.strerror or error}"
-        raise UserError(what, remedy="choose another place with --out") from error
-    return run
-
-
-def default_run_path(parent: Path, data_name: str, now: datetime) -> Path:
-    """Return a path that does not exist yet, e.g. runs/2026-11-23T14-02-11-flowers."""
-    label = re.sub(r"[^\w.-]+", "-", data_name).strip("-.")[:60] or "data"
-    first = parent / f"{now:%Y-%m-%dT%H-%M-%S}-{label}"
-    path, count = first, 1
-    while path.exists():
-        count += 1
-        path = first.with_name(f"{first.name}-{count}")
-    return path
-
-
 def open_run(path: Path) -> RunFolder:
     """Open the folder of an earlier run, finished or not.
 
@@ -381,15 +346,6 @@ def _format_of(run: RunFolder) -> int:
     if isinstance(description, dict) and isinstance(description.get("format_version"), int):
         versions.append(description["format_version"])
     return max(versions)
-
-
-def _occupied(path: Path) -> UserError:
-    if (path / RECIPE).exists():
-        return usage_error(
-            f"{path} already holds a run",
-            remedy=f"continue it with --resume {path}, or choose another --out",
-        )
-    return usage_error(f"{path} is not empty", remedy="choose another --out, or an empty folder")
 
 
 def _checkpoint(kind: CheckpointKind) -> str:

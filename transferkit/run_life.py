@@ -12,9 +12,10 @@ from transferkit.config import Config
 from transferkit.data.addresses import address_of
 from transferkit.data.index import DatasetIndex
 from transferkit.errors import UserError, usage_error
-from transferkit.run_folder import RunFolder, create_run
+from transferkit.run_creation import create_run
+from transferkit.run_folder import RunFolder
 from transferkit.run_lock import only_process
-from transferkit.stopping import Stopped
+from transferkit.stopping import Stopped, last_words
 
 INTERRUPTED = 130
 
@@ -48,9 +49,12 @@ def working_on(folder: RunFolder, command: str) -> Iterator[None]:
             processes.from_first(hold, held, folder)
             yield
     except processes.LostProcess as error:
+        last_words()
         what = f"{error.what}; every finished epoch is saved"
         raise processes.LostProcess(what, where, remedy) from None
     except KeyboardInterrupt as interrupt:
+        if processes.place().count > 1 and processes.is_first():  # it speaks for all of them
+            last_words()
         unit = "step" if isinstance(interrupt, Stopped) else "epoch"
         what = f"interrupted; every finished {unit} is saved"
         raise UserError(what, where, remedy, exit_code=INTERRUPTED) from None

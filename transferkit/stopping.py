@@ -70,3 +70,12 @@ def between_steps() -> Iterator[Stop]:
             signal.signal(number, handler)
     if stop.asked:
         raise KeyboardInterrupt
+
+
+def last_words() -> None:
+    """Keep a launcher, which ends every process of a job once one is lost, from cutting them off.
+
+    The process is on its way out; SIGKILL still ends it at once.
+    """
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)

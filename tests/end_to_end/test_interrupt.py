@@ -10,6 +10,11 @@ from typing import Any
 
 import pytest
 
+from transferkit import console
+from transferkit.processes import LostProcess
+from transferkit.run_folder import RunFolder
+from transferkit.run_life import working_on
+
 Cli = Callable[..., Any]
 LISTENING = (  # a shell that starts the tests in the background has Ctrl-C ignored: listen again
     "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
@@ -54,3 +59,33 @@ def test_a_run_that_is_told_to_stop_is_saved_and_can_go_on(
             for name in ("r", "whole")
         )
         assert a == b
+
+
+def test_one_more_interrupt_while_the_first_is_told_leaves_quietly(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(console, "print_error", interrupted)
+    ended = cli("finetune", "nowhere")
+    assert ended.code == 130
+    assert ended.err == ""
+
+
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_a_lost_process_is_told_though_the_launcher_ends_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rank: str
+) -> None:
+    monkeypatch.setenv("RANK", rank)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        with (
+            pytest.raises(LostProcess, match="every finished epoch is saved"),
+            working_on(RunFolder(tmp_path), "pretrain"),
+        ):
+            raise LostProcess("another process of this job has ended")
+        os.kill(os.getpid(), signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -100,12 +100,8 @@ def restore(folder: Path, ground: Ground) -> None:
 
 def go_on(zygote: Zygote, folder: Path, scenario: Scenario) -> Any:
     """Do what a person does next: go on with what is there, or run the command again."""
-    resumable = not scenario.rows or (folder / "r/data.json").is_file()
-    told = zygote.run(scenario.again if resumable else scenario.argv, folder)
-    if "r is not empty" in told["err"] and not (folder / "r/checkpoints").exists():
-        shutil.rmtree(folder / "r")  # a run that never began
-        told = zygote.run(scenario.argv, folder)
-    return told
+    resumable = not scenario.rows or (folder / "r/recipe.toml").is_file()
+    return zygote.run(scenario.again if resumable else scenario.argv, folder)
 
 
 def befall(zygote: Zygote, ground: Ground, kind: str, seed: int) -> str:

@@ -25,6 +25,7 @@ from transferkit.cli.app import app
 from transferkit.cli.options import with_default_samples
 from transferkit.errors import UserError, usage_error
 from transferkit.redaction import show_traceback
+from transferkit.stopping import last_words
 
 __all__ = ["app", "main"]
 
@@ -48,9 +49,11 @@ def environment_error(error: Exception) -> UserError | None:
 def fail(error: UserError, as_json: bool) -> NoReturn:
     """Tell what is wrong, once for all processes of a job, and leave."""
     here = processes.place()
+    if here.count > 1 and here.rank == 0:
+        last_words()
     if processes.wait_quietly(error):
         if here.count > 1:
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the launcher ends the job: say it first
+            last_words()
         if here.rank > 0:
             error.what = f"process {here.rank} of {here.count}: {error.what}"
         console.print_error(error, as_json)
@@ -59,6 +62,14 @@ def fail(error: UserError, as_json: bool) -> NoReturn:
 
 def main() -> None:
     """Run the command line; turn every failure into one message and an exit code."""
+    try:
+        run()
+    except KeyboardInterrupt:  # one more, while a failure was being told
+        sys.exit(130)
+
+
+def run() -> None:
+    """Run the command line. Leaves by SystemExit, or by a second KeyboardInterrupt."""
     as_json, debug = "--json" in sys.argv, "--debug" in sys.argv
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # like Ctrl-C: saved, then out
     try:
