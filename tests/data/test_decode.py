@@ -275,11 +275,23 @@ def test_formats_that_would_start_a_program_are_never_opened():
     assert not {".eps", ".pdf", ".h5", ".mpg"} & image_suffixes()
 
 
+def kept_by_tiff(mode: str) -> bool:
+    """Whether Pillow reads what it writes; before 13 it did not for YCbCr."""
+    data = io.BytesIO()
+    Image.new(mode, (1, 1)).save(data, "TIFF")
+    try:
+        Image.open(data).load()
+    except OSError:
+        return False
+    return True
+
+
+MODES = ("1", "L", "P", "RGB", "RGBA", "CMYK", "YCbCr", "LAB", "I", "F", "I;16", "LA")
+
+
 @settings(max_examples=60, deadline=None)
 @given(
-    mode=st.sampled_from(
-        ["1", "L", "P", "RGB", "RGBA", "CMYK", "YCbCr", "LAB", "I", "F", "I;16", "LA"]
-    ),
+    mode=st.sampled_from([mode for mode in MODES if kept_by_tiff(mode)]),
     width=st.integers(1, 40),
     height=st.integers(1, 40),
     data=st.data(),

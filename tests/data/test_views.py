@@ -6,7 +6,8 @@ import pytest
 from PIL import Image
 
 import transferkit.torchvision_ops  # noqa: F401  # isort: skip
-from timm.data import create_transform
+from timm.data import ResizeKeepRatio, create_transform
+from timm.data.transforms import str_to_interp_mode
 
 from transferkit.data.preprocessing import Preprocessing
 from transferkit.data.views import (
@@ -38,6 +39,9 @@ def by_timm(image: Image.Image, wanted: Preprocessing) -> np.ndarray:
         std=wanted.std,
         use_prefetcher=True,  # bytes, before normalisation
     )
+    for step in transform.transforms:
+        if isinstance(step, ResizeKeepRatio):  # timm before 1.0.31 forgot it for oblong inputs
+            step.interpolation = str_to_interp_mode(wanted.interpolation)
     return np.asarray(transform(image))
 
 
