@@ -170,6 +170,8 @@ def shard_problems(config: Config) -> list[str]:
         keys.append(f"optimizer.name = {config.optimizer.name}")
     if config.device.precision == "16":
         keys.append("device.precision = 16")
+    if config.device.compile != "off":
+        keys.append(f"device.compile = {config.device.compile}")
     return [f"{key} does not work with device.strategy = fsdp: leave one out" for key in keys]
 
 
@@ -212,6 +214,8 @@ def budget_problems(config: Config) -> list[str]:
         found.append("averaging.wise_ft would go on after the time of training.budget")
     if config.averaging.swa:
         found.append("averaging.swa must know the last epoch, which training.budget does not")
+    if config.device.compile != "off":
+        found.append("device.compile takes a time that training.budget cannot foresee")
     return found
 
 

@@ -170,6 +170,7 @@ def test_an_optimizer_takes_the_steps_of_whole_weights(ran: Any, name: str) -> N
         "regularization.max_norm=1.0",
         "optimizer.name=timm:lion",
         "device.precision=16",
+        "device.compile=on",
     ],
 )
 def test_what_needs_whole_weights_is_refused(cli: Cli, pictures: Path, change: str) -> None:

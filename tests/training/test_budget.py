@@ -229,6 +229,7 @@ def test_measuring_leaves_the_weights_alone(
         ({"training.head_epochs": 3}, "training.head_epochs has no effect with training.budget"),
         ({"averaging.wise_ft": 0.5}, "averaging.wise_ft would go on after"),
         ({"averaging.swa": 0.5}, "averaging.swa must know the last epoch"),
+        ({"device.compile": "auto"}, "device.compile takes a time that training.budget cannot"),
     ],
 )
 def test_what_a_budget_decides_cannot_be_given(given: dict[str, Any], told: str) -> None:

@@ -36,7 +36,7 @@ PRETRAINING_READS_ALSO = (
 )
 PRETRAINING_HAS_OWN = (
     *("backbone.pretrained", "backbone.from_run", "backbone.reuse_blocks"),
-    *("device.engine", "device.strategy"),
+    *("device.engine", "device.strategy", "device.compile"),
 )
 
 

@@ -83,7 +83,7 @@ def plan(
 
 
 @app.command("find-lr")
-@with_config_options("training.lr", "training.unfrozen_lr", "device.strategy")
+@with_config_options("training.lr", "training.unfrozen_lr", "device.strategy", "device.compile")
 def find_lr(
     data: Annotated[Path | None, typer.Argument(help=DATA_HELP)] = None,
     recipe: Recipe = None,

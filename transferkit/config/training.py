@@ -171,3 +171,10 @@ class Device(Section):
             "Of several processes: each learns all weights, or holds a part of what learns.",
         ),
     ] = "ddp"
+    compile: Annotated[
+        Literal["off", "on", "auto"],
+        Option(
+            "--compile",
+            "Train through torch.compile: auto where a stage is long, and where it is then faster.",
+        ),
+    ] = "off"

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -25,6 +25,7 @@ from transferkit.training.checkpoints import (
     save_last,
     save_start,
 )
+from transferkit.training.compiling import Forward, compiled
 from transferkit.training.divergence import Diverged, checked, halved, rewind
 from transferkit.training.events import EpochEnded, Event, Progress, StageEnded, StageStarted
 from transferkit.training.memory import shares
@@ -104,6 +105,7 @@ def train_stage(run: Run, stage: PlannedStage) -> Iterator[Event]:
     continue_updater(run, updater)
     names = (*run.plan.groups, "head")
     monitor = watch(updater.classifier, names, run.group_of, loss_scale(run.fabric))
+    forward = forward_of(run, source.network, updater, monitor)
     epochs = math.ceil(run.epochs[state.stage])
     yield StageStarted(state.stage, stage.name, epochs, stage.lr, trains, total, source.cached)
     begun_s = run.watch.total()
@@ -113,8 +115,9 @@ def train_stage(run: Run, stage: PlannedStage) -> Iterator[Event]:
             source = replace(source, rest=None)
         try:
             with run.watch.on("training"):
-                row = yield from train_epoch(run, stage, source, updater, monitor)
+                row = yield from train_epoch(run, stage, source, updater, monitor, forward)
                 updater.end_epoch(state.epoch)
+                yield from forward.told()
             with averaged(updater.average):  # what is evaluated is what is kept
                 is_best = evaluate(run, source, updater, row)
                 state.monitored += [stage_and_epoch(row) | read for read in monitor.rows()]
@@ -133,8 +136,29 @@ def train_stage(run: Run, stage: PlannedStage) -> Iterator[Event]:
     yield StageEnded(state.stage, stage.name, state.epoch, state.stage_best, seconds, reason)
 
 
+def forward_of(run: Run, network: nn.Module, updater: Updater, monitor: Monitor) -> Forward:
+    """Return what the steps of a stage call: the updater's network, or what torch compiles of it.
+
+    network: of the updater, as it was before Fabric wrapped it.
+    """
+    settings = run.settings
+    steps = len(batches(run.material.train, settings.batch_size)) * settings.accumulate
+    return Forward(
+        updater.network,
+        lambda: run.fabric.setup_module(compiled(network)),
+        lambda: monitor.reading,
+        (run.epochs[run.state.stage] - run.state.epoch) * steps,
+        settings.compile,
+    )
+
+
 def train_epoch(
-    run: Run, stage: PlannedStage, source: Source, updater: Updater, monitor: Monitor
+    run: Run,
+    stage: PlannedStage,
+    source: Source,
+    updater: Updater,
+    monitor: Monitor,
+    forward: Forward,
 ) -> Generator[Event, None, dict[str, Any]]:
     """Visit the training set once; return the epoch's row of metrics.csv, not yet validated.
 
@@ -163,7 +187,7 @@ def train_epoch(
             target = to_device(torch.from_numpy(own), run.fabric.device)
             batch = to_device(batch, run.fabric.device)
             done = Sums(weight)
-            losses = part_losses(run, updater.network, (batch, target), generator, done)
+            losses = part_losses(run, forward, (batch, target), generator, done)
             with monitor.forward(step):
                 tally.clipped += updater.step(losses, monitor)
             loss, right = done.of_all(len(own))
@@ -222,7 +246,7 @@ class Sums:
 
 def part_losses(
     run: Run,
-    network: nn.Module,
+    network: Callable[[Tensor], Tensor],
     batch: tuple[Tensor, Tensor],
     generator: np.random.Generator,
     done: Sums,

@@ -54,18 +54,19 @@ class Monitor:
     Around each step: `forward`, `backward`, `update`; at the end of an epoch `rows`. Of the steps
     of an epoch every 16th is read, from the middle on when there are fewer.
     scale: what the loss is multiplied by before `backward` (mixed half precision), read each time.
+    reading: whether the step that is under way is read.
     """
 
     def __init__(self, groups: list[Group], scale: Callable[[], float] = lambda: 1.0) -> None:
         self.groups = groups
         self._scale = scale
         self._first = 0
-        self._reading = False
+        self.reading = False
 
     def begin(self, steps: int) -> None:
         """Forget the epoch before; steps: of the one that begins."""
         self._first = min(steps // 2, EVERY - 1)
-        self._reading = False
+        self.reading = False
         for group in self.groups:
             group.readings.clear()
             group.alive.clear()
@@ -96,8 +97,8 @@ class Monitor:
     @contextmanager
     def forward(self, step: int) -> Iterator[None]:
         """Read activations in the forward pass of a step, counted from 0, if it is sampled."""
-        self._reading = step % EVERY == self._first
-        hooks = [hook for group in self.groups for hook in _hooks(group)] if self._reading else []
+        self.reading = step % EVERY == self._first
+        hooks = [hook for group in self.groups for hook in _hooks(group)] if self.reading else []
         try:
             yield
         finally:
@@ -107,7 +108,7 @@ class Monitor:
     @torch.no_grad()
     def backward(self) -> None:
         """Read the gradients after the backward pass, before anything clips them."""
-        if not self._reading:
+        if not self.reading:
             return
         for group in self.groups:
             gradients = [p.grad for p in group.parameters if p.grad is not None]
@@ -118,7 +119,7 @@ class Monitor:
     @torch.no_grad()
     def update(self) -> None:
         """Read after the optimiser's step how far it moved the weights."""
-        if not self._reading:
+        if not self.reading:
             return
         for group in self.groups:
             steps = torch._foreach_sub(list(group.parameters), group.before)

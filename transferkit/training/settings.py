@@ -20,7 +20,7 @@ class Settings:
     not its last. on_divergence: "stop" or "rewind".
     wise_ft: share of the way to interpolate, or "auto"; None for none. accumulate: parts that a
     batch is computed in. profile: record some steps. strategy: of several processes, "ddp" or
-    "fsdp".
+    "fsdp". compile: "on", "off" or "auto", see `Forward`.
     """
 
     batch_size: int
@@ -37,6 +37,7 @@ class Settings:
     accumulate: int = 1
     profile: bool = False
     strategy: str = "ddp"
+    compile: str = "off"
 
 
 def loop_settings(config: Config) -> Settings:
@@ -60,6 +61,7 @@ def loop_settings(config: Config) -> Settings:
         accumulate=training.accumulate if isinstance(training.accumulate, int) else 1,
         profile=training.profile,
         strategy=config.device.strategy,
+        compile=config.device.compile,
     )
 
 

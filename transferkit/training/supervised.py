@@ -1,10 +1,11 @@
 """The supervised objective: mixing, logits, cross-entropy with smoothing and class weights."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 
@@ -28,7 +29,11 @@ class Objective:
         return float(self.class_weights.cpu().numpy()[labels].sum())
 
     def loss(
-        self, network: nn.Module, inputs: Tensor, labels: Tensor, generator: np.random.Generator
+        self,
+        network: Callable[[Tensor], Tensor],
+        inputs: Tensor,
+        labels: Tensor,
+        generator: np.random.Generator,
     ) -> tuple[Tensor, Tensor]:
         """Return the batch's mean loss [] and the logits (N, K).
 
