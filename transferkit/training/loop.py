@@ -29,7 +29,7 @@ from transferkit.training.compiling import Forward, compiled
 from transferkit.training.divergence import Diverged, checked, halved, rewind
 from transferkit.training.events import EpochEnded, Event, Progress, StageEnded, StageStarted
 from transferkit.training.memory import shares
-from transferkit.training.midway import is_time, save_midway, take_up
+from transferkit.training.midway import Tally, is_time, save_midway, take_up
 from transferkit.training.monitor import Monitor, loss_scale, watch
 from transferkit.training.optimizers import set_rates
 from transferkit.training.picks import batches, clean_epochs, cut_short, epoch_picks, own_shares
@@ -203,17 +203,25 @@ def train_epoch(
                 now = replace(tally, seconds=tally.seconds + run.watch.total() - started_s)
                 save_midway(run, updater, monitor, generator, now)
                 stop.has_saved()
+    tally = replace(tally, seconds=tally.seconds + run.watch.total() - started_s)
+    return row_of(run, stage, source, updater, tally)
+
+
+def row_of(
+    run: Run, stage: PlannedStage, source: Source, updater: Updater, tally: Tally
+) -> dict[str, Any]:
+    """Return the row of metrics.csv of an epoch that has been counted."""
     row = {
         "stage": run.state.stage,
         "stage_name": stage.name,
-        "epoch": epoch + 1,
+        "epoch": run.state.epoch + 1,
         "train_loss": tally.loss / tally.seen,
         "train_accuracy": tally.right / tally.seen,
-        "seconds": tally.seconds + run.watch.total() - started_s,
+        "seconds": tally.seconds,
         "cached": int(source.cached),
         **learning_rates(run, updater.optimizer),
     }
-    if settings.rules.clipping is not None:
+    if run.settings.rules.clipping is not None:
         row["clipped"] = tally.clipped / tally.steps
     return row
 
