@@ -6,8 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from transferkit.backbones.scratch import ScratchDesign
+from transferkit.config import BackboneOptions, Config
 from transferkit.errors import UserError
-from transferkit.network import head_design, make_structure
+from transferkit.network import head_design, make_structure, random_backbone
 from transferkit.recipes import load_config
 from transferkit.session import prepare
 from transferkit.training.events import Notice
@@ -147,3 +148,15 @@ def test_an_unknown_backbone_names_those_from_scratch(pictures: Path) -> None:
     with pytest.raises(UserError, match="unknown backbone 'mpl'") as refused:
         notices(pictures, {"backbone.name": "mpl"})
     assert "mlp and cnn" in refused.value.remedy
+
+
+def test_a_drop_path_that_nothing_calls_is_refused() -> None:
+    def backbone(name: str, rate: float) -> Config:
+        return Config(backbone=BackboneOptions(name, image_size=32, drop_path=rate))
+
+    for name in ("lcnet_050", "test_efficientnet"):  # they have the layers, and no shortcuts
+        with pytest.raises(UserError, match=f"--drop-path has no effect: {name}") as caught:
+            random_backbone(backbone(name, 0.2))
+        assert caught.value.exit_code == 2
+        random_backbone(backbone(name, 0.0))
+    random_backbone(backbone("test_resnet", 0.2))

@@ -1,8 +1,11 @@
 """The network's options as objects: structure of the backbone, new layers, what is said of them."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
+from timm.layers import DropPath
+from torch import Tensor
 
 from transferkit.backbones.block_groups import BlockGroup
 from transferkit.backbones.chain import find_chain
@@ -28,25 +31,45 @@ def make_structure(options: BackboneOptions) -> Structure:
     )
 
 
+def make_backbone(config: Config, pretrained: bool) -> Backbone:
+    """Build the configured backbone; its weights come from a file if one is named.
+
+    pretrained: take the model's own weights where none is.
+    """
+    return create_configured(config, pretrained, config.backbone.weights)
+
+
 def random_backbone(config: Config) -> Backbone:
     """Build the configured backbone with random weights, whatever weights it is to have."""
+    return create_configured(config, False, None)
+
+
+def create_configured(config: Config, pretrained: bool, weights: Path | None) -> Backbone:
+    """Build the configured backbone with these weights, see `create_backbone`."""
     options = config.backbone
-    return create_backbone(
+    backbone = create_backbone(
         options.name,
-        pretrained=False,
+        pretrained=pretrained,
+        weights=weights,
         image_size=options.image_size,
         drop_path=options.drop_path,
         seed=config.training.seed,
         structure=make_structure(options),
     )
+    check_drop_path(config, backbone)
+    return backbone
 
 
 def block_groups(backbone: Backbone) -> tuple[BlockGroup, ...]:
     """Find the block groups of a backbone on the CPU."""
+    return tuple(find_chain(backbone.model, random_images(backbone)).groups)
+
+
+def random_images(backbone: Backbone) -> Tensor:
+    """Return noise as a backbone takes it, (2, 3, H, W), always the same, on the CPU."""
     size = backbone.preprocessing
     generator = torch.Generator().manual_seed(0)
-    images = torch.randn(2, 3, size.height_px, size.width_px, generator=generator)
-    return tuple(find_chain(backbone.model, images).groups)
+    return torch.randn(2, 3, size.height_px, size.width_px, generator=generator)
 
 
 def reinitialize_above(config: Config, backbone: Backbone, groups: Sequence[BlockGroup]) -> None:
@@ -81,6 +104,27 @@ def check_network(config: Config) -> None:
         if batchnorm != "train" and not any(map(has_statistics, backbone.model.modules())):
             what = f"--batchnorm {batchnorm} has no effect: {backbone.name} has no batch norm"
             raise usage_error(what, "", "leave it out")
+
+
+@torch.no_grad()
+def check_drop_path(config: Config, backbone: Backbone) -> None:
+    """Raise a usage error where a drop path would drop nothing: no block adds to a shortcut.
+
+    Some models have the layers, and never call them: the backbone runs once, on random pictures.
+    """
+    if not config.backbone.drop_path:
+        return
+    called: list[bool] = []
+    paths = [m for m in backbone.model.modules() if isinstance(m, DropPath) and m.drop_prob]
+    hooks = [path.register_forward_hook(lambda *_: called.append(True)) for path in paths]
+    trains = backbone.model.training
+    backbone.model.eval()(random_images(backbone))
+    backbone.model.train(trains)
+    for hook in hooks:
+        hook.remove()
+    if not called:
+        what = f"--drop-path has no effect: {backbone.name} has no shortcuts"
+        raise usage_error(what, "", "leave it out")
 
 
 def scratch_design(options: BackboneOptions) -> ScratchDesign:

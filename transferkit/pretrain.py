@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from transferkit import processes
-from transferkit.backbones.create import Backbone, create_backbone
+from transferkit.backbones.create import Backbone
 from transferkit.backbones.synchronized import synchronize_
 from transferkit.config import Config
 from transferkit.data.addresses import fetch
@@ -21,7 +21,8 @@ from transferkit.data.kept import KeptPictures
 from transferkit.data.unlabeled import scan_unlabeled
 from transferkit.errors import usage_error
 from transferkit.evaluation.pretraining_plots import feature_map, filters, pretraining_curves
-from transferkit.network import make_structure
+from transferkit.from_run import take_scale
+from transferkit.network import make_backbone, make_structure
 from transferkit.pretraining.encoder import Encoder
 from transferkit.pretraining.features import ProbeData, features_of
 from transferkit.pretraining.loop import fit, split_epochs
@@ -127,7 +128,9 @@ def prepare(config: Config, show: Show) -> PretrainingSession:
     probe_index = processes.from_first(scan_probe, config, show)
     index = processes.from_first(scan_pictures, config, show)
     config, resized = fit_size(config, index)
-    backbone = make_backbone(config)
+    backbone = make_backbone(config, options.init == "pretrained")
+    for scale in take_scale(backbone, config.backbone.weights):
+        show(scale)
     if resized:
         show(Notice(resized))
     for text in (*index.warnings, *backbone.notices, *batch_notices(index, options.batch_size)):
@@ -204,20 +207,6 @@ def scan_pictures(config: Config, show: Show) -> DatasetIndex:
             "give every identity a folder of its own, or leave --identities out",
         )
     return index
-
-
-def make_backbone(config: Config) -> Backbone:
-    """Build the backbone to pretrain, its input as large as `config.backbone.image_size`."""
-    options = config.backbone
-    return create_backbone(
-        options.name,
-        pretrained=config.pretraining.init == "pretrained",
-        weights=options.weights,
-        image_size=options.image_size,
-        drop_path=options.drop_path,
-        seed=config.training.seed,
-        structure=make_structure(options),
-    )
 
 
 def batch_notices(index: DatasetIndex, batch_size: int) -> list[str]:

@@ -8,7 +8,7 @@ import torch
 
 from transferkit import processes
 from transferkit.backbones.chain import Chain, find_chain
-from transferkit.backbones.create import Backbone, create_backbone
+from transferkit.backbones.create import Backbone
 from transferkit.backbones.head import Classifier
 from transferkit.backbones.recompute import recompute
 from transferkit.backbones.synchronized import synchronize_
@@ -19,10 +19,13 @@ from transferkit.data.index import DatasetIndex, ScanOptions, scan
 from transferkit.data.loader import ViewMaker
 from transferkit.errors import usage_error
 from transferkit.first_pass import Channels, channel_statistics, recalibrate_batchnorm
+from transferkit.from_run import take_scale
 from transferkit.network import (
     check_network,
+    make_backbone,
     make_classifier,
     make_structure,
+    random_images,
     reinitialize_above,
     start_notices,
 )
@@ -126,25 +129,14 @@ def build(
 ) -> Session:
     """Build the model for the pictures of an index, its plan, and what it trains on."""
     fabric = make_fabric(config)
-    backbone = create_backbone(
-        config.backbone.name,
-        pretrained=config.backbone.pretrained,
-        weights=config.backbone.weights,
-        image_size=config.backbone.image_size,
-        drop_path=config.backbone.drop_path,
-        seed=config.training.seed,
-        structure=make_structure(config.backbone),
-    )
+    backbone = make_backbone(config, config.backbone.pretrained)
     with watch.on("pictures"):
         for event in set_normalization(config, index, backbone):
             show(event)
     classifier = make_classifier(config, backbone, len(index.classes))
     classifier.to(fabric.device)
     classifier.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    size = backbone.preprocessing
-    generator = torch.Generator().manual_seed(0)
-    images = torch.randn(2, 3, size.height_px, size.width_px, generator=generator)
-    chain = find_chain(backbone.model, images.to(fabric.device))
+    chain = find_chain(backbone.model, random_images(backbone).to(fabric.device))
     reinitialize_above(config, backbone, chain.groups)
     if config.training.checkpoint_activations:
         recompute(backbone.model, [path for group in chain.groups[1:] for path in group.modules])
@@ -245,6 +237,7 @@ def scan_pictures(config: Config, show: Callable[[Event], None]) -> DatasetIndex
 def set_normalization(config: Config, index: DatasetIndex, backbone: Backbone) -> Iterator[Event]:
     """Give the backbone another mean and deviation of its input, if that is wanted."""
     if config.data.normalize == "backbone":
+        yield from take_scale(backbone, config.backbone.weights)
         return
     mean: Channels = (0.0, 0.0, 0.0)
     deviation: Channels = (1.0, 1.0, 1.0)

@@ -34,7 +34,7 @@ def test_recalibrated_statistics_equal_those_of_torch(name: str) -> None:
 
 def test_drop_path_is_off_meanwhile() -> None:
     plain, dropping = (
-        create_backbone("test_efficientnet", pretrained=False, image_size=32, drop_path=rate).model
+        create_backbone("test_resnet", pretrained=False, image_size=32, drop_path=rate).model
         for rate in (0.0, 0.9)
     )
     for model in (plain, dropping):

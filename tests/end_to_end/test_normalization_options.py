@@ -27,3 +27,40 @@ def test_a_run_predicts_on_the_scale_it_was_trained_on(pictures: Path, cli: Cli)
     assert kept["none"]["preprocessing"]["std"] == [1, 1, 1]
     assert all(0.3 < mean < 0.7 for mean in kept["dataset"]["preprocessing"]["mean"])
     assert all(0.02 < std < 0.4 for std in kept["dataset"]["preprocessing"]["std"])
+
+
+def test_who_starts_from_a_run_sees_pictures_on_its_scale(pictures: Path, cli: Cli) -> None:
+    mlp = ("--image-size", 16, "--views", 1, "--stages", "1:1", "--engine", "torch")
+    own = ("--backbone", "mlp", "--backbone-width", 8, "--no-pretrained", "--normalize", "dataset")
+    assert cli("finetune", pictures, *mlp, *own, "--stages", "all:1", "--out", "first").code == 0
+
+    def scale(run: str) -> tuple[list[float], list[float]]:
+        known = json.loads(Path(run, "model.json").read_text())["preprocessing"]
+        return known["mean"], known["std"]
+
+    second = cli("finetune", pictures, "--from", "first", *mlp, "--out", "second")
+    assert second.code == 0, second.err
+    assert scale("second") == scale("first") != ([0.5] * 3, [0.5] * 3)
+    assert "input normalisation: that of " in second.out
+    other = cli("finetune", pictures, "--from", "first", *mlp, "--normalize", "none", "--out", "x")
+    assert other.code == 0, other.err
+    assert scale("x") == ([0] * 3, [1] * 3)
+    assert (
+        cli(
+            "pretrain",
+            pictures,
+            "--weights",
+            "first/model.safetensors",
+            *own[:4],
+            "--image-size",
+            16,
+            "--method",
+            "rotation",
+            "--epochs",
+            1,
+            "--out",
+            "third",
+        ).code
+        == 0
+    )
+    assert scale("third") == scale("first")
