@@ -237,7 +237,12 @@ def main() -> None:
                 given = [options.data, str(weights), BACKBONE, str(epochs), str(options.seed)]
                 curves[side], versions[side] = peer_rows(side, [python, "-c", script], given)
     found = ", ".join(f"{side}: {version}" for side, version in versions.items())
-    plans = f"{options.stages}; fine_tune({options.epochs}); timm {options.plain_epochs} + as many"
+    each = {
+        "transferkit": options.stages,
+        "fastai": f"fine_tune({options.epochs})",
+        "timm": f"timm {options.plain_epochs} + as many",
+    }
+    plans = "; ".join(plan for side, plan in each.items() if side in curves)
     title = f"{BACKBONE}, {shown}, {os.cpu_count()} cores, seed {options.seed}; {found}; {plans}"
     lines = [title, "", *table(curves, whole)]
     (out / "finetune_speed.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
