@@ -1,13 +1,15 @@
 """How time, memory and disk grow with the number of pictures, for finetune and for predict.
 
-    python benchmarks/growth.py DATA [--base 900] [--times 1 4 16 64] [--output growth.md] [OPTIONS]
+    python benchmarks/growth.py DATA [--base 900] [--times 1 4 16 64] [--run RUN]
+        [--output growth.md] [OPTIONS]
 
 DATA has train/ and val/ with a folder per class. Of each class the first pictures are taken, about
 `--base` in all, and linked over and over, as often as each number of `--times` says. OPTIONS are
-further options of finetune. Every command starts anew, with an empty cache. Time: on the clock and
-of the processor. Memory: the highest resident set, as the operating system counts it. Disk: what
-was left, that is run folder, caches, rows. CPU ms per picture are those of the pictures that a row
-has more than the one before, so that what a command takes to start does not count.
+further options of finetune. With --run that run predicts, and nothing is fine-tuned. Every command
+starts anew, with an empty cache. Time: on the clock and of the processor. Memory: the highest
+resident set, as the operating system counts it. Disk: what was left, that is run folder, caches,
+rows. CPU ms per picture are those of the pictures that a row has more than the one before, so that
+what a command takes to start does not count.
 """
 
 import argparse
@@ -81,18 +83,18 @@ def used(folder: Path) -> int:
     return sum(file.stat().st_blocks * 512 for file in files)
 
 
-def measure(data: Path, files: Sequence[Path], times: int, more: Sequence[str]) -> list[Taken]:
-    """Fine-tune on the repeated pictures, then predict them with what came out."""
+def measure(
+    data: Path, files: Sequence[Path], times: int, more: Sequence[str], known: Path | None
+) -> list[Taken]:
+    """Fine-tune on the repeated pictures, then predict them with what came out, or a known run."""
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         count = repeat(data, files, work / "data", times)
-        run, rows = work / "run", work / "rows.csv"
+        run, rows = known or work / "run", work / "rows.csv"
         learning = (str(work / "data"), *STAGES, "--out", str(run), *more)
         predicting = (str(run), str(work / "data"), "--output", str(rows))
-        return [
-            take("finetune", learning, count, work),
-            take("predict", predicting, count, work),
-        ]
+        learned = [] if known else [take("finetune", learning, count, work)]
+        return [*learned, take("predict", predicting, count, work)]
 
 
 def as_table(found: Sequence[Taken]) -> list[str]:
@@ -120,12 +122,13 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--base", type=int, default=900)
     parser.add_argument("--times", type=int, nargs="+", default=[1, 4, 16, 64])
+    parser.add_argument("--run", type=Path)
     parser.add_argument("--output", type=Path)
     options, more = parser.parse_known_args()
     files = list(first_pictures(options.data, options.base))
     found: list[Taken] = []
     for times in options.times:
-        found += measure(options.data, files, times, more)
+        found += measure(options.data, files, times, more, options.run)
         print("\n".join(as_table(found)), end="\n\n", flush=True)
     if options.output is not None:
         options.output.write_text("\n".join(as_table(found)) + "\n")
