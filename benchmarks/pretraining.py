@@ -38,7 +38,6 @@ METHODS: dict[str, tuple[str, ...]] = {
     "jigsaw": ("--method", "jigsaw", *VIEWS),
     "colorization": ("--method", "colorization", "--lr", "5e-3"),
     "inpainting": ("--method", "inpainting", "--lr", "5e-3"),
-    "mae": ("--method", "mae", "--lr", "5e-3"),
     "autoencoder": ("--method", "autoencoder", "--lr", "5e-3"),
     "denoising": ("--method", "autoencoder", "--variant", "denoising", "--lr", "5e-3"),
     "sparse": ("--method", "autoencoder", "--variant", "sparse", "--lr", "5e-3"),
