@@ -1,5 +1,6 @@
 """Which kind of step is taken: the network's own, or that of its compiled twin."""
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -138,6 +139,7 @@ def test_a_compiled_run_learns_what_another_one_learns(
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch, by torch
 def test_a_compiled_network_has_the_same_values_gradients_and_dropout() -> None:
     layers = (nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(0.5), nn.Flatten())
