@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from transferkit.config import Averaging, Config, Stage
 from transferkit.errors import UserError
 from transferkit.finetune import finetune, resume
-from transferkit.run_folder import open_run
+from transferkit.run_folder import RunFolder, open_run
+from transferkit.training.compiling import Forward
 from transferkit.training.divergence import MOST_HALVINGS, Diverged, checked, halved
 from transferkit.training.events import EpochEnded, Event, Notice
 from transferkit.training.supervised import Objective
@@ -44,13 +45,13 @@ def explode_above(limit: float, monkeypatch: pytest.MonkeyPatch) -> None:
 
     def loss(
         self: Objective,
-        network: nn.Module,
+        network: Forward,
         inputs: Tensor,
         labels: Tensor,
         rng: np.random.Generator,
     ) -> tuple[Tensor, Tensor]:
         value, logits = real(self, network, inputs, labels, rng)
-        weight = [p for p in network.parameters() if p.ndim == 2][-1]
+        weight = [p for p in network.eager.parameters() if p.ndim == 2][-1]
         return value * (math.nan if weight.abs().max() > limit else 1.0), logits
 
     monkeypatch.setattr(Objective, "loss", loss)
@@ -81,7 +82,24 @@ def test_stop_says_where_and_at_which_rate(
         finetune(config(on_divergence="stop"), tmp_path / "run", lambda _: None)
     assert caught.value.exit_code == 1
     assert "2e-2" in caught.value.where
-    assert "--on-divergence rewind" in caught.value.remedy
+    assert caught.value.remedy.endswith("--on-divergence rewind")  # nothing is there to be kept
+    assert not (tmp_path / "run").exists()
+
+
+def test_stop_in_a_later_epoch_says_where_the_others_are(
+    config: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, steps = Objective.loss, iter(range(99))
+
+    def loss(self: Objective, *given: Any) -> tuple[Tensor, Tensor]:
+        value, logits = real(self, *given)
+        return value * (math.nan if next(steps) == 4 else 1.0), logits
+
+    monkeypatch.setattr(Objective, "loss", loss)
+    with pytest.raises(UserError, match="became NaN at step 5") as caught:
+        finetune(config(on_divergence="stop"), tmp_path / "run", lambda _: None)
+    assert caught.value.remedy.endswith(f"; the epochs before are kept in {tmp_path / 'run'}")
+    assert len(RunFolder(tmp_path / "run").read_metrics()) == 1
 
 
 @pytest.mark.parametrize("ema", [0.0, 0.9])

@@ -300,9 +300,9 @@ def pilot(run: PretrainingRun) -> Generator[Event, None, float]:
 def diverged(run: PretrainingRun, phase: Phase, problem: Diverged) -> UserError:
     """Return what a run says whose loss is no number any more."""
     name = "NaN" if problem.loss != problem.loss else "infinite"
+    kept = f"; the epochs before are kept in {run.folder.path}" if run.state.rows else ""
     return UserError(
         f"the loss became {name} in epoch {len(run.state.rows) + 1} ({phase.name})",
         f"the peak learning rate is {rate_text(run.settings.lr)}",
-        "lower --lr, or limit the gradients with --clip-norm 1; finished epochs are kept in the "
-        "run folder",
+        f"lower --lr, or limit the gradients with --clip-norm 1{kept}",
     )

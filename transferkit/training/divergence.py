@@ -47,7 +47,7 @@ def rewind(run: Run, stage: PlannedStage, updater: Updater, problem: Diverged) -
     name = "NaN" if math.isnan(problem.loss) else "infinite"
     what = f"the loss became {name} at step {problem.step + 1} of stage {stage.name}"
     if run.settings.on_divergence == "stop" or state.halvings == MOST_HALVINGS:
-        raise stopped(what, stage, lr, state.halvings)
+        raise stopped(run, what, stage, lr)
     again = state.rewound_at == state.epoch and state.epoch > 0
     known = restore(run, "last")
     if again:
@@ -68,12 +68,15 @@ def rewind(run: Run, stage: PlannedStage, updater: Updater, problem: Diverged) -
     return Notice(text, warning=True)
 
 
-def stopped(what: str, stage: PlannedStage, lr: float, halvings: int) -> UserError:
+def stopped(run: Run, what: str, stage: PlannedStage, lr: float) -> UserError:
     """Return what a run that diverged for good says. lr: the head's rate when it did."""
+    halvings = run.state.halvings
     where = f"the head's peak learning rate there is {rate_text(lr)}"
     remedy = "lower --lr or --unfrozen-lr"
     if halvings:
         where += f", halved {halvings} times from {rate_text(stage.lr)}"
     else:
         remedy += ", or go back and halve it when this happens: --on-divergence rewind"
-    return UserError(what, where, remedy + "; the best weights before are kept in the run folder")
+    if run.state.rows:
+        remedy += f"; the epochs before are kept in {run.folder.path}"
+    return UserError(what, where, remedy)
