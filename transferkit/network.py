@@ -124,7 +124,7 @@ def check_drop_path(config: Config, backbone: Backbone) -> None:
         hook.remove()
     if not called:
         what = f"--drop-path has no effect: {backbone.name} has no shortcuts"
-        raise usage_error(what, "", "leave it out")
+        raise usage_error(what, "", "leave it out, or set it to 0 where a recipe names it")
 
 
 def scratch_design(options: BackboneOptions) -> ScratchDesign:

@@ -255,7 +255,9 @@ def _builder(
             if "drop_path_rate" not in str(error):
                 raise
             what = f"backbone {name} has no drop path"
-            raise usage_error(what, "", "leave --drop-path out") from None
+            raise usage_error(
+                what, "", "leave --drop-path out, or set it to 0 where a recipe names it"
+            ) from None
 
     return build
 
