@@ -169,11 +169,14 @@ def draw(curves: dict[str, Rows], path: Path) -> None:
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
+    from matplotlib.ticker import FuncFormatter
 
     figure, axes = pyplot.subplots(figsize=(7, 4), layout="constrained")
     for name, rows in curves.items():
         axes.plot(*zip(*rows, strict=True), marker="o", markersize=3, label=name)
     axes.set_xscale("log")
+    for axis in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
+        axis(FuncFormatter(lambda seconds, _: f"{seconds:g}"))
     axes.set_xlabel("seconds since the start of the process")
     axes.set_ylabel("validation accuracy")
     axes.grid(alpha=0.3)

@@ -1,18 +1,14 @@
 """`--from RUN`: start from the backbone that an earlier run ended with."""
 
-import contextlib
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, fields, replace
+from collections.abc import Callable
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-from transferkit.backbones.create import Backbone
 from transferkit.config import BackboneOptions, Config
-from transferkit.data.preprocessing import Preprocessing
-from transferkit.errors import UserError, usage_error
+from transferkit.errors import usage_error
 from transferkit.foreign_files import path_problem
-from transferkit.run_folder import MODEL, RunFolder, open_run
-from transferkit.training.events import Notice
+from transferkit.run_folder import RunFolder, open_run
 
 KEY = "from_run"
 OF_THE_RUN_ALONE = (
@@ -56,15 +52,3 @@ def start_from(raw: dict[str, Any], config_of: Callable[[RunFolder], Config]) ->
                 "leave it out",
             )
     return {**raw, "backbone": {**own, **section, "weights": str(weights), "pretrained": True}}
-
-
-def take_scale(backbone: Backbone, weights: Path | None) -> Iterator[Notice]:
-    """Normalise the input as the run did that the weights lie in, if they lie in one."""
-    if weights is None or weights.name != MODEL or not RunFolder(weights.parent).has_model:
-        return
-    with contextlib.suppress(UserError):  # a model.json of another program
-        known = RunFolder(weights.parent).read_description()["preprocessing"]
-        there, here = Preprocessing.from_dict(known), backbone.preprocessing
-        if (there.mean, there.std) != (here.mean, here.std):
-            backbone.preprocessing = replace(here, mean=there.mean, std=there.std)
-            yield Notice(f"input normalisation: that of {weights.parent}")

@@ -21,7 +21,6 @@ from transferkit.data.kept import KeptPictures
 from transferkit.data.unlabeled import scan_unlabeled
 from transferkit.errors import usage_error
 from transferkit.evaluation.pretraining_plots import feature_map, filters, pretraining_curves
-from transferkit.from_run import take_scale
 from transferkit.network import make_backbone, make_structure
 from transferkit.pretraining.encoder import Encoder
 from transferkit.pretraining.features import ProbeData, features_of
@@ -49,7 +48,7 @@ from transferkit.run_life import (
     require_same_pictures,
     working_on,
 )
-from transferkit.session import make_fabric
+from transferkit.session import make_fabric, take_scale
 from transferkit.training.events import Event, Notice, PretrainingEpoch, Progress
 from transferkit.training.optimizers import hyperparameters_of
 from transferkit.training.schedules import make_schedule

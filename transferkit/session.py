@@ -1,7 +1,9 @@
 """From a configuration to a run that can start: pictures, backbone, head, chain, plan, caches."""
 
+import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,9 +19,9 @@ from transferkit.config import Config
 from transferkit.data.addresses import address_of, fetch
 from transferkit.data.index import DatasetIndex, ScanOptions, scan
 from transferkit.data.loader import ViewMaker
-from transferkit.errors import usage_error
+from transferkit.data.preprocessing import Preprocessing
+from transferkit.errors import UserError, usage_error
 from transferkit.first_pass import Channels, channel_statistics, recalibrate_batchnorm
-from transferkit.from_run import take_scale
 from transferkit.network import (
     check_network,
     make_backbone,
@@ -29,7 +31,7 @@ from transferkit.network import (
     reinitialize_above,
     start_notices,
 )
-from transferkit.run_folder import RunFolder
+from transferkit.run_folder import MODEL, RunFolder
 from transferkit.stopwatch import Stopwatch
 from transferkit.training.budget import Budget
 from transferkit.training.events import Event, Notice, Progress
@@ -248,6 +250,18 @@ def set_normalization(config: Config, index: DatasetIndex, backbone: Backbone) -
         of = "mean {}, deviation {} of the training pictures".format(*shown)
     backbone.preprocessing = replace(backbone.preprocessing, mean=mean, std=deviation)
     yield Notice(f"input normalisation: {of}")
+
+
+def take_scale(backbone: Backbone, weights: Path | None) -> Iterator[Notice]:
+    """Normalise the input as the run did that the weights lie in, if they lie in one."""
+    if weights is None or weights.name != MODEL or not RunFolder(weights.parent).has_model:
+        return
+    with contextlib.suppress(UserError):  # a model.json of another program
+        known = RunFolder(weights.parent).read_description()["preprocessing"]
+        there, here = Preprocessing.from_dict(known), backbone.preprocessing
+        if (there.mean, there.std) != (here.mean, here.std):
+            backbone.preprocessing = replace(here, mean=there.mean, std=there.std)
+            yield Notice(f"input normalisation: that of {weights.parent}")
 
 
 def make_material(config: Config, index: DatasetIndex, backbone: Backbone) -> Material:
