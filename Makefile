@@ -63,7 +63,7 @@ fuzz: $(VENV)/.for-dev
 	  $(BIN)/python tests/fuzz/fuzz.py $$target $(MINUTES); done
 
 test-lowest: $(LOWEST)/.made
-	PYTHONWARNINGS=default $(LOWEST)/bin/python -m pytest -W default -n $(JOBS) --dist loadfile $(ARGS)
+	TRANSFERKIT_TEST_WARNINGS=default $(LOWEST)/bin/python -W default -m pytest -W default -n $(JOBS) --dist loadfile $(ARGS)
 
 $(LOWEST)/.made: pyproject.toml constraints-lowest.txt
 	$(PYTHON) -m venv $(LOWEST)
