@@ -43,7 +43,8 @@ def test_a_command_loads_only_what_it_uses(
         "compare": [run, other],
     }
     arguments = json.dumps([command, *map(str, given.get(command, []))])
-    heed = os.environ.get("TRANSFERKIT_TEST_WARNINGS", "error")  # old versions of libraries may warn
+    # old versions of libraries may warn
+    heed = os.environ.get("TRANSFERKIT_TEST_WARNINGS", "error")
     env = {**os.environ, "PYTHONWARNINGS": heed}
     done = subprocess.run(
         [sys.executable, "-c", CODE, arguments], capture_output=True, text=True, env=env
