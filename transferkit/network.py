@@ -31,20 +31,7 @@ def make_structure(options: BackboneOptions) -> Structure:
     )
 
 
-def make_backbone(config: Config, pretrained: bool) -> Backbone:
-    """Build the configured backbone; its weights come from a file if one is named.
-
-    pretrained: take the model's own weights where none is.
-    """
-    return create_configured(config, pretrained, config.backbone.weights)
-
-
-def random_backbone(config: Config) -> Backbone:
-    """Build the configured backbone with random weights, whatever weights it is to have."""
-    return create_configured(config, False, None)
-
-
-def create_configured(config: Config, pretrained: bool, weights: Path | None) -> Backbone:
+def make_backbone(config: Config, pretrained: bool, weights: Path | None) -> Backbone:
     """Build the configured backbone with these weights, see `create_backbone`."""
     options = config.backbone
     backbone = create_backbone(
@@ -58,6 +45,11 @@ def create_configured(config: Config, pretrained: bool, weights: Path | None) ->
     )
     check_drop_path(config, backbone)
     return backbone
+
+
+def random_backbone(config: Config) -> Backbone:
+    """Build the configured backbone with random weights, whatever weights it is to have."""
+    return make_backbone(config, False, None)
 
 
 def block_groups(backbone: Backbone) -> tuple[BlockGroup, ...]:

@@ -127,7 +127,7 @@ def prepare(config: Config, show: Show) -> PretrainingSession:
     probe_index = processes.from_first(scan_probe, config, show)
     index = processes.from_first(scan_pictures, config, show)
     config, resized = fit_size(config, index)
-    backbone = make_backbone(config, options.init == "pretrained")
+    backbone = make_backbone(config, options.init == "pretrained", config.backbone.weights)
     for scale in take_scale(backbone, config.backbone.weights):
         show(scale)
     if resized:

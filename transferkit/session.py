@@ -131,7 +131,7 @@ def build(
 ) -> Session:
     """Build the model for the pictures of an index, its plan, and what it trains on."""
     fabric = make_fabric(config)
-    backbone = make_backbone(config, config.backbone.pretrained)
+    backbone = make_backbone(config, config.backbone.pretrained, config.backbone.weights)
     with watch.on("pictures"):
         for event in set_normalization(config, index, backbone):
             show(event)

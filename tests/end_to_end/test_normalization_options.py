@@ -45,22 +45,7 @@ def test_who_starts_from_a_run_sees_pictures_on_its_scale(pictures: Path, cli: C
     other = cli("finetune", pictures, "--from", "first", *mlp, "--normalize", "none", "--out", "x")
     assert other.code == 0, other.err
     assert scale("x") == ([0] * 3, [1] * 3)
-    assert (
-        cli(
-            "pretrain",
-            pictures,
-            "--weights",
-            "first/model.safetensors",
-            *own[:4],
-            "--image-size",
-            16,
-            "--method",
-            "rotation",
-            "--epochs",
-            1,
-            "--out",
-            "third",
-        ).code
-        == 0
-    )
+    learning = ("--image-size", 16, "--method", "rotation", "--epochs", 1, "--out", "third")
+    third = cli("pretrain", pictures, *own[:4], "--weights", "first/model.safetensors", *learning)
+    assert third.code == 0, third.err
     assert scale("third") == scale("first")

@@ -93,12 +93,12 @@ def test_a_compiler_that_fails_ends_a_run_that_wants_it_and_no_other() -> None:
         raise Failed("no C++ compiler\nmore")
 
     forward, _, _ = make("on", LONG)
-    forward.compile_ = lambda: fails  # type: ignore[assignment,return-value]
+    forward.compile_ = lambda: fails
     with pytest.raises(UserError, match="does not work here: no C") as told:
         called(forward, 1)
     assert "leave --compile out" in told.value.remedy
     forward, _, _ = make("auto", LONG)
-    forward.compile_ = lambda: fails  # type: ignore[assignment,return-value]
+    forward.compile_ = lambda: fails
     assert called(forward, 20) == [1.0] * 20
     assert [event.text for event in forward.told()] == [  # type: ignore[attr-defined]
         "torch.compile does not work here: no C++ compiler; the stage goes on without"
@@ -110,7 +110,7 @@ def test_an_error_of_the_network_stays_what_it_is() -> None:
         raise RuntimeError("of the network")
 
     forward, _, _ = make("on", LONG)
-    forward.compile_ = lambda: fails  # type: ignore[assignment,return-value]
+    forward.compile_ = lambda: fails
     with pytest.raises(RuntimeError, match="of the network"):
         called(forward, 1)
 

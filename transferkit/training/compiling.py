@@ -30,13 +30,13 @@ class Forward:
     each to the next one, and takes the faster.
     """
 
-    eager: nn.Module
-    compile_: Callable[[], nn.Module]
+    eager: Callable[[Tensor], Tensor]
+    compile_: Callable[[], Callable[[Tensor], Tensor]]
     reads: Callable[[], bool]
     left: float
     wanted: str = "off"
     clock: Callable[[], float] = time.perf_counter
-    compiled: nn.Module | None = None
+    compiled: Callable[[Tensor], Tensor] | None = None
     times: dict[bool, list[float]] = field(default_factory=lambda: {False: [], True: []})
     last: tuple[bool, float] | None = None
     said: list[str] = field(default_factory=list)
@@ -51,8 +51,7 @@ class Forward:
         self.last = None if reads else (use, self.clock())
         if use and not reads:
             return self._run_compiled(inputs)
-        outputs: Tensor = self.eager(inputs)
-        return outputs
+        return self.eager(inputs)
 
     def told(self) -> Iterator[Event]:
         """Yield once what was decided."""
@@ -84,8 +83,7 @@ class Forward:
         if self.compiled is None:
             self.compiled = self.compile_()
         try:
-            outputs: Tensor = self.compiled(inputs)
-            return outputs
+            return self.compiled(inputs)
         except Exception as error:
             if not _is_of_compiler(error):
                 raise
@@ -97,8 +95,7 @@ class Forward:
                 ) from error
             self.said.append(f"{what}; the stage goes on without")
             self.wanted = "off"
-            fallen_back: Tensor = self.eager(inputs)
-            return fallen_back
+            return self.eager(inputs)
 
 
 def compiled(network: nn.Module) -> nn.Module:
