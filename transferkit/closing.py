@@ -1,7 +1,9 @@
 """What a finished run says about itself: from rows, timings and metrics to a RunSummary."""
 
+import shlex
 from typing import Any
 
+from transferkit.config import Stage
 from transferkit.evaluation.metrics import Evaluation
 from transferkit.run_folder import RunFolder
 from transferkit.session import Session
@@ -9,6 +11,7 @@ from transferkit.stopwatch import by_part
 from transferkit.training.diagnosis import diagnose
 from transferkit.training.loop import NO_TIME, NOT_IMPROVED
 from transferkit.training.run import Run
+from transferkit.training.stages import default_stages
 from transferkit.training.summary import RunSummary, StageSummary
 
 
@@ -39,6 +42,7 @@ def summarize(session: Session, run: Run, folder: RunFolder, evaluation: Evaluat
         weak_classes=evaluation.weakest(),
         files=folder.files,
         wise_ft=run.interpolated,
+        stopped=run.stopped,
         diagnosis=(
             *run.state.divergences,
             *diagnose(run.state.monitored, run.state.rows, len(session.index.classes)),
@@ -55,7 +59,9 @@ def stage_summary(
     train_s = sum(row["seconds"] for row in rows)
     epochs = run.epochs[number]
     trained = min(epochs, len(rows))  # the last epoch of a budget may be run in part
-    if not rows:
+    if run.stopped and number >= run.state.stage:
+        reason = "diverged" if number == run.state.stage else "not reached"
+    elif not rows:
         reason = f"skipped: {NO_TIME if run.budget else NOT_IMPROVED}"
     else:
         reason = "finished" if len(rows) >= epochs else "stopped early"
@@ -73,3 +79,26 @@ def stage_summary(
         else None,
         parts=parts,
     )
+
+
+def going_on(session: Session, run: Run) -> str:
+    """Return the command that goes on where a run has diverged, at half the rate of its stage."""
+    config, first = session.config, run.state.stage
+    stages = config.stages or default_stages(config, len(run.plan.groups))
+    parts = [
+        stage_text(stage, planned.lr / 2)
+        for stage, planned in zip(stages[first:], run.plan.stages[first:], strict=True)
+    ]
+    if run.plan.stages[first].boundary < len(run.plan.groups):  # the new run's head knows nothing
+        parts.insert(0, f"head:{config.training.head_epochs}")
+    parts[0] = parts[0].removesuffix("?")
+    data = [] if config.data.path is None else [str(config.data.path)]
+    data += [] if config.data.manifest is None else ["--manifest", str(config.data.manifest)]
+    plan = ["--from", str(run.folder.path), "--stages", ",".join(parts)]
+    return shlex.join(["transferkit", "finetune", *data, *plan])
+
+
+def stage_text(stage: Stage, lr: float) -> str:
+    """Write a stage as --stages takes it. lr: its peak rate."""
+    decay = "" if stage.decay is None else f"~{stage.decay:g}"
+    return f"{stage.unfreeze}:{stage.epochs}@{lr:g}{decay}{'?' * stage.if_improving}"

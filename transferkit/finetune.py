@@ -10,7 +10,7 @@ from typing import Any
 
 from transferkit import processes
 from transferkit.budget import choose, take
-from transferkit.closing import summarize
+from transferkit.closing import going_on, summarize
 from transferkit.config import Config
 from transferkit.errors import usage_error
 from transferkit.evaluation.layer_plots import inside
@@ -34,7 +34,9 @@ from transferkit.run_life import (
 from transferkit.session import Session, make_run, prepare, recalibrate
 from transferkit.stopwatch import Stopwatch
 from transferkit.training.budget import Budget
-from transferkit.training.checkpoints import continue_run, write_unsaved
+from transferkit.training.checkpoints import continue_run, restore, write_unsaved
+from transferkit.training.divergence import DivergedForGood
+from transferkit.training.end_check import require_as_recorded, require_best
 from transferkit.training.events import Event, Notice, StageEnded, StageStarted
 from transferkit.training.interpolation import interpolate
 from transferkit.training.loop import fit
@@ -132,14 +134,20 @@ def run_plan(session: Session, folder: RunFolder, show: Show) -> RunSummary:
     if continue_run(run):
         stage = session.plan.stages[run.state.stage]
         show(Notice(f"resuming in stage {stage.name} after epoch {run.state.epoch}"))
-    for notice in session.sources.choose_base(session.used_plan):
+    for notice in session.sources.choose_base(session.used_plan, run.state.base):
         show(notice)
+    run.state.base = session.sources.base
     try:
         for event in fit(run):
             show(event)
             log_event(folder, event)
+    except DivergedForGood as problem:
+        if run.state.rows:
+            end_early(session, run, folder, show, problem)
+        raise
     finally:  # also of what interrupts
         write_unsaved(run)
+    processes.from_first(require_best, run)
     if run.settings.wise_ft is not None:
         with session.watch.on("evaluation"):
             for event in interpolate(run):
@@ -151,12 +159,26 @@ def run_plan(session: Session, folder: RunFolder, show: Show) -> RunSummary:
     return processes.from_first(finish, session, run, folder, show)
 
 
+def end_early(
+    session: Session, run: Run, folder: RunFolder, show: Show, problem: DivergedForGood
+) -> None:
+    """Finish a run that diverged for good with its best weights, and say how to go on from them."""
+    restore(run, "best")
+    run.stopped = problem.what
+    summary = processes.from_first(finish, session, run, folder, show)
+    problem.where += f"\n{folder.path} ends with its best weights so far, accuracy "
+    problem.where += f"{summary.metrics['accuracy']:.1%}"
+    problem.remedy += f"; or go on from them: {going_on(session, run)}"
+
+
 def finish(session: Session, run: Run, folder: RunFolder, show: Show) -> RunSummary:
     """Validate the best model as `predict` will run it; write model, predictions, plots, report."""
     session.sources.close()
     with session.watch.on("final validation"):
         validation = validate(session, folder, show)
     evaluation = validation.evaluation
+    loss = validation.calibration.before.log_loss
+    require_as_recorded(run, evaluation.headline["accuracy"], loss)
     description = model_description(session, validation)
     tensors = {
         name: tensor.detach().cpu().contiguous()

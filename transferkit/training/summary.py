@@ -13,7 +13,8 @@ class StageSummary:
 
     epochs: how many ran. seconds: whole stage, with its caches and validation.
     seconds_per_epoch: of training alone, mean; pictures_per_second: training pictures in the same.
-    best_accuracy: best on validation, 0..1. reason: "finished", "stopped early", "skipped: ...".
+    best_accuracy: best on validation, 0..1. reason: "finished", "stopped early", "skipped: ...";
+    "diverged", "not reached" of a run that stopped.
     clipped: share of the steps whose gradients were clipped, 0..1; None without clipping.
     parts: seconds by part of the work ("pictures", "trunk", "training", ...).
     """
@@ -53,6 +54,7 @@ class RunSummary:
     seconds: from the start of the command, and of those before it that it resumed. parts: the same
     by part of the work, stages included. files: what lies where.
     wise_ft: share of the way from before unfreezing to after it, None without interpolation.
+    stopped: why the run ended before its plan, "" where it did not.
     diagnosis: what went wrong inside the network, and what to try; empty when nothing was seen.
     """
 
@@ -70,6 +72,7 @@ class RunSummary:
     files: dict[str, Path] = field(default_factory=dict)
     diagnosis: tuple[str, ...] = ()
     wise_ft: float | None = None
+    stopped: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON has them: paths as text, NaN as None."""
