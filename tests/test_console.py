@@ -17,9 +17,10 @@ from transferkit.console import (
     print_table,
 )
 from transferkit.errors import UserError
+from transferkit.evaluation.metrics import WeakClass
+from transferkit.events import EpochEnded, Notice, Progress, StageEnded, StageStarted
 from transferkit.tables.training import closing_table, plan_table
-from transferkit.training.events import EpochEnded, Notice, Progress, StageEnded, StageStarted
-from transferkit.training.summary import PlanRow, RunSummary, StageSummary, WeakClass
+from transferkit.training.summary import PlanRow, RunSummary, StageSummary
 
 ESCAPE = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]")
 METRICS = {

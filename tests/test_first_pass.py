@@ -11,9 +11,9 @@ import torch
 from PIL import Image
 
 from transferkit.config import BackboneOptions, Config, Data, Training
+from transferkit.events import Event, Notice
 from transferkit.first_pass import channel_statistics, shuffled_batches
 from transferkit.session import Session, prepare
-from transferkit.training.events import Event, Notice
 
 MLP = BackboneOptions(name="mlp", image_size=24, width=4, depth=1)
 

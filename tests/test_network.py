@@ -8,10 +8,10 @@ from torch import Tensor, nn
 from transferkit.backbones.scratch import ScratchDesign
 from transferkit.config import BackboneOptions, Config
 from transferkit.errors import UserError
+from transferkit.events import Notice
 from transferkit.network import head_design, make_structure, random_backbone
 from transferkit.recipes import load_config
 from transferkit.session import prepare
-from transferkit.training.events import Notice
 
 MLP: dict[str, Any] = {
     **{"backbone.name": "mlp", "backbone.image_size": 16, "backbone.width": 8},

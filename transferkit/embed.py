@@ -11,6 +11,7 @@ import torch
 from transferkit.atomic_write import disk_error
 from transferkit.data.addresses import fetch
 from transferkit.errors import UserError, usage_error
+from transferkit.events import Event, Notice, Progress
 from transferkit.inference.predict import (
     features_of,
     is_pretraining,
@@ -20,7 +21,6 @@ from transferkit.inference.predict import (
 from transferkit.predict import list_pictures as list_pictures
 from transferkit.row_files import SUFFIXES, ArrayFile, open_rows
 from transferkit.run_folder import open_run
-from transferkit.training.events import Event, Notice, Progress
 
 Show = Callable[[Event], None]
 ARRAY = ".safetensors"

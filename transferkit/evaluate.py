@@ -15,13 +15,13 @@ from transferkit.evaluation.bootstrap import bootstrap_intervals
 from transferkit.evaluation.measured import Measured
 from transferkit.evaluation.metrics import evaluate_logits, with_examples
 from transferkit.evaluation.selective import detection_auroc, risk_coverage
+from transferkit.events import Event, Notice, Progress
 from transferkit.inference.decide import MEASURES, Rules, make_rules, uniform_of
 from transferkit.inference.members import open_members
 from transferkit.inference.uncertainty import Uncertainty
 from transferkit.predict import Job, batches
 from transferkit.recipes import config_of
 from transferkit.run_folder import RunFolder
-from transferkit.training.events import Event, Notice, Progress
 
 SHARES = (1.0, 0.95, 0.9, 0.8, 0.7, 0.5)
 

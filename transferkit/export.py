@@ -15,10 +15,12 @@ import torch
 from torch import Tensor
 
 from transferkit.atomic_write import disk_error, write_atomically
+from transferkit.backbones.engine import TOLERANCE, torch_runner
+from transferkit.backbones.folding import fold_batchnorm
 from transferkit.data.index import DatasetIndex
 from transferkit.data.loader import CLEAN, ViewMaker, ahead, epoch_order
 from transferkit.errors import UserError, usage_error
-from transferkit.exporting.batchnorm import fold_batchnorm
+from transferkit.events import Event, Notice
 from transferkit.exporting.compare import Comparison, compare
 from transferkit.exporting.formats import (
     FORMATS,
@@ -31,14 +33,12 @@ from transferkit.exporting.formats import (
 from transferkit.exporting.int8 import BATCH, quantized
 from transferkit.exporting.sparsity import pruned, zeros
 from transferkit.inference.deployed import DTYPES, Deployed
-from transferkit.inference.engine import TOLERANCE, torch_runner
 from transferkit.inference.exported import OPENERS, open_exported
 from transferkit.inference.predict import LoadedRun, load_run
 from transferkit.inference.weights_file import REBUILDS
 from transferkit.recipes import config_of
 from transferkit.run_folder import MODEL, open_run
 from transferkit.session import scan_pictures
-from transferkit.training.events import Event, Notice
 from transferkit.training.picks import batches
 
 TRAINING_BATCH = 32

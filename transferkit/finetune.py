@@ -16,6 +16,7 @@ from transferkit.errors import usage_error
 from transferkit.evaluation.layer_plots import inside
 from transferkit.evaluation.plots import confusion, curves, learning_rates
 from transferkit.evaluation.reliability_plot import reliability
+from transferkit.events import Event, Notice, StageEnded, StageStarted
 from transferkit.find_lr import resolve_rate
 from transferkit.fit_memory import resolve_parts
 from transferkit.foreign_files import understood
@@ -35,7 +36,6 @@ from transferkit.session import Session, make_run, prepare, recalibrate
 from transferkit.stopwatch import Stopwatch
 from transferkit.training.budget import Budget
 from transferkit.training.checkpoints import continue_run, write_unsaved
-from transferkit.training.events import Event, Notice, StageEnded, StageStarted
 from transferkit.training.interpolation import interpolate
 from transferkit.training.loop import fit
 from transferkit.training.run import Run

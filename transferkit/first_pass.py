@@ -10,7 +10,7 @@ from transferkit.backbones.devices import to_device
 from transferkit.backbones.head import Classifier
 from transferkit.backbones.norm_statistics import recalibrate
 from transferkit.data.loader import CLEAN, ahead
-from transferkit.training.events import Progress
+from transferkit.events import Progress
 from transferkit.training.material import Material
 
 MOST_IN_BATCH = 64

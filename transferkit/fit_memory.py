@@ -7,9 +7,9 @@ from dataclasses import replace
 import torch
 
 from transferkit.backbones.devices import to_device
+from transferkit.events import Event, Notice
 from transferkit.session import Session
 from transferkit.speed import random_images
-from transferkit.training.events import Event, Notice
 from transferkit.training.loop import SMALLEST_PART
 from transferkit.training.memory import (
     SAMPLE,

@@ -7,9 +7,9 @@ from transferkit.atomic_write import disk_error, write_atomically
 from transferkit.data.addresses import fetch
 from transferkit.data.index import ScanOptions, scan
 from transferkit.data.inspect import Inspection, inspect
+from transferkit.events import Event, Progress
 from transferkit.redaction import redacted
 from transferkit.strict_json import strict_json
-from transferkit.training.events import Event, Progress
 
 
 def inspect_data(

@@ -17,7 +17,7 @@ from transferkit.backbones.structure import Structure
 from transferkit.config import BackboneOptions, Config
 from transferkit.config.initializers import paired_initializer
 from transferkit.errors import usage_error
-from transferkit.training.events import Notice
+from transferkit.events import Notice
 from transferkit.training.stages import column_finder, make_plan
 
 

@@ -4,10 +4,10 @@ from collections.abc import Callable
 
 from transferkit.budget import choose
 from transferkit.config import Config
+from transferkit.events import Event
 from transferkit.session import Session, prepare
 from transferkit.speed import forward_seconds, seconds_per_picture, train_seconds, trunk_seconds
 from transferkit.stopwatch import Stopwatch
-from transferkit.training.events import Event
 from transferkit.training.stages import PlannedStage, apply_stage
 from transferkit.training.summary import PlanRow
 from transferkit.units import parse_duration

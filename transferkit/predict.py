@@ -16,6 +16,7 @@ from transferkit.config import Predict
 from transferkit.data.named_pictures import list_images
 from transferkit.data.tar_members import archive_of, read_member
 from transferkit.errors import UserError, usage_error
+from transferkit.events import Event, Notice, Progress
 from transferkit.inference.decide import Rules, make_rules
 from transferkit.inference.members import (
     Batch,
@@ -32,7 +33,6 @@ from transferkit.overlays import Overlays, open_overlays, write_overlays
 from transferkit.recipes import config_of
 from transferkit.row_files import SUFFIXES, ArrayFile, RowFile, open_rows, part_path
 from transferkit.run_folder import RunFolder, open_run
-from transferkit.training.events import Event, Notice, Progress
 
 Show = Callable[[Event], None]
 

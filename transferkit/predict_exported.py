@@ -11,6 +11,7 @@ import torch
 from transferkit.atomic_write import disk_error
 from transferkit.config import Predict
 from transferkit.errors import usage_error
+from transferkit.events import Event, Progress
 from transferkit.inference.calibration import softmax
 from transferkit.inference.decide import Rules
 from transferkit.inference.exported import is_exported, open_exported, require_trust
@@ -21,7 +22,6 @@ from transferkit.inference.uncertainty import measure
 from transferkit.predict import Outputs, check_outputs, list_pictures
 from transferkit.recipes import load_config
 from transferkit.row_files import open_rows
-from transferkit.training.events import Event, Progress
 
 KEYS = ("predict.top_k", "predict.batch_size")
 """What an exported model knows of the options; the others need a run folder."""

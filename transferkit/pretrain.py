@@ -21,6 +21,7 @@ from transferkit.data.kept import KeptPictures
 from transferkit.data.unlabeled import scan_unlabeled
 from transferkit.errors import usage_error
 from transferkit.evaluation.pretraining_plots import feature_map, filters, pretraining_curves
+from transferkit.events import Event, Notice, PretrainingEpoch, Progress
 from transferkit.network import make_backbone, make_structure
 from transferkit.pretraining.encoder import Encoder
 from transferkit.pretraining.features import ProbeData, features_of
@@ -49,7 +50,6 @@ from transferkit.run_life import (
     working_on,
 )
 from transferkit.session import make_fabric, take_scale
-from transferkit.training.events import Event, Notice, PretrainingEpoch, Progress
 from transferkit.training.optimizers import hyperparameters_of
 from transferkit.training.schedules import make_schedule
 from transferkit.training.settings import update_rules

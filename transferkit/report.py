@@ -9,6 +9,7 @@ from transferkit.compare import compare
 from transferkit.config import Config
 from transferkit.errors import UserError, usage_error
 from transferkit.evaluation.bootstrap import bootstrap_intervals
+from transferkit.events import Event, Notice
 from transferkit.foreign_files import understood
 from transferkit.inference.calibration import log_softmax
 from transferkit.recipes import config_of
@@ -19,7 +20,6 @@ from transferkit.reporting.gather import RunData, gather
 from transferkit.reporting.pretraining_page import pretraining_page
 from transferkit.reporting.run_page import run_page
 from transferkit.run_folder import CARD, REPORT, RunFolder, open_run
-from transferkit.training.events import Event, Notice
 
 
 def report(path: Path, show: Callable[[Event], None]) -> Path:

@@ -21,6 +21,7 @@ from transferkit.data.index import DatasetIndex, ScanOptions, scan
 from transferkit.data.loader import ViewMaker
 from transferkit.data.preprocessing import Preprocessing
 from transferkit.errors import UserError, usage_error
+from transferkit.events import Event, Notice, Progress
 from transferkit.first_pass import Channels, channel_statistics, recalibrate_batchnorm
 from transferkit.network import (
     check_network,
@@ -34,7 +35,6 @@ from transferkit.network import (
 from transferkit.run_folder import MODEL, RunFolder
 from transferkit.stopwatch import Stopwatch
 from transferkit.training.budget import Budget
-from transferkit.training.events import Event, Notice, Progress
 from transferkit.training.freed_memory import keep_freed_memory
 from transferkit.training.material import Material
 from transferkit.training.memory import batch_size_for, refuse_more_classes

@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from transferkit.backbones.devices import to_device
+from transferkit.backbones.engine import choose_engine, make_engine
 from transferkit.backbones.head import FrozenTrunk
 from transferkit.data.loader import CLEAN, ahead
-from transferkit.inference.engine import choose_engine, make_engine
 from transferkit.session import Session
 from transferkit.training.stages import PlannedStage
 

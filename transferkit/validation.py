@@ -10,6 +10,7 @@ from torch import Tensor
 from transferkit.errors import UserError
 from transferkit.evaluation.bootstrap import bootstrap_intervals
 from transferkit.evaluation.metrics import Evaluation, evaluate_logits
+from transferkit.events import Event, Notice
 from transferkit.inference.calibration import Calibration, calibrate, log_softmax, softmax
 from transferkit.inference.predict import (
     features_of,
@@ -21,7 +22,6 @@ from transferkit.inference.uncertainty import entropy
 from transferkit.run_folder import RunFolder
 from transferkit.session import Session
 from transferkit.training.cached_features import cached_features
-from transferkit.training.events import Event, Notice
 
 MOST_REFERENCES = 2000  # training pictures whose features a run keeps
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from transferkit.config import Predict
 from transferkit.errors import UserError, usage_error
+from transferkit.events import Event, Notice
 from transferkit.foreign_files import understood
 from transferkit.inference.dropout import active_dropout
 from transferkit.inference.exported import is_exported
@@ -17,7 +18,6 @@ from transferkit.report import run_data
 from transferkit.reporting.page import policy, render
 from transferkit.reporting.run_page import run_page
 from transferkit.run_folder import RunFolder, open_run
-from transferkit.training.events import Event, Notice
 from transferkit.viewing.answer import Answerer
 from transferkit.viewing.gate import MAX_BYTES
 from transferkit.viewing.server import Page, open_server

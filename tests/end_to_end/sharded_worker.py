@@ -20,10 +20,10 @@ from transferkit import finetune as verb
 from transferkit import processes
 from transferkit.config import Config
 from transferkit.errors import UserError
+from transferkit.events import EpochEnded, Event
 from transferkit.run_folder import RunFolder
 from transferkit.training import loop, sharded
 from transferkit.training.divergence import Diverged
-from transferkit.training.events import EpochEnded, Event
 from transferkit.training.optimizers import OPTIMIZERS, make_optimizer, set_rates
 from transferkit.training.updates import Updater
 

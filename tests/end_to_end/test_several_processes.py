@@ -18,10 +18,10 @@ from transferkit import processes
 from transferkit.config import Config, Predict
 from transferkit.config.optimization import OptimizerOptions
 from transferkit.errors import UserError
+from transferkit.events import EpochEnded, Event
 from transferkit.predict import Outputs, check_outputs
 from transferkit.run_folder import RunFolder
 from transferkit.session import refuse_sharing
-from transferkit.training.events import EpochEnded, Event
 
 Cli = Callable[..., Any]
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")

@@ -12,11 +12,11 @@ import torch
 from transferkit import finetune as verb
 from transferkit.config import Averaging, Config, Stage
 from transferkit.errors import UserError
+from transferkit.events import EpochEnded, Event
 from transferkit.finetune import finetune, resume
 from transferkit.run_folder import open_run
 from transferkit.training import run as run_module
 from transferkit.training.checkpoints import copied
-from transferkit.training.events import EpochEnded, Event
 from transferkit.training.run import Unsaved
 
 ALWAYS, NEVER = math.inf, 1e-12

@@ -11,9 +11,9 @@ from transferkit import finetune as verb
 from transferkit.backbones.create import create_backbone
 from transferkit.config import Averaging, Config, Stage
 from transferkit.errors import UserError
+from transferkit.events import EpochEnded
 from transferkit.recipes import load_config
 from transferkit.run_folder import open_run
-from transferkit.training.events import EpochEnded
 from transferkit.training.interpolation import SHARES, interpolated
 
 WithStages = Callable[..., Config]

@@ -25,14 +25,7 @@ from transferkit.config import (
     Stage,
 )
 from transferkit.errors import UserError
-from transferkit.finetune import finetune, resume
-from transferkit.recipes import to_toml
-from transferkit.run_folder import RunFolder, open_run
-from transferkit.stopwatch import Stopwatch, by_part
-from transferkit.training import loop
-from transferkit.training import run as run_module
-from transferkit.training import sources as sources_module
-from transferkit.training.events import (
+from transferkit.events import (
     EpochEnded,
     Event,
     Notice,
@@ -40,6 +33,13 @@ from transferkit.training.events import (
     StageEnded,
     StageStarted,
 )
+from transferkit.finetune import finetune, resume
+from transferkit.recipes import to_toml
+from transferkit.run_folder import RunFolder, open_run
+from transferkit.stopwatch import Stopwatch, by_part
+from transferkit.training import loop
+from transferkit.training import run as run_module
+from transferkit.training import sources as sources_module
 from transferkit.training.picks import batches
 from transferkit.training.run import RunState
 from transferkit.training.schedules import cosine, with_warmup

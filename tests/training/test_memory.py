@@ -12,10 +12,10 @@ from torch.nn import functional
 from transferkit.backbones.recompute import Recomputed, recompute
 from transferkit.config import BackboneOptions, Config, Stage
 from transferkit.errors import UserError
+from transferkit.events import Event, Notice
 from transferkit.finetune import finetune
 from transferkit.recipes import config_of
 from transferkit.run_folder import open_run
-from transferkit.training.events import Event, Notice
 from transferkit.training.memory import (
     batch_size_for,
     estimated_parts,

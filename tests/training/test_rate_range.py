@@ -12,12 +12,12 @@ from torch.nn import functional
 
 from transferkit.config import Config, OptimizerOptions, Stage
 from transferkit.errors import UserError
+from transferkit.events import EpochEnded, Event
 from transferkit.find_lr import find_lr, measure
 from transferkit.finetune import finetune, resume
 from transferkit.recipes import config_of
 from transferkit.run_folder import RunFolder, open_run
 from transferkit.session import make_run, prepare
-from transferkit.training.events import EpochEnded, Event
 from transferkit.training.rate_range import (
     Range,
     batches_without_end,

@@ -20,8 +20,8 @@ from transferkit.cli.options import (
 )
 from transferkit.config.predict import DECIDING
 from transferkit.errors import UserError, usage_error
+from transferkit.events import Event
 from transferkit.tables.results import measured_table, prediction_table, selection_table
-from transferkit.training.events import Event
 
 if TYPE_CHECKING:
     from transferkit.config import Predict

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from transferkit.backbones.engine import Engine
 from transferkit.config import Predict
 from transferkit.data.decode import DecodeError
 from transferkit.data.loader import ViewMaker, ahead
@@ -25,7 +26,6 @@ from transferkit.inference.dropout import (
     require_dropout,
     set_dropout_,
 )
-from transferkit.inference.engine import Engine
 from transferkit.inference.ood import Unlikeness, fit_unlikeness
 from transferkit.inference.predict import LoadedRun, head_logits, load_run, picture_engine
 from transferkit.run_folder import RunFolder

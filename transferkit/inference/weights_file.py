@@ -12,9 +12,9 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
+from transferkit.backbones.folding import fold_, foldable_pairs
 from transferkit.backbones.head import Classifier
 from transferkit.backbones.structure import Structure
-from transferkit.exporting.batchnorm import fold_, foldable_pairs
 from transferkit.foreign_files import parse_json
 from transferkit.inference.deployed import DTYPES, METADATA, Deployed
 from transferkit.inference.predict import blank_classifier, refuse_larger

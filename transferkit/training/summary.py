@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from transferkit.evaluation.metrics import WeakClass
 from transferkit.strict_json import to_plain
 
 
@@ -28,21 +29,6 @@ class StageSummary:
     reason: str = "finished"
     clipped: float | None = None
     parts: dict[str, float] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class WeakClass:
-    """A class that is often missed.
-
-    recall: share of its `support` pictures that were found. confused_with: the class that most of
-    the others were taken for, `confused_count` of them.
-    """
-
-    name: str
-    recall: float
-    support: int
-    confused_with: str
-    confused_count: int
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ import timm  # isort: skip
 import torch
 from torch import Tensor, nn
 
-from transferkit.exporting.batchnorm import fold_batchnorm, foldable_pairs
+from transferkit.backbones.folding import fold_batchnorm, foldable_pairs
 
 
 def shaken(network: nn.Module) -> nn.Module:

@@ -2,8 +2,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from transferkit.inference import engine as engine_module
-from transferkit.inference.engine import WORTH_EXPORTING, choose_engine, make_engine
+from transferkit.backbones import engine as engine_module
+from transferkit.backbones.engine import WORTH_EXPORTING, choose_engine, make_engine
 
 CPU = torch.device("cpu")
 
