@@ -36,24 +36,24 @@ class Mutation:
 MUTATIONS = (
     Mutation(
         "files written in place",
-        "transferkit/atomic_write.py",
+        "transferkit/files/atomic_write.py",
         'path.with_name(f".{path.name}.tmp")',
         "path",
         ("tests/test_run_folder.py::test_failed_write_leaves_old_file_and_no_other",),
     ),
     Mutation(
         "checksum of a model not compared",
-        "transferkit/tensor_files.py",
+        "transferkit/files/tensor_files.py",
         "if written is not None and written != checksum(tensors):",
         "if False:",
-        ("tests/test_tensor_files.py::test_a_flipped_bit_is_refused",),
+        ("tests/files/test_tensor_files.py::test_a_flipped_bit_is_refused",),
     ),
     Mutation(
         "checksum of a checkpoint not compared",
-        "transferkit/tensor_files.py",
+        "transferkit/files/tensor_files.py",
         "if broken is not None:",
         "if False:",
-        ("tests/test_tensor_files.py::test_a_changed_checkpoint_is_refused_though_torch_loads_it",),
+        ("tests/files/test_tensor_files.py::test_a_changed_checkpoint_is_refused_though_torch_loads_it",),
     ),
     Mutation(
         "checksum of a cached row not compared",
@@ -98,10 +98,10 @@ MUTATIONS = (
     ),
     Mutation(
         "a torn last row kept",
-        "transferkit/row_files.py",
+        "transferkit/files/row_files.py",
         'if line.endswith(b"\\n") and quotes % 2 == 0:',
         "if True:",
-        ("tests/test_row_files.py::test_wherever_a_job_is_killed_the_next_one_ends_the_same",),
+        ("tests/files/test_row_files.py::test_wherever_a_job_is_killed_the_next_one_ends_the_same",),
     ),
     Mutation(
         "lock not taken",
@@ -164,13 +164,13 @@ MUTATIONS = (
     ),
     Mutation(
         "formulas in CSV cells",
-        "transferkit/csv_rows.py",
+        "transferkit/files/csv_rows.py",
         'return "\'" + value',
         "return value",
         (
-            "tests/test_csv_rows.py::test_formula_like_text_is_escaped",
+            "tests/files/test_csv_rows.py::test_formula_like_text_is_escaped",
             "tests/test_run_folder.py::test_predictions_escape_formulas",
-            "tests/test_row_files.py::test_formulas_are_escaped_and_come_back",
+            "tests/files/test_row_files.py::test_formulas_are_escaped_and_come_back",
         ),
     ),
     Mutation(

@@ -22,9 +22,9 @@ VERBS = "the verbs"
 LAYERS = (
     (
         *("", "errors", "config", "run_folder", "events", "torchvision_ops"),
-        *("atomic_write", "cache_dir", "csv_rows", "processes", "row_files", "run_lock"),
-        *("foreign_files", "model_description", "redaction", "run_creation"),
-        *("stopping", "stopwatch", "strict_json", "tensor_files", "units"),
+        *("files", "processes", "run_lock"),
+        *("model_description", "redaction", "run_creation"),
+        *("stopping", "stopwatch", "units"),
     ),
     ("data",),
     ("backbones",),
@@ -38,7 +38,7 @@ LAYERS = (
 HEAVY = {"torch", "timm", "torchvision", "numpy", "PIL", "matplotlib", "pydantic", "onnxruntime"}
 ONLY_IMPORTED_BY = {"typer": "cli", "rich": "console"}
 VAGUE_NAMES = {"utils", "util", "helpers", "helper", "common", "misc", "base", "manager", "handler"}
-WRITERS = {"run_folder", "atomic_write", "row_files", "training.boundary_cache"}
+WRITERS = {"run_folder", "files.atomic_write", "files.row_files", "training.boundary_cache"}
 WRITING_CALLS = {"write_text", "write_bytes", "savefig", "save_file", "imsave", "savetxt", "savez"}
 IN_A_RUN = {
     value

@@ -9,8 +9,8 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
-from transferkit import atomic_write
 from transferkit.errors import UserError
+from transferkit.files import atomic_write
 from transferkit.run_creation import create_run, default_run_path
 from transferkit.run_folder import FORMAT_VERSION, RunFolder, open_run
 

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from transferkit.atomic_write import disk_error, png_of, write_atomically
 from transferkit.errors import UserError, usage_error
 from transferkit.evaluation.comparison import (
     Comparison,
@@ -14,7 +13,8 @@ from transferkit.evaluation.comparison import (
     stages_of,
 )
 from transferkit.evaluation.comparison_plot import side_by_side
-from transferkit.foreign_files import understood
+from transferkit.files.atomic_write import disk_error, png_of, write_atomically
+from transferkit.files.foreign_files import understood
 from transferkit.recipes import config_of
 from transferkit.run_folder import RunFolder, open_run
 

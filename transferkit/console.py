@@ -20,8 +20,8 @@ from transferkit.events import (
     StageEnded,
     StageStarted,
 )
+from transferkit.files.strict_json import strict_json
 from transferkit.redaction import redacted
-from transferkit.strict_json import strict_json
 from transferkit.units import count_text, duration_text, rate_text
 
 if TYPE_CHECKING:

@@ -8,10 +8,11 @@ from typing import Any
 
 import torch
 
-from transferkit.atomic_write import disk_error
 from transferkit.data.addresses import fetch
 from transferkit.errors import UserError, usage_error
 from transferkit.events import Event, Notice, Progress
+from transferkit.files.atomic_write import disk_error
+from transferkit.files.row_files import SUFFIXES, ArrayFile, open_rows
 from transferkit.inference.predict import (
     features_of,
     is_pretraining,
@@ -19,7 +20,6 @@ from transferkit.inference.predict import (
     picture_engine,
 )
 from transferkit.predict import list_pictures as list_pictures
-from transferkit.row_files import SUFFIXES, ArrayFile, open_rows
 from transferkit.run_folder import open_run
 
 Show = Callable[[Event], None]

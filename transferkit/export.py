@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from transferkit.atomic_write import disk_error, write_atomically
 from transferkit.backbones.engine import TOLERANCE, torch_runner
 from transferkit.backbones.folding import fold_batchnorm
 from transferkit.data.index import DatasetIndex
@@ -32,6 +31,7 @@ from transferkit.exporting.formats import (
 )
 from transferkit.exporting.int8 import BATCH, quantized
 from transferkit.exporting.sparsity import pruned, zeros
+from transferkit.files.atomic_write import disk_error, write_atomically
 from transferkit.inference.deployed import DTYPES, Deployed
 from transferkit.inference.exported import OPENERS, open_exported
 from transferkit.inference.predict import LoadedRun, load_run

@@ -4,11 +4,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from transferkit.atomic_write import disk_error, png_of, write_atomically
 from transferkit.config import Config
 from transferkit.errors import usage_error
 from transferkit.evaluation.rate_plot import rate_range
 from transferkit.events import Event, Notice
+from transferkit.files.atomic_write import disk_error, png_of, write_atomically
 from transferkit.run_folder import RunFolder
 from transferkit.session import Session, make_run, prepare, recalibrate
 from transferkit.training.rate_range import Range, RangeTest, range_test

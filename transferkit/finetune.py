@@ -17,9 +17,9 @@ from transferkit.evaluation.layer_plots import inside
 from transferkit.evaluation.plots import confusion, curves, learning_rates
 from transferkit.evaluation.reliability_plot import reliability
 from transferkit.events import Event, Notice, StageEnded, StageStarted
+from transferkit.files.foreign_files import understood
 from transferkit.find_lr import resolve_rate
 from transferkit.fit_memory import resolve_parts
-from transferkit.foreign_files import understood
 from transferkit.network import head_design, make_structure
 from transferkit.recipes import config_of, to_toml
 from transferkit.report import write_card, write_report

@@ -3,13 +3,13 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from transferkit.atomic_write import disk_error, write_atomically
 from transferkit.data.addresses import fetch
 from transferkit.data.index import ScanOptions, scan
 from transferkit.data.inspect import Inspection, inspect
 from transferkit.events import Event, Progress
+from transferkit.files.atomic_write import disk_error, write_atomically
+from transferkit.files.strict_json import strict_json
 from transferkit.redaction import redacted
-from transferkit.strict_json import strict_json
 
 
 def inspect_data(

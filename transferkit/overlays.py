@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from transferkit.atomic_write import write_atomically
 from transferkit.errors import usage_error
+from transferkit.files.atomic_write import write_atomically
 from transferkit.inference.members import Member, Read
 from transferkit.inference.saliency import Run, choose_runs, overlay, saliency
 

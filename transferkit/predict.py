@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 
 from transferkit import processes
-from transferkit.atomic_write import disk_error, write_atomically
 from transferkit.config import Predict
 from transferkit.data.named_pictures import list_images
 from transferkit.data.tar_members import archive_of, read_member
 from transferkit.errors import UserError, usage_error
 from transferkit.events import Event, Notice, Progress
+from transferkit.files.atomic_write import disk_error, write_atomically
+from transferkit.files.row_files import SUFFIXES, ArrayFile, RowFile, open_rows, part_path
 from transferkit.inference.decide import Rules, make_rules
 from transferkit.inference.members import (
     Batch,
@@ -31,7 +32,6 @@ from transferkit.inference.select import Pool, score_by
 from transferkit.inference.uncertainty import Uncertainty, measure
 from transferkit.overlays import Overlays, open_overlays, write_overlays
 from transferkit.recipes import config_of
-from transferkit.row_files import SUFFIXES, ArrayFile, RowFile, open_rows, part_path
 from transferkit.run_folder import RunFolder, open_run
 
 Show = Callable[[Event], None]

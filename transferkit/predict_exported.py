@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from transferkit.atomic_write import disk_error
 from transferkit.config import Predict
 from transferkit.errors import usage_error
 from transferkit.events import Event, Progress
+from transferkit.files.atomic_write import disk_error
+from transferkit.files.row_files import open_rows
 from transferkit.inference.calibration import softmax
 from transferkit.inference.decide import Rules
 from transferkit.inference.exported import is_exported, open_exported, require_trust
@@ -21,7 +22,6 @@ from transferkit.inference.rows import batch_rows, columns, error_row
 from transferkit.inference.uncertainty import measure
 from transferkit.predict import Outputs, check_outputs, list_pictures
 from transferkit.recipes import load_config
-from transferkit.row_files import open_rows
 
 KEYS = ("predict.top_k", "predict.batch_size")
 """What an exported model knows of the options; the others need a run folder."""

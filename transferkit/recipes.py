@@ -15,7 +15,7 @@ from transferkit.config.predict import predict_problems
 from transferkit.config.pretraining import pretraining_problems
 from transferkit.data.addresses import address_of
 from transferkit.errors import UserError, usage_error
-from transferkit.foreign_files import parse_toml, path_problem
+from transferkit.files.foreign_files import parse_toml, path_problem
 from transferkit.from_run import start_from
 from transferkit.optimization_checks import budget_problems, optimization_problems
 from transferkit.run_folder import RECIPE, RunFolder

@@ -4,13 +4,13 @@ import contextlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from transferkit.atomic_write import disk_error, write_atomically
 from transferkit.compare import compare
 from transferkit.config import Config
 from transferkit.errors import UserError, usage_error
 from transferkit.evaluation.bootstrap import bootstrap_intervals
 from transferkit.events import Event, Notice
-from transferkit.foreign_files import understood
+from transferkit.files.atomic_write import disk_error, write_atomically
+from transferkit.files.foreign_files import understood
 from transferkit.inference.calibration import log_softmax
 from transferkit.recipes import config_of
 from transferkit.redaction import redacted

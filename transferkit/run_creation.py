@@ -5,8 +5,8 @@ import re
 from datetime import datetime
 from pathlib import Path
 
-from transferkit.atomic_write import disk_error, write_atomically
 from transferkit.errors import UserError, usage_error
+from transferkit.files.atomic_write import disk_error, write_atomically
 from transferkit.run_folder import BEGINNINGS, LOG, RECIPE, RunFolder
 
 TRIED = "write_test"

@@ -15,13 +15,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
-from transferkit.atomic_write import disk_error, png_of, write_atomically
-from transferkit.csv_rows import as_number, from_csv, to_csv
 from transferkit.errors import UserError
-from transferkit.foreign_files import parse_json, read_text, require_regular
+from transferkit.files.atomic_write import disk_error, png_of, write_atomically
+from transferkit.files.csv_rows import as_number, from_csv, to_csv
+from transferkit.files.foreign_files import parse_json, read_text, require_regular
+from transferkit.files.strict_json import strict_json
 from transferkit.model_description import check_description
 from transferkit.redaction import redacted
-from transferkit.strict_json import strict_json
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -188,7 +188,7 @@ class RunFolder:
         """Return the state of `save_checkpoint`, tensors on the CPU; None when there is none."""
         import torch
 
-        from transferkit.tensor_files import require_intact
+        from transferkit.files.tensor_files import require_intact
 
         path = self.path / _checkpoint(kind)
         if not path.exists():
@@ -262,7 +262,7 @@ class RunFolder:
             file.write(f"{stamp} {text}\n".encode(errors="backslashreplace"))
 
     def _save_tensors(self, name: str, tensors: Mapping[str, "Tensor"]) -> None:
-        from transferkit.tensor_files import to_safetensors
+        from transferkit.files.tensor_files import to_safetensors
 
         # serialised at once, not by save_file: that one leaves a temporary file behind on failure
         data = to_safetensors(tensors)
@@ -271,7 +271,7 @@ class RunFolder:
     def _load_tensors(self, name: str) -> dict[str, "Tensor"]:
         from safetensors import SafetensorError
 
-        from transferkit.tensor_files import from_safetensors
+        from transferkit.files.tensor_files import from_safetensors
 
         try:
             require_regular(self.path / name)

@@ -14,7 +14,6 @@ from transferkit.backbones.create import Backbone
 from transferkit.backbones.head import Classifier
 from transferkit.backbones.recompute import recompute
 from transferkit.backbones.synchronized import synchronize_
-from transferkit.cache_dir import default_cache_dir
 from transferkit.config import Config
 from transferkit.data.addresses import address_of, fetch
 from transferkit.data.index import DatasetIndex, ScanOptions, scan
@@ -22,6 +21,7 @@ from transferkit.data.loader import ViewMaker
 from transferkit.data.preprocessing import Preprocessing
 from transferkit.errors import UserError, usage_error
 from transferkit.events import Event, Notice, Progress
+from transferkit.files.cache_dir import default_cache_dir
 from transferkit.first_pass import Channels, channel_statistics, recalibrate_batchnorm
 from transferkit.network import (
     check_network,

@@ -9,7 +9,7 @@ from typing import Any
 from transferkit.config import Predict
 from transferkit.errors import UserError, usage_error
 from transferkit.events import Event, Notice
-from transferkit.foreign_files import understood
+from transferkit.files.foreign_files import understood
 from transferkit.inference.dropout import active_dropout
 from transferkit.inference.exported import is_exported
 from transferkit.inference.predict import load_run

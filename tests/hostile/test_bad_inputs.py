@@ -14,7 +14,7 @@ from bad_texts import bad_manifest, bad_recipe, spoil_run
 from transferkit.data.decode import decode, probe
 from transferkit.data.manifest import read_manifest
 from transferkit.events import Event
-from transferkit.foreign_files import understood
+from transferkit.files.foreign_files import understood
 from transferkit.inference.predict import load_run
 from transferkit.recipes import config_of, find_recipe, load_config, read_recipe
 from transferkit.report import write_report

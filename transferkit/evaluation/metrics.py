@@ -15,7 +15,7 @@ from sklearn import metrics as sklearn_metrics
 
 from transferkit.evaluation.reliability import calibration_error, confidence_of, reliability_bins
 from transferkit.evaluation.selective import risk_coverage
-from transferkit.strict_json import to_plain
+from transferkit.files.strict_json import to_plain
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]

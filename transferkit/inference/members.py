@@ -17,7 +17,7 @@ from transferkit.config import Predict
 from transferkit.data.decode import DecodeError
 from transferkit.data.loader import ViewMaker, ahead
 from transferkit.errors import UserError, usage_error
-from transferkit.foreign_files import understood
+from transferkit.files.foreign_files import understood
 from transferkit.inference.calibration import softmax
 from transferkit.inference.dropout import (
     head_samples,

@@ -15,7 +15,7 @@ from torch import Tensor
 from transferkit.backbones.folding import fold_, foldable_pairs
 from transferkit.backbones.head import Classifier
 from transferkit.backbones.structure import Structure
-from transferkit.foreign_files import parse_json
+from transferkit.files.foreign_files import parse_json
 from transferkit.inference.deployed import DTYPES, METADATA, Deployed
 from transferkit.inference.predict import blank_classifier, refuse_larger
 from transferkit.model_description import check_description

@@ -12,7 +12,7 @@ from transferkit import processes
 from transferkit.data.loader import ahead
 from transferkit.errors import UserError
 from transferkit.events import Event, Notice, PretrainingEpoch, Progress
-from transferkit.foreign_files import understood
+from transferkit.files.foreign_files import understood
 from transferkit.pretraining.method import Batch, Move, Phase
 from transferkit.pretraining.run import (
     Optimizers,

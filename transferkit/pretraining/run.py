@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from transferkit.data.index import DatasetIndex
-from transferkit.foreign_files import understood
+from transferkit.files.foreign_files import understood
 from transferkit.pretraining.method import Method
 from transferkit.pretraining.views import PretrainingViews
 from transferkit.run_folder import RunFolder

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from transferkit.evaluation.metrics import WeakClass
-from transferkit.strict_json import to_plain
+from transferkit.files.strict_json import to_plain
 
 
 @dataclass(frozen=True)

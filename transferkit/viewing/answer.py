@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from transferkit.atomic_write import write_atomically
 from transferkit.config import Predict
 from transferkit.errors import UserError
+from transferkit.files.atomic_write import write_atomically
 from transferkit.inference.decide import Rules, make_rules
 from transferkit.inference.members import Member, open_members, read_files, sample_batch
 from transferkit.inference.rows import batch_rows

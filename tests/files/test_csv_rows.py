@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from transferkit.csv_rows import escape_cell, from_csv, to_csv, unescape_cell
+from transferkit.files.csv_rows import escape_cell, from_csv, to_csv, unescape_cell
 
 
 @pytest.mark.parametrize("text", ["=1+1", "+cmd", "-x", "@sum", "\t=1", "\r=1", "'=1", "''@"])

@@ -16,9 +16,9 @@ from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 
-from transferkit.csv_rows import csv_line, unescape_cell
 from transferkit.errors import UserError, usage_error
-from transferkit.strict_json import strict_json
+from transferkit.files.csv_rows import csv_line, unescape_cell
+from transferkit.files.strict_json import strict_json
 
 SUFFIXES = (".csv", ".jsonl", ".parquet")
 SAFE: Any = {"errors": "backslashreplace"}

@@ -9,7 +9,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from transferkit.tensor_files import (
+from transferkit.files.tensor_files import (
     ChangedFileError,
     checksum,
     from_safetensors,

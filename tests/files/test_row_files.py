@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from transferkit.csv_rows import from_csv
 from transferkit.errors import UserError
-from transferkit.row_files import ArrayFile, open_rows, part_path, partial_path
+from transferkit.files.csv_rows import from_csv
+from transferkit.files.row_files import ArrayFile, open_rows, part_path, partial_path
 
 NAMES = ["path", "label", "entropy", "error"]
 ODD = ['a,"b".png', "new\nline.png", "=formula.png", "é.png", "plain.png"]

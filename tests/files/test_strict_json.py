@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from transferkit.strict_json import strict_json, to_plain
+from transferkit.files.strict_json import strict_json, to_plain
 
 
 class Colour(StrEnum):
