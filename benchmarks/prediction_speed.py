@@ -30,7 +30,7 @@ from PIL import Image
 
 from transferkit.data.loader import CLEAN
 from transferkit.inference.predict import load_run, picture_engine
-from transferkit.run_folder import open_run
+from transferkit.runs.folder import open_run
 
 
 def seconds_of(work: Callable[[], object]) -> float:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from transferkit import run_folder
+from transferkit.runs import folder
 
 PACKAGE = Path(__file__).resolve().parents[1] / "transferkit"
 MOST_LINES_IN_FILE, MOST_LINES_IN_FUNCTION, MOST_ARGUMENTS = 400, 60, 7
@@ -20,13 +20,12 @@ MOST_LINES_IN_FILE, MOST_LINES_IN_FUNCTION, MOST_ARGUMENTS = 400, 60, 7
 # top of the package is one of the VERBS. A module imports from its own row or from rows before it.
 VERBS = "the verbs"
 LAYERS = (
-    (
-        *("", "errors", "config", "run_folder", "events", "torchvision_ops"),
-        *("files", "processes", "run_lock"),
-        *("model_description", "redaction", "run_creation"),
-        *("stopping", "stopwatch", "units"),
-    ),
+    ("", "errors", "events", "redaction", "stopwatch", "torchvision_ops", "units"),
+    ("processes", "stopping"),
+    ("files",),
+    ("config",),
     ("data",),
+    ("runs",),
     ("backbones",),
     ("training",),
     ("inference", "evaluation", "exporting", "pretraining", "training.summary"),
@@ -38,11 +37,11 @@ LAYERS = (
 HEAVY = {"torch", "timm", "torchvision", "numpy", "PIL", "matplotlib", "pydantic", "onnxruntime"}
 ONLY_IMPORTED_BY = {"typer": "cli", "rich": "console"}
 VAGUE_NAMES = {"utils", "util", "helpers", "helper", "common", "misc", "base", "manager", "handler"}
-WRITERS = {"run_folder", "files.atomic_write", "files.row_files", "training.boundary_cache"}
+WRITERS = {"runs.folder", "files.atomic_write", "files.row_files", "training.boundary_cache"}
 WRITING_CALLS = {"write_text", "write_bytes", "savefig", "save_file", "imsave", "savetxt", "savez"}
 IN_A_RUN = {
     value
-    for value in vars(run_folder).values()
+    for value in vars(folder).values()
     if isinstance(value, str) and value.endswith((".toml", ".safetensors", ".json", ".csv", ".txt"))
 }
 
@@ -178,7 +177,7 @@ def stray_writes(module: Module) -> list[str]:
 
 
 def run_file_names(module: Module) -> list[str]:
-    if module.name == "run_folder":
+    if module.name == "runs.folder":
         return []
     texts = {node.value for node in ast.walk(module.tree) if isinstance(node, ast.Constant)}
     return [text for text in IN_A_RUN if text in texts]

@@ -3,7 +3,7 @@
 from typing import Any
 
 from transferkit.evaluation.metrics import Evaluation
-from transferkit.run_folder import RunFolder
+from transferkit.runs.folder import RunFolder
 from transferkit.session import Session
 from transferkit.stopwatch import by_part
 from transferkit.training.diagnosis import diagnose

@@ -20,7 +20,7 @@ from transferkit.inference.predict import (
     picture_engine,
 )
 from transferkit.predict import list_pictures as list_pictures
-from transferkit.run_folder import open_run
+from transferkit.runs.folder import open_run
 
 Show = Callable[[Event], None]
 ARRAY = ".safetensors"

@@ -21,7 +21,7 @@ from transferkit.inference.members import open_members
 from transferkit.inference.uncertainty import Uncertainty
 from transferkit.predict import Job, batches
 from transferkit.recipes import config_of
-from transferkit.run_folder import RunFolder
+from transferkit.runs.folder import RunFolder
 
 SHARES = (1.0, 0.95, 0.9, 0.8, 0.7, 0.5)
 

@@ -9,7 +9,7 @@ from transferkit.errors import usage_error
 from transferkit.evaluation.rate_plot import rate_range
 from transferkit.events import Event, Notice
 from transferkit.files.atomic_write import disk_error, png_of, write_atomically
-from transferkit.run_folder import RunFolder
+from transferkit.runs.folder import RunFolder
 from transferkit.session import Session, make_run, prepare, recalibrate
 from transferkit.training.rate_range import Range, RangeTest, range_test
 from transferkit.training.stages import make_plan

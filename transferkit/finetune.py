@@ -23,9 +23,9 @@ from transferkit.fit_memory import resolve_parts
 from transferkit.network import head_design, make_structure
 from transferkit.recipes import config_of, to_toml
 from transferkit.report import write_card, write_report
-from transferkit.run_creation import default_run_path
-from transferkit.run_folder import RunFolder, open_run
-from transferkit.run_life import (
+from transferkit.runs.creation import default_run_path
+from transferkit.runs.folder import RunFolder, open_run
+from transferkit.runs.life import (
     absolute_paths,
     new_run,
     refuse_among_pictures,

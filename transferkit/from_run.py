@@ -8,7 +8,7 @@ from typing import Any
 from transferkit.config import BackboneOptions, Config
 from transferkit.errors import usage_error
 from transferkit.files.foreign_files import path_problem
-from transferkit.run_folder import RunFolder, open_run
+from transferkit.runs.folder import RunFolder, open_run
 
 KEY = "from_run"
 OF_THE_RUN_ALONE = (

@@ -32,7 +32,7 @@ from transferkit.inference.select import Pool, score_by
 from transferkit.inference.uncertainty import Uncertainty, measure
 from transferkit.overlays import Overlays, open_overlays, write_overlays
 from transferkit.recipes import config_of
-from transferkit.run_folder import RunFolder, open_run
+from transferkit.runs.folder import RunFolder, open_run
 
 Show = Callable[[Event], None]
 

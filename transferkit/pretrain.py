@@ -40,9 +40,9 @@ from transferkit.pretraining.views import PretrainingViews
 from transferkit.pretraining.watch import Watch
 from transferkit.recipes import config_of, to_toml
 from transferkit.report import write_report
-from transferkit.run_creation import default_run_path
-from transferkit.run_folder import RunFolder, open_run
-from transferkit.run_life import (
+from transferkit.runs.creation import default_run_path
+from transferkit.runs.folder import RunFolder, open_run
+from transferkit.runs.life import (
     absolute_paths,
     new_run,
     refuse_among_pictures,

@@ -18,7 +18,7 @@ from transferkit.errors import UserError, usage_error
 from transferkit.files.foreign_files import parse_toml, path_problem
 from transferkit.from_run import start_from
 from transferkit.optimization_checks import budget_problems, optimization_problems
-from transferkit.run_folder import RECIPE, RunFolder
+from transferkit.runs.folder import RECIPE, RunFolder
 from transferkit.units import parse_bytes, parse_colour
 
 MAX_RECIPE_BYTES = 1_000_000

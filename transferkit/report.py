@@ -19,7 +19,7 @@ from transferkit.reporting.comparison_page import comparison_page
 from transferkit.reporting.gather import RunData, gather
 from transferkit.reporting.pretraining_page import pretraining_page
 from transferkit.reporting.run_page import run_page
-from transferkit.run_folder import CARD, REPORT, RunFolder, open_run
+from transferkit.runs.folder import CARD, REPORT, RunFolder, open_run
 
 
 def report(path: Path, show: Callable[[Event], None]) -> Path:

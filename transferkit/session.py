@@ -32,7 +32,7 @@ from transferkit.network import (
     reinitialize_above,
     start_notices,
 )
-from transferkit.run_folder import MODEL, RunFolder
+from transferkit.runs.folder import MODEL, RunFolder
 from transferkit.stopwatch import Stopwatch
 from transferkit.training.budget import Budget
 from transferkit.training.freed_memory import keep_freed_memory

@@ -19,7 +19,7 @@ from transferkit.inference.predict import (
     prediction_row,
 )
 from transferkit.inference.uncertainty import entropy
-from transferkit.run_folder import RunFolder
+from transferkit.runs.folder import RunFolder
 from transferkit.session import Session
 from transferkit.training.cached_features import cached_features
 

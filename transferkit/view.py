@@ -17,7 +17,7 @@ from transferkit.recipes import config_of, predict_options
 from transferkit.report import run_data
 from transferkit.reporting.page import policy, render
 from transferkit.reporting.run_page import run_page
-from transferkit.run_folder import RunFolder, open_run
+from transferkit.runs.folder import RunFolder, open_run
 from transferkit.viewing.answer import Answerer
 from transferkit.viewing.gate import MAX_BYTES
 from transferkit.viewing.server import Page, open_server

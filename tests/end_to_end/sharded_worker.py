@@ -21,7 +21,7 @@ from transferkit import processes
 from transferkit.config import Config
 from transferkit.errors import UserError
 from transferkit.events import EpochEnded, Event
-from transferkit.run_folder import RunFolder
+from transferkit.runs.folder import RunFolder
 from transferkit.training import loop, sharded
 from transferkit.training.divergence import Diverged
 from transferkit.training.optimizers import OPTIMIZERS, make_optimizer, set_rates

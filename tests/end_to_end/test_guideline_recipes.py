@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from transferkit.backbones.create import create_backbone
 from transferkit.recipes import read_recipe, shipped_recipes
-from transferkit.run_folder import RunFolder
+from transferkit.runs.folder import RunFolder
 
 Cli = Callable[..., Any]
 RECIPES = shipped_recipes()

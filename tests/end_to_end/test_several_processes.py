@@ -20,7 +20,7 @@ from transferkit.config.optimization import OptimizerOptions
 from transferkit.errors import UserError
 from transferkit.events import EpochEnded, Event
 from transferkit.predict import Outputs, check_outputs
-from transferkit.run_folder import RunFolder
+from transferkit.runs.folder import RunFolder
 from transferkit.session import refuse_sharing
 
 Cli = Callable[..., Any]

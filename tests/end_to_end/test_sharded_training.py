@@ -19,7 +19,7 @@ from transferkit.config import Averaging, Clipping, Config, Stage
 from transferkit.config.optimization import OptimizerOptions
 from transferkit.errors import UserError
 from transferkit.recipes import load_config
-from transferkit.run_folder import RunFolder
+from transferkit.runs.folder import RunFolder
 from transferkit.session import refuse_sharing
 from transferkit.training.optimizers import OPTIMIZERS
 from transferkit.training.sharded import refuse_unsharded

@@ -18,7 +18,7 @@ from transferkit.files.foreign_files import understood
 from transferkit.inference.predict import load_run
 from transferkit.recipes import config_of, find_recipe, load_config, read_recipe
 from transferkit.report import write_report
-from transferkit.run_folder import open_run
+from transferkit.runs.folder import open_run
 
 Tally = Callable[..., None]
 

@@ -20,7 +20,7 @@ from transferkit.pretraining.gan import (
     warnings,
 )
 from transferkit.pretraining.method import Batch, Method
-from transferkit.run_folder import open_run
+from transferkit.runs.folder import open_run
 
 Make = Callable[..., Config]
 REAL, FAKE = torch.tensor([0.5, 2.0]), torch.tensor([-3.0, 0.25])

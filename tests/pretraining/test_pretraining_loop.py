@@ -19,7 +19,7 @@ from transferkit.pretraining.autoencoders import VARIANTS
 from transferkit.pretraining.loop import cut, split_epochs
 from transferkit.pretraining.method import Phase
 from transferkit.pretraining.methods import METHODS
-from transferkit.run_folder import RunFolder, open_run
+from transferkit.runs.folder import RunFolder, open_run
 
 Make = Callable[..., Config]
 OPTIONS: dict[str, dict[str, Any]] = {name: {"method": name} for name in METHODS}

@@ -8,7 +8,7 @@ import pytest
 
 from transferkit.finetune import finetune
 from transferkit.recipes import load_config
-from transferkit.run_folder import RunFolder, open_run
+from transferkit.runs.folder import RunFolder, open_run
 
 Ran = Callable[..., Path]
 

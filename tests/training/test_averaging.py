@@ -12,7 +12,7 @@ from transferkit.config import Averaging, Config, Stage
 from transferkit.errors import UserError
 from transferkit.events import EpochEnded, Event
 from transferkit.finetune import finetune, resume
-from transferkit.run_folder import open_run
+from transferkit.runs.folder import open_run
 from transferkit.training.averaging import (
     averaged,
     ema_decay,

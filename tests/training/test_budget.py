@@ -18,7 +18,7 @@ from transferkit.errors import UserError
 from transferkit.events import EpochEnded, Event, Notice
 from transferkit.finetune import finetune, resume
 from transferkit.recipes import load_config
-from transferkit.run_folder import RunFolder, open_run
+from transferkit.runs.folder import RunFolder, open_run
 from transferkit.session import prepare
 from transferkit.stopwatch import Stopwatch
 from transferkit.training.budget import Budget, StageCost, allocate, deepest_that_fits

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transferkit import finetune as verb
 from transferkit.config import Config
 from transferkit.errors import UserError
-from transferkit.run_folder import RunFolder
+from transferkit.runs.folder import RunFolder
 from transferkit.training import compiling, loop
 from transferkit.training.compiling import Forward
 

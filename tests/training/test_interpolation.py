@@ -13,7 +13,7 @@ from transferkit.config import Averaging, Config, Stage
 from transferkit.errors import UserError
 from transferkit.events import EpochEnded
 from transferkit.recipes import load_config
-from transferkit.run_folder import open_run
+from transferkit.runs.folder import open_run
 from transferkit.training.interpolation import SHARES, interpolated
 
 WithStages = Callable[..., Config]

@@ -35,7 +35,7 @@ from transferkit.events import (
 )
 from transferkit.finetune import finetune, resume
 from transferkit.recipes import to_toml
-from transferkit.run_folder import RunFolder, open_run
+from transferkit.runs.folder import RunFolder, open_run
 from transferkit.stopwatch import Stopwatch, by_part
 from transferkit.training import loop
 from transferkit.training import run as run_module

@@ -15,7 +15,7 @@ from transferkit.errors import UserError
 from transferkit.events import Event, Notice
 from transferkit.finetune import finetune
 from transferkit.recipes import config_of
-from transferkit.run_folder import open_run
+from transferkit.runs.folder import open_run
 from transferkit.training.memory import (
     batch_size_for,
     estimated_parts,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from transferkit.errors import UserError, usage_error
 from transferkit.files.atomic_write import disk_error, write_atomically
-from transferkit.run_folder import BEGINNINGS, LOG, RECIPE, RunFolder
+from transferkit.runs.folder import BEGINNINGS, LOG, RECIPE, RunFolder
 
 TRIED = "write_test"
 DESCRIPTIONS = {"data.json": "fingerprint", "budget.json": "costs"}

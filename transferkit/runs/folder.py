@@ -20,8 +20,8 @@ from transferkit.files.atomic_write import disk_error, png_of, write_atomically
 from transferkit.files.csv_rows import as_number, from_csv, to_csv
 from transferkit.files.foreign_files import parse_json, read_text, require_regular
 from transferkit.files.strict_json import strict_json
-from transferkit.model_description import check_description
 from transferkit.redaction import redacted
+from transferkit.runs.description import check_description
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

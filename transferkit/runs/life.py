@@ -12,9 +12,9 @@ from transferkit.config import Config
 from transferkit.data.addresses import address_of
 from transferkit.data.index import DatasetIndex
 from transferkit.errors import UserError, usage_error
-from transferkit.run_creation import create_run
-from transferkit.run_folder import RunFolder
-from transferkit.run_lock import only_process
+from transferkit.runs.creation import create_run
+from transferkit.runs.folder import RunFolder
+from transferkit.runs.lock import only_process
 from transferkit.stopping import Stopped, last_words
 
 INTERRUPTED = 130

@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 
 from transferkit.errors import UserError
 from transferkit.files import atomic_write
-from transferkit.run_creation import create_run, default_run_path
-from transferkit.run_folder import FORMAT_VERSION, RunFolder, open_run
+from transferkit.runs.creation import create_run, default_run_path
+from transferkit.runs.folder import FORMAT_VERSION, RunFolder, open_run
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from transferkit.errors import UserError
-from transferkit.run_lock import only_process
+from transferkit.runs.lock import only_process
 
 
 def hold(path: Path, held: Event) -> None:
