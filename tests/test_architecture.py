@@ -28,6 +28,7 @@ LAYERS = (
     ("runs",),
     ("backbones",),
     ("training",),
+    ("recipes",),
     ("inference", "evaluation", "exporting", "pretraining", "training.summary"),
     ("console", "explain", "reporting", "tables"),
     (VERBS,),

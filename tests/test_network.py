@@ -10,7 +10,7 @@ from transferkit.config import BackboneOptions, Config
 from transferkit.errors import UserError
 from transferkit.events import Notice
 from transferkit.network import head_design, make_structure, random_backbone
-from transferkit.recipes import load_config
+from transferkit.recipes.reading import load_config
 from transferkit.session import prepare
 
 MLP: dict[str, Any] = {

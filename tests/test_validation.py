@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from transferkit import validation
-from transferkit.recipes import load_config
+from transferkit.recipes.reading import load_config
 from transferkit.session import Session, prepare
 from transferkit.training.cached_features import cached_features
 from transferkit.validation import features_at, read_features, spread_over_classes

@@ -15,7 +15,7 @@ from transferkit.evaluation.comparison import (
 from transferkit.evaluation.comparison_plot import side_by_side
 from transferkit.files.atomic_write import disk_error, png_of, write_atomically
 from transferkit.files.foreign_files import understood
-from transferkit.recipes import config_of
+from transferkit.recipes.reading import config_of
 from transferkit.runs.folder import RunFolder, open_run
 
 

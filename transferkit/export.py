@@ -36,7 +36,7 @@ from transferkit.inference.deployed import DTYPES, Deployed
 from transferkit.inference.exported import OPENERS, open_exported
 from transferkit.inference.predict import LoadedRun, load_run
 from transferkit.inference.weights_file import REBUILDS
-from transferkit.recipes import config_of
+from transferkit.recipes.reading import config_of
 from transferkit.runs.folder import MODEL, open_run
 from transferkit.session import scan_pictures
 from transferkit.training.picks import batches

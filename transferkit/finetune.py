@@ -21,7 +21,7 @@ from transferkit.files.foreign_files import understood
 from transferkit.find_lr import resolve_rate
 from transferkit.fit_memory import resolve_parts
 from transferkit.network import head_design, make_structure
-from transferkit.recipes import config_of, to_toml
+from transferkit.recipes.reading import config_of, to_toml
 from transferkit.report import write_card, write_report
 from transferkit.runs.creation import default_run_path
 from transferkit.runs.folder import RunFolder, open_run

@@ -31,7 +31,7 @@ from transferkit.inference.rows import batch_rows, columns, error_row
 from transferkit.inference.select import Pool, score_by
 from transferkit.inference.uncertainty import Uncertainty, measure
 from transferkit.overlays import Overlays, open_overlays, write_overlays
-from transferkit.recipes import config_of
+from transferkit.recipes.reading import config_of
 from transferkit.runs.folder import RunFolder, open_run
 
 Show = Callable[[Event], None]

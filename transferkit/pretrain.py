@@ -38,7 +38,7 @@ from transferkit.pretraining.sizes import fit_size
 from transferkit.pretraining.summary import PretrainingSummary
 from transferkit.pretraining.views import PretrainingViews
 from transferkit.pretraining.watch import Watch
-from transferkit.recipes import config_of, to_toml
+from transferkit.recipes.reading import config_of, to_toml
 from transferkit.report import write_report
 from transferkit.runs.creation import default_run_path
 from transferkit.runs.folder import RunFolder, open_run

@@ -12,7 +12,7 @@ from transferkit.events import Event, Notice
 from transferkit.files.atomic_write import disk_error, write_atomically
 from transferkit.files.foreign_files import understood
 from transferkit.inference.calibration import log_softmax
-from transferkit.recipes import config_of
+from transferkit.recipes.reading import config_of
 from transferkit.redaction import redacted
 from transferkit.reporting.card import Intervals, model_card
 from transferkit.reporting.comparison_page import comparison_page

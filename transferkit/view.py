@@ -13,7 +13,7 @@ from transferkit.files.foreign_files import understood
 from transferkit.inference.dropout import active_dropout
 from transferkit.inference.exported import is_exported
 from transferkit.inference.predict import load_run
-from transferkit.recipes import config_of, predict_options
+from transferkit.recipes.reading import config_of, predict_options
 from transferkit.report import run_data
 from transferkit.reporting.page import policy, render
 from transferkit.reporting.run_page import run_page

@@ -12,7 +12,7 @@ from torch.optim.swa_utils import update_bn
 
 from transferkit.backbones.create import create_backbone
 from transferkit.first_pass import shuffled_batches
-from transferkit.recipes import config_of
+from transferkit.recipes.reading import config_of
 from transferkit.runs.folder import open_run
 from transferkit.session import prepare
 from transferkit.training import loop

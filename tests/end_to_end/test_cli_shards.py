@@ -8,7 +8,7 @@ import fsspec
 import pytest
 from safetensors.numpy import load_file
 
-from transferkit.recipes import config_of
+from transferkit.recipes.reading import config_of
 from transferkit.reporting.gather import gather
 from transferkit.runs.folder import open_run
 

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from transferkit.backbones.create import create_backbone
-from transferkit.recipes import read_recipe, shipped_recipes
+from transferkit.recipes.reading import read_recipe, shipped_recipes
 from transferkit.runs.folder import RunFolder
 
 Cli = Callable[..., Any]

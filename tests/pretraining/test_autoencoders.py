@@ -20,7 +20,7 @@ from transferkit.pretraining.autoencoders import (
 )
 from transferkit.pretraining.encoder import Encoder
 from transferkit.pretraining.method import Batch
-from transferkit.recipes import load_config
+from transferkit.recipes.reading import load_config
 
 
 @pytest.mark.parametrize(

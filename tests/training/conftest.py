@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from transferkit.finetune import finetune
-from transferkit.recipes import load_config
+from transferkit.recipes.reading import load_config
 from transferkit.runs.folder import RunFolder, open_run
 
 Ran = Callable[..., Path]

@@ -17,7 +17,7 @@ from transferkit.config import Augmentation, Config
 from transferkit.errors import UserError
 from transferkit.events import EpochEnded, Event, Notice
 from transferkit.finetune import finetune, resume
-from transferkit.recipes import load_config
+from transferkit.recipes.reading import load_config
 from transferkit.runs.folder import RunFolder, open_run
 from transferkit.session import prepare
 from transferkit.stopwatch import Stopwatch

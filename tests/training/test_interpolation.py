@@ -12,7 +12,7 @@ from transferkit.backbones.create import create_backbone
 from transferkit.config import Averaging, Config, Stage
 from transferkit.errors import UserError
 from transferkit.events import EpochEnded
-from transferkit.recipes import load_config
+from transferkit.recipes.reading import load_config
 from transferkit.runs.folder import open_run
 from transferkit.training.interpolation import SHARES, interpolated
 

@@ -34,7 +34,7 @@ from transferkit.events import (
     StageStarted,
 )
 from transferkit.finetune import finetune, resume
-from transferkit.recipes import to_toml
+from transferkit.recipes.reading import to_toml
 from transferkit.runs.folder import RunFolder, open_run
 from transferkit.stopwatch import Stopwatch, by_part
 from transferkit.training import loop
@@ -506,7 +506,7 @@ def test_a_killed_process_can_be_resumed(lively: Config, tmp_path: Path) -> None
         "from transferkit.training import sources\n"
         "sources.EXTRACTION_ROWS = sources.DERIVATION_ROWS = 16\n"
         "from transferkit.finetune import finetune\n"
-        "from transferkit.recipes import load_config\n"
+        "from transferkit.recipes.reading import load_config\n"
         "config = load_config(tomllib.loads(pathlib.Path(sys.argv[1]).read_text()))\n"
         "finetune(config, pathlib.Path(sys.argv[2]), lambda event: time.sleep(0.005))\n"
     )

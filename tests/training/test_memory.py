@@ -14,7 +14,7 @@ from transferkit.config import BackboneOptions, Config, Stage
 from transferkit.errors import UserError
 from transferkit.events import Event, Notice
 from transferkit.finetune import finetune
-from transferkit.recipes import config_of
+from transferkit.recipes.reading import config_of
 from transferkit.runs.folder import open_run
 from transferkit.training.memory import (
     batch_size_for,

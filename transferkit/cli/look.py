@@ -79,7 +79,7 @@ def models(
 @app.command()
 def recipes(json: Json = False, debug: Debug = False) -> None:
     """List the recipes that come with transferkit."""
-    from transferkit.recipes import describe_recipe, shipped_recipes
+    from transferkit.recipes.reading import describe_recipe, shipped_recipes
 
     rows = [(name, describe_recipe(path), path) for name, path in shipped_recipes().items()]
     if json:

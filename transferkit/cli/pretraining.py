@@ -40,7 +40,7 @@ def pretrain(
     raw = None if resume else build_raw(unlabeled, recipe, sets, None, flags)
     with live_view(json) as view, processes.joined():
         from transferkit import pretrain as verb
-        from transferkit.recipes import validate
+        from transferkit.recipes.reading import validate
 
         if resume is not None:
             summary = verb.resume(resume, view.show)

@@ -148,7 +148,7 @@ def start(
     from transferkit import predict as verb
     from transferkit import predict_exported as exported
     from transferkit.data.addresses import fetch
-    from transferkit.recipes import predict_options
+    from transferkit.recipes.reading import predict_options
 
     run, trusted = model
     if trusted or exported.is_exported(Path(run)):
@@ -230,7 +230,7 @@ def evaluate(
     with live_view(json) as view:
         from transferkit import evaluate as verb
         from transferkit.predict import open_runs
-        from transferkit.recipes import predict_options
+        from transferkit.recipes.reading import predict_options
 
         folders = open_runs(run)
         ignored = (*DECIDING, "abstain_by")

@@ -11,16 +11,15 @@ from hypothesis import strategies as st
 
 from transferkit.config import Augmentation, Config, Data, HeadOptions, Stage, Training
 from transferkit.errors import UserError
-from transferkit.recipes import (
+from transferkit.recipes.reading import (
     describe_recipe,
     find_recipe,
     load_config,
-    parse_set,
-    parse_stages,
     read_recipe,
     shipped_recipes,
     to_toml,
 )
+from transferkit.recipes.typed import parse_set, parse_stages
 
 WHAT = st.one_of(st.sampled_from(["head", "all"]), st.integers(1, 999))
 RATES = st.none() | st.floats(1e-9, 10, allow_nan=False)
