@@ -20,7 +20,6 @@ from transferkit.events import Event, Notice, StageEnded, StageStarted
 from transferkit.files.foreign_files import understood
 from transferkit.find_lr import resolve_rate
 from transferkit.fit_memory import resolve_parts
-from transferkit.network import head_design, make_structure
 from transferkit.recipes.reading import config_of, to_toml
 from transferkit.report import write_card, write_report
 from transferkit.runs.creation import default_run_path
@@ -38,6 +37,7 @@ from transferkit.training.budget import Budget
 from transferkit.training.checkpoints import continue_run, write_unsaved
 from transferkit.training.interpolation import interpolate
 from transferkit.training.loop import fit
+from transferkit.training.network import head_design, make_structure
 from transferkit.training.run import Run
 from transferkit.training.summary import RunSummary
 from transferkit.units import parse_duration

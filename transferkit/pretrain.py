@@ -22,7 +22,6 @@ from transferkit.data.unlabeled import scan_unlabeled
 from transferkit.errors import usage_error
 from transferkit.evaluation.pretraining_plots import feature_map, filters, pretraining_curves
 from transferkit.events import Event, Notice, PretrainingEpoch, Progress
-from transferkit.network import make_backbone, make_structure
 from transferkit.pretraining.encoder import Encoder
 from transferkit.pretraining.features import ProbeData, features_of
 from transferkit.pretraining.loop import fit, split_epochs
@@ -49,7 +48,8 @@ from transferkit.runs.life import (
     require_same_pictures,
     working_on,
 )
-from transferkit.session import make_fabric, take_scale
+from transferkit.training.fabric import make_fabric
+from transferkit.training.network import make_backbone, make_structure, take_scale
 from transferkit.training.optimizers import hyperparameters_of
 from transferkit.training.schedules import make_schedule
 from transferkit.training.settings import update_rules

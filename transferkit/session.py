@@ -1,9 +1,7 @@
 """From a configuration to a run that can start: pictures, backbone, head, chain, plan, caches."""
 
-import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,12 +16,17 @@ from transferkit.config import Config
 from transferkit.data.addresses import address_of, fetch
 from transferkit.data.index import DatasetIndex, ScanOptions, scan
 from transferkit.data.loader import ViewMaker
-from transferkit.data.preprocessing import Preprocessing
-from transferkit.errors import UserError, usage_error
+from transferkit.errors import usage_error
 from transferkit.events import Event, Notice, Progress
 from transferkit.files.cache_dir import default_cache_dir
 from transferkit.first_pass import Channels, channel_statistics, recalibrate_batchnorm
-from transferkit.network import (
+from transferkit.runs.folder import RunFolder
+from transferkit.stopwatch import Stopwatch
+from transferkit.training.budget import Budget
+from transferkit.training.fabric import make_fabric
+from transferkit.training.material import Material
+from transferkit.training.memory import batch_size_for, refuse_more_classes
+from transferkit.training.network import (
     check_network,
     make_backbone,
     make_classifier,
@@ -31,13 +34,8 @@ from transferkit.network import (
     random_images,
     reinitialize_above,
     start_notices,
+    take_scale,
 )
-from transferkit.runs.folder import MODEL, RunFolder
-from transferkit.stopwatch import Stopwatch
-from transferkit.training.budget import Budget
-from transferkit.training.freed_memory import keep_freed_memory
-from transferkit.training.material import Material
-from transferkit.training.memory import batch_size_for, refuse_more_classes
 from transferkit.training.run import Run
 from transferkit.training.settings import loop_settings
 from transferkit.training.sharded import refuse_old_torch
@@ -252,18 +250,6 @@ def set_normalization(config: Config, index: DatasetIndex, backbone: Backbone) -
     yield Notice(f"input normalisation: {of}")
 
 
-def take_scale(backbone: Backbone, weights: Path | None) -> Iterator[Notice]:
-    """Normalise the input as the run did that the weights lie in, if they lie in one."""
-    if weights is None or weights.name != MODEL or not RunFolder(weights.parent).has_model:
-        return
-    with contextlib.suppress(UserError):  # a model.json of another program
-        known = RunFolder(weights.parent).read_description()["preprocessing"]
-        there, here = Preprocessing.from_dict(known), backbone.preprocessing
-        if (there.mean, there.std) != (here.mean, here.std):
-            backbone.preprocessing = replace(here, mean=there.mean, std=there.std)
-            yield Notice(f"input normalisation: that of {weights.parent}")
-
-
 def make_material(config: Config, index: DatasetIndex, backbone: Backbone) -> Material:
     """Decide how many views each training picture has, and how they are made."""
     augment = config.augment
@@ -293,35 +279,3 @@ def cache_settings(config: Config) -> CacheSettings:
         engine=config.device.engine,
         enabled=config.cache.enabled,
     )
-
-
-def make_fabric(config: Config) -> Any:
-    """Start Lightning Fabric on the configured device with its arithmetic."""
-    import logging
-
-    from lightning_fabric import Fabric
-    from lightning_fabric.plugins.environments import LightningEnvironment
-
-    logging.getLogger("lightning_fabric").setLevel(logging.ERROR)
-    wanted: str = config.device.accelerator
-    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if wanted in available and not available[wanted]:
-        raise usage_error(f"--device {wanted}: this machine has none", "", "use --device auto")
-    if wanted == "auto":
-        wanted = next((name for name, there in available.items() if there), "cpu")
-    if wanted == "cpu":
-        keep_freed_memory()
-    precision: str = config.device.precision
-    if precision == "auto":
-        precision = "bf16" if wanted == "cuda" and torch.cuda.is_bf16_supported() else "32"
-    names: dict[str, Any] = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
-    # one device for each process, whatever started it: `processes` exchanges what must be
-    devices: Any = [torch.cuda.current_device()] if wanted == "cuda" else 1
-    fabric = Fabric(
-        accelerator=wanted,
-        devices=devices,
-        precision=names[precision],
-        plugins=LightningEnvironment(),
-    )
-    fabric.launch()
-    return fabric

@@ -1,6 +1,8 @@
 """The network's options as objects: structure of the backbone, new layers, what is said of them."""
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -16,8 +18,10 @@ from transferkit.backbones.scratch import DEFAULTS, Scratch, ScratchDesign, scra
 from transferkit.backbones.structure import Structure
 from transferkit.config import BackboneOptions, Config
 from transferkit.config.initializers import paired_initializer
-from transferkit.errors import usage_error
+from transferkit.data.preprocessing import Preprocessing
+from transferkit.errors import UserError, usage_error
 from transferkit.events import Notice
+from transferkit.runs.folder import MODEL, RunFolder
 from transferkit.training.stages import column_finder, make_plan
 
 
@@ -183,3 +187,15 @@ def pairing_notice(where: str, initializer: str, activation: str, why: str) -> N
     advice = f"{paired_initializer(activation)} goes with {activation}"
     text = f"{where}: {activation} layers start with {initializer}, but {why}; {advice}"
     return Notice(text, warning=True)
+
+
+def take_scale(backbone: Backbone, weights: Path | None) -> Iterator[Notice]:
+    """Normalise the input as the run did that the weights lie in, if they lie in one."""
+    if weights is None or weights.name != MODEL or not RunFolder(weights.parent).has_model:
+        return
+    with contextlib.suppress(UserError):  # a model.json of another program
+        known = RunFolder(weights.parent).read_description()["preprocessing"]
+        there, here = Preprocessing.from_dict(known), backbone.preprocessing
+        if (there.mean, there.std) != (here.mean, here.std):
+            backbone.preprocessing = replace(here, mean=there.mean, std=there.std)
+            yield Notice(f"input normalisation: that of {weights.parent}")

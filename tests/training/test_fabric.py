@@ -4,13 +4,13 @@ import sys
 
 import pytest
 
-from transferkit.training import freed_memory
-from transferkit.training.freed_memory import keep_freed_memory
+from transferkit.training import fabric as freed_memory
+from transferkit.training.fabric import keep_freed_memory
 
 FAULTS = """
 import resource, sys
 import torch
-from transferkit.training.freed_memory import keep_freed_memory
+from transferkit.training.fabric import keep_freed_memory
 
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
