@@ -19,8 +19,8 @@ from transferkit.console import (
 from transferkit.errors import UserError
 from transferkit.evaluation.metrics import WeakClass
 from transferkit.events import EpochEnded, Notice, Progress, StageEnded, StageStarted
+from transferkit.finetuning.summary import PlanRow, RunSummary, StageSummary
 from transferkit.tables.training import closing_table, plan_table
-from transferkit.training.summary import PlanRow, RunSummary, StageSummary
 
 ESCAPE = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]")
 METRICS = {

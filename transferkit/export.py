@@ -32,13 +32,13 @@ from transferkit.exporting.formats import (
 from transferkit.exporting.int8 import BATCH, quantized
 from transferkit.exporting.sparsity import pruned, zeros
 from transferkit.files.atomic_write import disk_error, write_atomically
+from transferkit.finetuning.session import scan_pictures
 from transferkit.inference.deployed import DTYPES, Deployed
 from transferkit.inference.exported import OPENERS, open_exported
 from transferkit.inference.predict import LoadedRun, load_run
 from transferkit.inference.weights_file import REBUILDS
 from transferkit.recipes.reading import config_of
 from transferkit.runs.folder import MODEL, open_run
-from transferkit.session import scan_pictures
 from transferkit.training.picks import batches
 
 TRAINING_BATCH = 32

@@ -9,8 +9,8 @@ from transferkit.errors import usage_error
 from transferkit.evaluation.rate_plot import rate_range
 from transferkit.events import Event, Notice
 from transferkit.files.atomic_write import disk_error, png_of, write_atomically
+from transferkit.finetuning.session import Session, make_run, prepare, recalibrate
 from transferkit.runs.folder import RunFolder
-from transferkit.session import Session, make_run, prepare, recalibrate
 from transferkit.training.rate_range import Range, RangeTest, range_test
 from transferkit.training.stages import make_plan
 from transferkit.units import rate_text

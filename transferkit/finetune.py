@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from transferkit import processes
-from transferkit.budget import choose, take
-from transferkit.closing import summarize
 from transferkit.config import Config
 from transferkit.errors import usage_error
 from transferkit.evaluation.layer_plots import inside
@@ -19,7 +17,11 @@ from transferkit.evaluation.reliability_plot import reliability
 from transferkit.events import Event, Notice, StageEnded, StageStarted
 from transferkit.files.foreign_files import understood
 from transferkit.find_lr import resolve_rate
-from transferkit.fit_memory import resolve_parts
+from transferkit.finetuning.batch_parts import resolve_parts
+from transferkit.finetuning.final_validation import Validation, validate
+from transferkit.finetuning.session import Session, make_run, prepare, recalibrate
+from transferkit.finetuning.summary import RunSummary, summarize
+from transferkit.finetuning.time_budget import choose, take
 from transferkit.recipes.reading import config_of, to_toml
 from transferkit.report import write_card, write_report
 from transferkit.runs.creation import default_run_path
@@ -31,7 +33,6 @@ from transferkit.runs.life import (
     require_same_pictures,
     working_on,
 )
-from transferkit.session import Session, make_run, prepare, recalibrate
 from transferkit.stopwatch import Stopwatch
 from transferkit.training.budget import Budget
 from transferkit.training.checkpoints import continue_run, write_unsaved
@@ -39,9 +40,7 @@ from transferkit.training.interpolation import interpolate
 from transferkit.training.loop import fit
 from transferkit.training.network import head_design, make_structure
 from transferkit.training.run import Run
-from transferkit.training.summary import RunSummary
 from transferkit.units import parse_duration
-from transferkit.validation import Validation, validate
 
 Show = Callable[[Event], None]
 COMMAND = "finetune"

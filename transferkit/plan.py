@@ -2,14 +2,19 @@
 
 from collections.abc import Callable
 
-from transferkit.budget import choose
 from transferkit.config import Config
 from transferkit.events import Event
-from transferkit.session import Session, prepare
-from transferkit.speed import forward_seconds, seconds_per_picture, train_seconds, trunk_seconds
+from transferkit.finetuning.session import Session, prepare
+from transferkit.finetuning.speed import (
+    forward_seconds,
+    seconds_per_picture,
+    train_seconds,
+    trunk_seconds,
+)
+from transferkit.finetuning.summary import PlanRow
+from transferkit.finetuning.time_budget import choose
 from transferkit.stopwatch import Stopwatch
 from transferkit.training.stages import PlannedStage, apply_stage
-from transferkit.training.summary import PlanRow
 from transferkit.units import parse_duration
 
 

@@ -19,9 +19,9 @@ from transferkit.config import Config, Predict
 from transferkit.config.optimization import OptimizerOptions
 from transferkit.errors import UserError
 from transferkit.events import EpochEnded, Event
+from transferkit.finetuning.session import refuse_sharing
 from transferkit.predict import Outputs, check_outputs
 from transferkit.runs.folder import RunFolder
-from transferkit.session import refuse_sharing
 
 Cli = Callable[..., Any]
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")

@@ -18,9 +18,9 @@ from transferkit import processes
 from transferkit.config import Averaging, Clipping, Config, Stage
 from transferkit.config.optimization import OptimizerOptions
 from transferkit.errors import UserError
+from transferkit.finetuning.session import refuse_sharing
 from transferkit.recipes.reading import load_config
 from transferkit.runs.folder import RunFolder
-from transferkit.session import refuse_sharing
 from transferkit.training.optimizers import OPTIMIZERS
 from transferkit.training.sharded import refuse_unsharded
 

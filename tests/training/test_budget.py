@@ -12,17 +12,17 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from transferkit import budget as verb
 from transferkit.config import Augmentation, Config
 from transferkit.errors import UserError
 from transferkit.events import EpochEnded, Event, Notice
 from transferkit.finetune import finetune, resume
+from transferkit.finetuning import time_budget as verb
+from transferkit.finetuning.session import prepare
+from transferkit.finetuning.summary import RunSummary
 from transferkit.recipes.reading import load_config
 from transferkit.runs.folder import RunFolder, open_run
-from transferkit.session import prepare
 from transferkit.stopwatch import Stopwatch
 from transferkit.training.budget import Budget, StageCost, allocate, deepest_that_fits
-from transferkit.training.summary import RunSummary
 
 HEAD = StageCost(wished=30, least=15, setup_s=20.0, train_s=0.8, validate_s=0.2)
 TOP = StageCost(wished=12, least=6, setup_s=4.0, train_s=3.5, validate_s=0.5)

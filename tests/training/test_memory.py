@@ -149,7 +149,9 @@ def test_the_automatic_size_leaves_steps_to_take() -> None:
 def test_auto_writes_what_it_found_into_the_recipe(
     tiny_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("transferkit.fit_memory.available_bytes", lambda device: 400_000)
+    monkeypatch.setattr(
+        "transferkit.finetuning.batch_parts.available_bytes", lambda device: 400_000
+    )
     found, events = trained(tiny_config, tmp_path / "run", batch_size="auto")
     training = config_of(open_run(tmp_path / "run")).training
     assert training.batch_size == 8

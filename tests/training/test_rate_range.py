@@ -15,9 +15,9 @@ from transferkit.errors import UserError
 from transferkit.events import EpochEnded, Event
 from transferkit.find_lr import find_lr, measure
 from transferkit.finetune import finetune, resume
+from transferkit.finetuning.session import make_run, prepare
 from transferkit.recipes.reading import config_of
 from transferkit.runs.folder import RunFolder, open_run
-from transferkit.session import make_run, prepare
 from transferkit.training.rate_range import (
     Range,
     batches_without_end,

@@ -10,8 +10,8 @@ from transferkit.tables.results import SUMMARY_METRICS
 from transferkit.units import bytes_text, count_text, duration_text, rate_text
 
 if TYPE_CHECKING:
+    from transferkit.finetuning.summary import PlanRow, RunSummary, StageSummary
     from transferkit.training.rate_range import RangeTest
-    from transferkit.training.summary import PlanRow, RunSummary, StageSummary
 
 ENDINGS = {"finished": "done", "stopped early": "early"}
 

@@ -12,8 +12,8 @@ from PIL import Image
 
 from transferkit.config import BackboneOptions, Config, Data, Training
 from transferkit.events import Event, Notice
-from transferkit.first_pass import channel_statistics, shuffled_batches
-from transferkit.session import Session, prepare
+from transferkit.finetuning.first_pass import channel_statistics, shuffled_batches
+from transferkit.finetuning.session import Session, prepare
 
 MLP = BackboneOptions(name="mlp", image_size=24, width=4, depth=1)
 
@@ -78,7 +78,7 @@ def test_batches_are_mixed_equal_and_whole(pictures: Path) -> None:
     material = session.sources.material
     labels = material.index.labels[material.train]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("transferkit.first_pass.MOST_IN_BATCH", 5)
+        patch.setattr("transferkit.finetuning.first_pass.MOST_IN_BATCH", 5)
         batches = [batch.numpy() for batch in shuffled_batches(material, 3)]
         again = [batch.numpy() for batch in shuffled_batches(material, 3)]
     assert [len(batch) for batch in batches] == [5, 5, 4, 4]

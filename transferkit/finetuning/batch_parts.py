@@ -8,8 +8,8 @@ import torch
 
 from transferkit.backbones.devices import to_device
 from transferkit.events import Event, Notice
-from transferkit.session import Session
-from transferkit.speed import random_images
+from transferkit.finetuning.session import Session
+from transferkit.finetuning.speed import random_images
 from transferkit.training.loop import SMALLEST_PART
 from transferkit.training.memory import (
     SAMPLE,

@@ -5,12 +5,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from transferkit.events import Notice
-from transferkit.session import Session
-from transferkit.speed import forward_seconds, seconds_per_picture, train_seconds, trunk_seconds
+from transferkit.finetuning.final_validation import MOST_REFERENCES
+from transferkit.finetuning.session import Session
+from transferkit.finetuning.speed import (
+    forward_seconds,
+    seconds_per_picture,
+    train_seconds,
+    trunk_seconds,
+)
 from transferkit.training.budget import Budget, StageCost, allocate, deepest_that_fits
 from transferkit.training.stages import PlannedStage, apply_stage
 from transferkit.units import duration_text
-from transferkit.validation import MOST_REFERENCES
 
 SAMPLE = 8  # pictures measured at a time
 CLOSING_S = 5.0

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from transferkit import validation
+from transferkit.finetuning import final_validation as validation
+from transferkit.finetuning.final_validation import features_at, read_features, spread_over_classes
+from transferkit.finetuning.session import Session, prepare
 from transferkit.recipes.reading import load_config
-from transferkit.session import Session, prepare
 from transferkit.training.cached_features import cached_features
-from transferkit.validation import features_at, read_features, spread_over_classes
 
 OPTIONS = {
     "backbone.name": "test_efficientnet",

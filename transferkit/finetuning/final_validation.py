@@ -11,6 +11,7 @@ from transferkit.errors import UserError
 from transferkit.evaluation.bootstrap import bootstrap_intervals
 from transferkit.evaluation.metrics import Evaluation, evaluate_logits
 from transferkit.events import Event, Notice
+from transferkit.finetuning.session import Session
 from transferkit.inference.calibration import Calibration, calibrate, log_softmax, softmax
 from transferkit.inference.predict import (
     features_of,
@@ -20,7 +21,6 @@ from transferkit.inference.predict import (
 )
 from transferkit.inference.uncertainty import entropy
 from transferkit.runs.folder import RunFolder
-from transferkit.session import Session
 from transferkit.training.cached_features import cached_features
 
 MOST_REFERENCES = 2000  # training pictures whose features a run keeps

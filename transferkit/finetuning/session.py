@@ -19,7 +19,7 @@ from transferkit.data.loader import ViewMaker
 from transferkit.errors import usage_error
 from transferkit.events import Event, Notice, Progress
 from transferkit.files.cache_dir import default_cache_dir
-from transferkit.first_pass import Channels, channel_statistics, recalibrate_batchnorm
+from transferkit.finetuning.first_pass import Channels, channel_statistics, recalibrate_batchnorm
 from transferkit.runs.folder import RunFolder
 from transferkit.stopwatch import Stopwatch
 from transferkit.training.budget import Budget

@@ -11,7 +11,7 @@ from transferkit.backbones.devices import to_device
 from transferkit.backbones.engine import choose_engine, make_engine
 from transferkit.backbones.head import FrozenTrunk
 from transferkit.data.loader import CLEAN, ahead
-from transferkit.session import Session
+from transferkit.finetuning.session import Session
 from transferkit.training.stages import PlannedStage
 
 SAMPLE = 16  # pictures measured
