@@ -27,10 +27,10 @@ from transferkit.inference.members import (
     read_files,
     sample_batch,
 )
+from transferkit.inference.overlays import Overlays, open_overlays, write_overlays
 from transferkit.inference.rows import batch_rows, columns, error_row
 from transferkit.inference.select import Pool, score_by
 from transferkit.inference.uncertainty import Uncertainty, measure
-from transferkit.overlays import Overlays, open_overlays, write_overlays
 from transferkit.recipes.reading import config_of
 from transferkit.runs.folder import RunFolder, open_run
 
