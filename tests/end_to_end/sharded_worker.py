@@ -16,7 +16,6 @@ import torch
 from torch import nn
 from torch.distributed.fsdp import FSDPModule
 
-from transferkit import finetune as verb
 from transferkit import processes
 from transferkit.config import Config
 from transferkit.errors import UserError
@@ -26,6 +25,7 @@ from transferkit.training import loop, sharded
 from transferkit.training.divergence import Diverged
 from transferkit.training.optimizers import OPTIMIZERS, make_optimizer, set_rates
 from transferkit.training.updates import Updater
+from transferkit.verbs import finetune as verb
 
 DRAWN = ("curves", "learning_rates", "confusion", "inside", "reliability")
 

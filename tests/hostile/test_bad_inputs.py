@@ -17,8 +17,8 @@ from transferkit.events import Event
 from transferkit.files.foreign_files import understood
 from transferkit.inference.predict import load_run
 from transferkit.recipes.reading import config_of, find_recipe, load_config, read_recipe
-from transferkit.report import write_report
 from transferkit.runs.folder import open_run
+from transferkit.verbs.report import write_report
 
 Tally = Callable[..., None]
 

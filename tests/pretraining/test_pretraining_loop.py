@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import nn
 
-from transferkit import pretrain as verb
 from transferkit.config import Config
 from transferkit.config.pretraining import USES
 from transferkit.errors import UserError
@@ -20,6 +19,7 @@ from transferkit.pretraining.loop import cut, split_epochs
 from transferkit.pretraining.method import Phase
 from transferkit.pretraining.methods import METHODS
 from transferkit.runs.folder import RunFolder, open_run
+from transferkit.verbs import pretrain as verb
 
 Make = Callable[..., Config]
 OPTIONS: dict[str, dict[str, Any]] = {name: {"method": name} for name in METHODS}

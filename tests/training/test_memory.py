@@ -13,7 +13,6 @@ from transferkit.backbones.recompute import Recomputed, recompute
 from transferkit.config import BackboneOptions, Config, Stage
 from transferkit.errors import UserError
 from transferkit.events import Event, Notice
-from transferkit.finetune import finetune
 from transferkit.recipes.reading import config_of
 from transferkit.runs.folder import open_run
 from transferkit.training.memory import (
@@ -25,6 +24,7 @@ from transferkit.training.memory import (
     refuse_more_classes,
     shares,
 )
+from transferkit.verbs.finetune import finetune
 
 LIVE = (Stage("all", 2, 1e-2),)
 

@@ -30,7 +30,7 @@ def inspect(
 ) -> None:
     """Look at a data set: counts, sizes, unreadable files, duplicates, warnings."""
     with live_view(json) as view:
-        from transferkit import inspect_data as verb
+        from transferkit.verbs import inspect_data as verb
 
         require_manifest(allow_outside, manifest)
         found, path = verb.inspect_data(data, manifest, output, strict, view.show, allow_outside)
@@ -126,7 +126,7 @@ def compare(
     debug: Debug = False,
 ) -> None:
     """Put runs side by side: what came out, and which options differed."""
-    from transferkit import compare as verb
+    from transferkit.verbs import compare as verb
 
     found = verb.compare(runs, output)
     if json:

@@ -39,8 +39,8 @@ def pretrain(
     require_read(sets or ())
     raw = None if resume else build_raw(unlabeled, recipe, sets, None, flags)
     with live_view(json) as view, processes.joined():
-        from transferkit import pretrain as verb
         from transferkit.recipes.reading import validate
+        from transferkit.verbs import pretrain as verb
 
         if resume is not None:
             summary = verb.resume(resume, view.show)

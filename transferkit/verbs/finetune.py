@@ -16,14 +16,12 @@ from transferkit.evaluation.plots import confusion, curves, learning_rates
 from transferkit.evaluation.reliability_plot import reliability
 from transferkit.events import Event, Notice, StageEnded, StageStarted
 from transferkit.files.foreign_files import understood
-from transferkit.find_lr import resolve_rate
 from transferkit.finetuning.batch_parts import resolve_parts
 from transferkit.finetuning.final_validation import Validation, validate
 from transferkit.finetuning.session import Session, make_run, prepare, recalibrate
 from transferkit.finetuning.summary import RunSummary, summarize
 from transferkit.finetuning.time_budget import choose, take
 from transferkit.recipes.reading import config_of, to_toml
-from transferkit.report import write_card, write_report
 from transferkit.runs.creation import default_run_path
 from transferkit.runs.folder import RunFolder, open_run
 from transferkit.runs.life import (
@@ -41,6 +39,8 @@ from transferkit.training.loop import fit
 from transferkit.training.network import head_design, make_structure
 from transferkit.training.run import Run
 from transferkit.units import parse_duration
+from transferkit.verbs.find_lr import resolve_rate
+from transferkit.verbs.report import write_card, write_report
 
 Show = Callable[[Event], None]
 COMMAND = "finetune"

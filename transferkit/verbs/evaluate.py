@@ -19,9 +19,9 @@ from transferkit.events import Event, Notice, Progress
 from transferkit.inference.decide import MEASURES, Rules, make_rules, uniform_of
 from transferkit.inference.members import open_members
 from transferkit.inference.uncertainty import Uncertainty
-from transferkit.predict import Job, batches
 from transferkit.recipes.reading import config_of
 from transferkit.runs.folder import RunFolder
+from transferkit.verbs.predict import Job, batches
 
 SHARES = (1.0, 0.95, 0.9, 0.8, 0.7, 0.5)
 

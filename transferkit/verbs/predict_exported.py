@@ -20,8 +20,8 @@ from transferkit.inference.members import Batch
 from transferkit.inference.predict import features_of
 from transferkit.inference.rows import batch_rows, columns, error_row
 from transferkit.inference.uncertainty import measure
-from transferkit.predict import Outputs, check_outputs, list_pictures
 from transferkit.recipes.reading import load_config
+from transferkit.verbs.predict import Outputs, check_outputs, list_pictures
 
 KEYS = ("predict.top_k", "predict.batch_size")
 """What an exported model knows of the options; the others need a run folder."""

@@ -14,10 +14,10 @@ from transferkit.inference.dropout import active_dropout
 from transferkit.inference.exported import is_exported
 from transferkit.inference.predict import load_run
 from transferkit.recipes.reading import config_of, predict_options
-from transferkit.report import run_data
 from transferkit.reporting.page import policy, render
 from transferkit.reporting.run_page import run_page
 from transferkit.runs.folder import RunFolder, open_run
+from transferkit.verbs.report import run_data
 from transferkit.viewing.answer import Answerer
 from transferkit.viewing.gate import MAX_BYTES
 from transferkit.viewing.server import Page, open_server

@@ -38,7 +38,6 @@ from transferkit.pretraining.summary import PretrainingSummary
 from transferkit.pretraining.views import PretrainingViews
 from transferkit.pretraining.watch import Watch
 from transferkit.recipes.reading import config_of, to_toml
-from transferkit.report import write_report
 from transferkit.runs.creation import default_run_path
 from transferkit.runs.folder import RunFolder, open_run
 from transferkit.runs.life import (
@@ -54,6 +53,7 @@ from transferkit.training.optimizers import hyperparameters_of
 from transferkit.training.schedules import make_schedule
 from transferkit.training.settings import update_rules
 from transferkit.units import parse_colour, parse_duration
+from transferkit.verbs.report import write_report
 
 Show = Callable[[Event], None]
 COMMAND = "pretrain"

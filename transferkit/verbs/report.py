@@ -4,7 +4,6 @@ import contextlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from transferkit.compare import compare
 from transferkit.config import Config
 from transferkit.errors import UserError, usage_error
 from transferkit.evaluation.bootstrap import bootstrap_intervals
@@ -20,6 +19,7 @@ from transferkit.reporting.gather import RunData, gather
 from transferkit.reporting.pretraining_page import pretraining_page
 from transferkit.reporting.run_page import run_page
 from transferkit.runs.folder import CARD, REPORT, RunFolder, open_run
+from transferkit.verbs.compare import compare
 
 
 def report(path: Path, show: Callable[[Event], None]) -> Path:

@@ -19,8 +19,8 @@ from transferkit.inference.predict import (
     load_backbone,
     picture_engine,
 )
-from transferkit.predict import list_pictures as list_pictures
 from transferkit.runs.folder import open_run
+from transferkit.verbs.predict import list_pictures as list_pictures
 
 Show = Callable[[Event], None]
 ARRAY = ".safetensors"
