@@ -23,7 +23,7 @@ from pathlib import Path
 
 import numpy as np
 
-import transferkit.torchvision_ops  # noqa: F401  # isort: skip
+import transferkit.timm_import  # noqa: F401  # isort: skip
 import timm
 import torch
 from PIL import Image

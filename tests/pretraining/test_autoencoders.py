@@ -1,6 +1,6 @@
 from typing import Any
 
-import transferkit.torchvision_ops  # noqa: F401  # isort: skip
+import transferkit.timm_import  # noqa: F401  # isort: skip
 import pytest
 import torch
 from torch import Tensor

@@ -8,10 +8,10 @@ import typer
 from transferkit import console
 from transferkit.cli.app import Debug, Json, app, live_view
 from transferkit.cli.options import DATA_HELP, AllowOutside, require_manifest
+from transferkit.cli.tables.comparison import comparison_table
+from transferkit.cli.tables.explanations import page_text, topics_table
+from transferkit.cli.tables.results import inspection_table
 from transferkit.errors import usage_error
-from transferkit.tables.comparison import comparison_table
-from transferkit.tables.explanations import page_text, topics_table
-from transferkit.tables.results import inspection_table
 
 
 @app.command()

@@ -17,7 +17,7 @@ from transferkit.cli.options import (
     require_read,
     with_pretraining_options,
 )
-from transferkit.tables.pretraining import pretraining_table
+from transferkit.cli.tables.pretraining import pretraining_table
 
 
 @app.command()

@@ -7,8 +7,8 @@ import typer
 
 from transferkit import console
 from transferkit.cli.app import Debug, Json, RunArgument, app, live_view
+from transferkit.cli.tables.export import export_table
 from transferkit.errors import usage_error
-from transferkit.tables.export import export_table
 
 Compared = Annotated[
     Path | None, typer.Option("--data", help="Pictures to compare on [those of the run].")

@@ -18,8 +18,8 @@ from transferkit.cli.options import (
     require_alone,
     with_config_options,
 )
+from transferkit.cli.tables.training import closing_table, plan_table, range_table
 from transferkit.stopwatch import Stopwatch
-from transferkit.tables.training import closing_table, plan_table, range_table
 
 
 @app.command()

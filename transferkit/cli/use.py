@@ -18,10 +18,10 @@ from transferkit.cli.options import (
     require_manifest,
     with_predict_options,
 )
+from transferkit.cli.tables.results import measured_table, prediction_table, selection_table
 from transferkit.config.predict import DECIDING
 from transferkit.errors import UserError, usage_error
 from transferkit.events import Event
-from transferkit.tables.results import measured_table, prediction_table, selection_table
 
 if TYPE_CHECKING:
     from transferkit.config import Predict

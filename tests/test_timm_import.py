@@ -4,7 +4,7 @@ import sys
 import pytest
 import torch
 
-import transferkit.torchvision_ops as torchvision_ops  # isort: skip
+import transferkit.timm_import as torchvision_ops  # isort: skip
 import huggingface_hub
 from timm.models import _hub as timm_hub
 from torchvision.ops import roi_align
@@ -20,7 +20,7 @@ def in_a_new_process(*lines: str) -> list[str]:
 
 def test_the_compiler_and_the_hub_are_loaded_when_they_are_called() -> None:
     assert in_a_new_process(
-        "import sys, transferkit.torchvision_ops as ops",
+        "import sys, transferkit.timm_import as ops",
         "late = {'torch._dynamo', 'torch._dynamo.utils', 'sympy', 'huggingface_hub.hf_api'}",
         "print(len(late & set(sys.modules)), 'timm.models' in sys.modules)",
         "from timm.models import _hub, naflexvit",
@@ -35,7 +35,7 @@ def test_the_compiler_and_the_hub_are_loaded_when_they_are_called() -> None:
 
 def test_whoever_wants_more_of_a_late_module_gets_the_module() -> None:
     assert in_a_new_process(
-        "import sys, transferkit.torchvision_ops as ops",
+        "import sys, transferkit.timm_import as ops",
         "with ops.stood_in_for():",
         "    from huggingface_hub import HfApi",
         "    print(HfApi.__name__)",

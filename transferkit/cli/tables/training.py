@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from transferkit.cli.tables.results import SUMMARY_METRICS
 from transferkit.console import print_lines, print_styled, print_table
-from transferkit.tables.results import SUMMARY_METRICS
 from transferkit.units import bytes_text, count_text, duration_text, rate_text
 
 if TYPE_CHECKING:
