@@ -12,14 +12,14 @@ import torch
 from transferkit.backbones.create import create_backbone
 from transferkit.config import Averaging, Config, Stage
 from transferkit.errors import UserError
-from transferkit.finetune import finetune, resume
-from transferkit.run_folder import RunFolder, open_run
-from transferkit.session import make_run, prepare
+from transferkit.events import Event
+from transferkit.finetuning.session import make_run, prepare
+from transferkit.runs.folder import RunFolder, open_run
 from transferkit.training import loop
 from transferkit.training.budget import Budget, StageCost
 from transferkit.training.checkpoints import continue_run, save_last
-from transferkit.training.events import Event
 from transferkit.training.run import RunState
+from transferkit.verbs.finetune import finetune, resume
 
 MODEL = "model.safetensors"
 STEPS = 3  # of an epoch
@@ -30,7 +30,7 @@ pytestmark = pytest.mark.usefixtures("without_plots")
 
 @pytest.fixture(autouse=True)
 def _without_reports(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("transferkit.finetune.write_report", lambda *_: None)
+    monkeypatch.setattr("transferkit.verbs.finetune.write_report", lambda *_: None)
 
 
 def silent(event: Event) -> None:
