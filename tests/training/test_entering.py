@@ -4,18 +4,19 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
 from transferkit.backbones.create import create_backbone
-from transferkit.config import Averaging, Config, Stage
+from transferkit.config import Averaging, Cache, Config, Stage
 from transferkit.errors import UserError
-from transferkit.events import Event
+from transferkit.events import EpochEnded, Event
 from transferkit.finetuning.session import make_run, prepare
 from transferkit.runs.folder import RunFolder, open_run
-from transferkit.training import loop
+from transferkit.training import boundary_cache, loop
 from transferkit.training.budget import Budget, StageCost
 from transferkit.training.checkpoints import continue_run, save_last
 from transferkit.training.run import RunState
@@ -111,3 +112,52 @@ def test_a_checkpoint_of_an_earlier_release_says_what_it_knows() -> None:
 
     assert entered() == 1
     assert [entered(epoch=1), entered(halvings=1), entered(midway={"tally": {}})] == [2] * 3
+
+
+class Room:
+    """A disk whose free space a test sets."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.free = 10**12
+        used = SimpleNamespace(disk_usage=lambda path: SimpleNamespace(free=self.free))
+        monkeypatch.setattr(boundary_cache, "shutil", used)
+
+
+def stop_after_an_epoch(event: Event) -> None:
+    if isinstance(event, EpochEnded):
+        raise KeyboardInterrupt
+
+
+def test_a_run_whose_cache_fits_no_more_goes_on_to_the_same_weights_or_not_at_all(
+    with_stages: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = replace(with_stages(Stage(1, 2)), cache=Cache())  # half precision: live is otherwise
+    room = Room(monkeypatch)
+    finetune(config, tmp_path / "cached", silent)
+    with pytest.raises(UserError, match="interrupted"):
+        finetune(config, tmp_path / "run", stop_after_an_epoch)
+    room.free = 0
+    monkeypatch.setenv("TRANSFERKIT_CACHE", str(tmp_path / "elsewhere"))
+    with pytest.raises(UserError, match="without its cached activations") as told:
+        resume(tmp_path / "run", silent)
+    assert told.value.exit_code == 1
+    assert "the disk has 0.00 GB" in told.value.where
+    assert f"make room in {tmp_path / 'elsewhere'}, then --resume" in told.value.remedy
+    room.free = 10**12
+    resume(tmp_path / "run", silent)
+    assert (tmp_path / "run" / MODEL).read_bytes() == (tmp_path / "cached" / MODEL).read_bytes()
+
+
+def test_a_run_that_began_live_stays_so_though_there_is_room_now(
+    with_stages: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = replace(with_stages(Stage(1, 2)), cache=Cache())
+    room = Room(monkeypatch)
+    room.free = 0
+    finetune(config, tmp_path / "live", silent)
+    with pytest.raises(UserError, match="interrupted"):
+        finetune(config, tmp_path / "run", stop_after_an_epoch)
+    room.free = 10**12
+    resume(tmp_path / "run", silent)
+    assert [row["cached"] for row in open_run(tmp_path / "run").read_metrics()] == [0, 0]
+    assert (tmp_path / "run" / MODEL).read_bytes() == (tmp_path / "live" / MODEL).read_bytes()

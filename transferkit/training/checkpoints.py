@@ -51,7 +51,7 @@ def save_last(
     if not processes.is_first():
         return
     run.state.seconds = run.watch.read()
-    run.state.budget = run.budget and run.budget.to_dict()
+    run.state.budget = None if run.budget is None else run.budget.to_dict()
     state = updater and updater.state_dict()
     run.unsaved.checkpoints["last"] = {
         "model": trained_tensors(run),
