@@ -228,6 +228,16 @@ MUTATIONS = (
         '}", text)',
         ("tests/end_to_end/test_secrets.py::test_messages_and_tracebacks_hide_secrets",),
     ),
+    Mutation(
+        "blocks that start random thought to stay frozen",
+        "transferkit/config/__init__.py",
+        "return not self.backbone.has_random_blocks",
+        "return True",
+        (
+            "tests/test_config.py::test_options_of_blocks_are_taken_where_random_blocks_train",
+            "tests/training/test_stages.py::test_the_options_tell_which_plans_train_the_head_alone",
+        ),
+    ),
 )
 
 

@@ -285,6 +285,15 @@ def test_network_options_without_sense_are_refused_with_their_key(name: str) -> 
     assert refused.value.exit_code == 2
 
 
+@pytest.mark.parametrize("blocks", ["backbone.reuse_blocks=5", "backbone.name=mlp"])
+@pytest.mark.parametrize("option", ["training.checkpoint_activations=true", "clipping.adaptive=1"])
+def test_options_of_blocks_are_taken_where_random_blocks_train(blocks: str, option: str) -> None:
+    alone = ["training.depth=0", "training.full_epochs=0", option]
+    assert not load_config(None, [*alone, blocks]).trains_head_alone
+    with pytest.raises(UserError, match="has no effect"):
+        load_config(None, alone)
+
+
 def test_one_rate_stands_for_a_list() -> None:
     assert load_config({"head": {"dropout": 0.3}}).head.dropout == (0.3,)
     assert load_config(None, ["head.dropout=0.3"]).head.dropout == (0.3,)

@@ -65,6 +65,20 @@ class Config:
 
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
 
+    @property
+    def head_trains_first(self) -> bool:
+        """Whether the first stage trains the head alone."""
+        if self.stages:
+            return self.stages[0].unfreeze == "head"
+        return not self.backbone.has_random_blocks
+
+    @property
+    def trains_head_alone(self) -> bool:
+        """Whether no stage unfreezes any block."""
+        if self.stages:
+            return all(stage.unfreeze == "head" for stage in self.stages)
+        return self.head_trains_first and self.training.depth == self.training.full_epochs == 0
+
 
 @dataclass(frozen=True)
 class OptionField:

@@ -120,6 +120,11 @@ class BackboneOptions(Section):
         """Whether the network starts from random weights."""
         return not self.pretrained or (self.from_scratch and self.weights is None)
 
+    @property
+    def has_random_blocks(self) -> bool:
+        """Whether any block starts from random weights, and has to train from the first stage."""
+        return self.starts_random or self.reuse_blocks is not None
+
 
 @dataclass(frozen=True)
 class HeadOptions(Section):
