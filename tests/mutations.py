@@ -238,6 +238,23 @@ MUTATIONS = (
             "tests/training/test_stages.py::test_the_options_tell_which_plans_train_the_head_alone",
         ),
     ),
+    Mutation(
+        "streams that break end a run",
+        "transferkit/cli/__init__.py",
+        "    outlast()\n    try:",
+        "    try:",
+        (
+            "tests/end_to_end/test_standard_streams.py"
+            "::test_a_run_is_finished_though_nobody_can_read_it",
+        ),
+    ),
+    Mutation(
+        "a hangup ends a run at once",
+        "transferkit/stopping.py",
+        "*([HANGUP] if HANGUP else [])",
+        "",
+        ("tests/test_stopping.py::test_a_hangup_asks_once_however_often_it_is_told",),
+    ),
 )
 
 
