@@ -40,7 +40,7 @@ def outlast() -> None:
         pass
     os.close(number)
     if sys.stdin is None:
-        sys.stdin = io.TextIOWrapper(io.FileIO(0, closefd=False))  # type: ignore[arg-type]
+        sys.stdin = io.TextIOWrapper(io.BufferedReader(io.FileIO(0, closefd=False)))
     for number, name in ((1, "stdout"), (2, "stderr")):
         old = getattr(sys, name)
         if old is getattr(sys, f"__{name}__"):

@@ -7,6 +7,7 @@ import typer
 from transferkit import console
 from transferkit.cli.app import Debug, Json, RunArgument, app, live_view
 from transferkit.cli.options import Sets, given_flags, with_predict_options
+from transferkit.strict_json import strict_json
 
 
 @app.command()
@@ -26,8 +27,9 @@ def view(
 ) -> None:
     """Drop pictures on a page: answers, how sure they are, what they rest on.
 
-    The page is served on this machine alone (127.0.0.1), until Ctrl-C. Where the model has dropout
-    in its head, answers are sampled 30 times; --mc-dropout 0 turns that off.
+    The page is served on this machine alone (127.0.0.1), until Ctrl-C, to whoever has the address
+    with its token. Where the model has dropout in its head, answers are sampled 30 times;
+    --mc-dropout 0 turns that off.
     """
     with live_view(json) as shown:
         from transferkit import view as verb
@@ -35,13 +37,15 @@ def view(
         folder = verb.open_folder(run)
         options = verb.view_options(folder, sets or [], given_flags(flags))
 
-        def ready(address: str) -> None:
-            if json:
-                console.print_json({"address": address, "run": run})
-            else:
-                console.print_lines([f"{address}   (Ctrl-C ends it)"])
+        def ready(address: str, once: str) -> None:
+            # not through the console, which would hide the token
+            typer.echo(
+                strict_json({"address": address, "run": run})
+                if json
+                else f"{address}   (Ctrl-C ends it)"
+            )
             if browser:
-                verb.open_browser(address)
+                verb.open_browser(once)
 
         verb.view(folder, options, port, shown.show, ready)
     if not json:
