@@ -255,6 +255,41 @@ MUTATIONS = (
         "",
         ("tests/test_stopping.py::test_a_hangup_asks_once_however_often_it_is_told",),
     ),
+    Mutation(
+        "view answers without the token",
+        "transferkit/viewing/server.py",
+        "if not (self.server.opens(given) if in_address",
+        "if not (True if True",
+        ("tests/viewing/test_server.py::test_who_has_not_the_token_is_given_nothing",),
+    ),
+    Mutation(
+        "strangers keep their connections to view",
+        "transferkit/viewing/server.py",
+        "request.shutdown(socket.SHUT_RDWR)",
+        "pass",
+        (
+            "tests/viewing/test_server.py::test_slow_strangers_keep_nobody_out",
+            "tests/viewing/test_server.py::test_a_request_has_to_arrive_in_time",
+        ),
+    ),
+    Mutation(
+        "folders merged into a class without a word",
+        "transferkit/data/listing.py",
+        "if first.setdefault(label, name) != name:",
+        "if False:",
+        ("tests/data/test_names_alike.py::test_folders_that_become_one_class_are_told_of",),
+    ),
+    Mutation(
+        "no advice for an unusable cache",
+        "transferkit/cache_dir.py",
+        "name another place with the variable TRANSFERKIT_CACHE, or --cache-dir where there is one",
+        "",
+        (
+            "tests/training/test_boundary_cache.py"
+            "::test_without_a_home_the_advice_is_another_place",
+            "tests/data/test_addresses.py::test_copies_that_cannot_be_kept_are_told_of_with_advice",
+        ),
+    ),
 )
 
 

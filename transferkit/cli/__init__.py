@@ -5,6 +5,7 @@ The options of `finetune` and `plan` are made from the table of all options in
 """
 
 import errno
+import os
 import re
 import signal
 import sys
@@ -13,6 +14,7 @@ from typing import Any, NoReturn
 import typer
 
 from transferkit import console, processes
+from transferkit.cache_dir import ADVICE, default_cache_dir
 from transferkit.cli import (  # noqa: F401  # their commands join the application
     look,
     pretraining,
@@ -43,7 +45,12 @@ def environment_error(error: Exception) -> UserError | None:
     if isinstance(error, ValueError) and "embedded null" in str(error):
         return usage_error("a path holds a character that no path can hold: NUL")
     if isinstance(error, OSError) and error.strerror:
-        return UserError(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+        if not error.filename:
+            return UserError(str(error))
+        cache = os.path.abspath(default_cache_dir().expanduser())
+        in_cache = os.path.abspath(os.fsdecode(error.filename)).startswith(cache)
+        what = f"{error.filename}: {error.strerror}"
+        return UserError(what, remedy=ADVICE if in_cache else "")
     if isinstance(error, MemoryError) or re.search("out of memory|alloc.* memory", str(error)):
         remedy = "try a smaller --batch-size or --image-size, or a smaller --backbone"
         return UserError("there is not enough memory", str(error)[:200], remedy)

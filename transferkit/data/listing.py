@@ -139,16 +139,19 @@ def _read_classes(listing: Listing, prefix: str, split: str, exclude: Sequence[s
     """Add every class folder in `prefix` to the listing."""
     folder = listing.root / prefix
     names = walk(folder, nested=False).folders
-    invalid = [shown(name) for name in names if not is_valid_text(name)]
+    invalid = [ascii(name) for name in names if not is_valid_text(name) or not class_name(name)]
     if invalid:
         raise UserError(
-            f"{count(len(invalid), 'class folder')} whose name is not valid UTF-8",
+            f"{count(len(invalid), 'class folder')} whose name is blank, or not valid UTF-8",
             listed(invalid),
             "rename them, so that the classes can be written and shown",
         )
-    repeated = []
+    repeated, merged = [], []
+    first: dict[str, str] = {}
     for name in names:
         label = class_name(name)
+        if first.setdefault(label, name) != name:
+            merged.append(f"{prefix + first[label]!a} and {prefix + name!a}")
         if label in exclude:
             listing.excluded.add(label)
             continue
@@ -162,6 +165,12 @@ def _read_classes(listing: Listing, prefix: str, split: str, exclude: Sequence[s
         for path, kind in files.unsupported.items():
             entry = Entry(f"{prefix}{name}/{path}", label, split, f"{kind} (not supported)")
             listing.entries.append(entry)
+    if merged:
+        listing.warnings.append(
+            f"{count(len(merged), 'class folder')} called like another but for blanks or how "
+            f"letters are composed (first: {merged[0]}): they are read as one class; if they mean "
+            "different ones, rename one of them"
+        )
     if repeated:
         listing.warnings.append(
             f"{count(len(repeated), 'link')} to folders that are read already (first: "
