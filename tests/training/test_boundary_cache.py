@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from transferkit.cache_dir import default_cache_dir
 from transferkit.cli import environment_error
 from transferkit.errors import UserError
+from transferkit.files.cache_dir import default_cache_dir
 from transferkit.training.boundary_cache import (
     BoundaryCache,
     CacheParts,

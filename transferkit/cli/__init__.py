@@ -14,7 +14,6 @@ from typing import Any, NoReturn
 import typer
 
 from transferkit import console, processes
-from transferkit.cache_dir import ADVICE, default_cache_dir
 from transferkit.cli import (  # noqa: F401  # their commands join the application
     look,
     pretraining,
@@ -26,6 +25,7 @@ from transferkit.cli import (  # noqa: F401  # their commands join the applicati
 from transferkit.cli.app import app
 from transferkit.cli.options import with_default_samples
 from transferkit.errors import UserError, usage_error
+from transferkit.files.cache_dir import ADVICE, default_cache_dir
 from transferkit.redaction import show_traceback
 from transferkit.standard_streams import lost_output, outlast
 from transferkit.stopping import STOPPING, last_words

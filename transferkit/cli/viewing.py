@@ -7,7 +7,7 @@ import typer
 from transferkit import console
 from transferkit.cli.app import Debug, Json, RunArgument, app, live_view
 from transferkit.cli.options import Sets, given_flags, with_predict_options
-from transferkit.strict_json import strict_json
+from transferkit.files.strict_json import strict_json
 
 
 @app.command()
@@ -32,7 +32,7 @@ def view(
     --mc-dropout 0 turns that off.
     """
     with live_view(json) as shown:
-        from transferkit import view as verb
+        from transferkit.verbs import view as verb
 
         folder = verb.open_folder(run)
         options = verb.view_options(folder, sets or [], given_flags(flags))
