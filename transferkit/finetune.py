@@ -3,7 +3,6 @@
 import json
 from collections.abc import Callable
 from dataclasses import asdict, replace
-from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -23,10 +22,11 @@ from transferkit.fit_memory import resolve_parts
 from transferkit.network import head_design, make_structure
 from transferkit.recipes import config_of, to_toml
 from transferkit.report import write_card, write_report
-from transferkit.run_creation import default_run_path
-from transferkit.run_folder import RunFolder, open_run
+from transferkit.run_creation import RUNS
+from transferkit.run_folder import RunFolder
 from transferkit.run_life import (
     absolute_paths,
+    earlier_run,
     new_run,
     refuse_among_pictures,
     require_same_pictures,
@@ -60,9 +60,8 @@ def finetune(
         raise usage_error(what, "", "start several with torchrun or srun, or leave it out")
     source = config.data.path or config.data.manifest
     name = source.resolve().stem if source else "run"
-    path = processes.agreed(out or default_run_path(Path("runs"), name, datetime.now()))
-    refuse_among_pictures(path, config)
-    with new_run(path) as folder:
+    refuse_among_pictures(out or RUNS, config)
+    with new_run(out, name) as folder:
         session = prepare(absolute_paths(config), show, watch)
         with session.watch.on("measuring"):
             resolve_parts(session, show)
@@ -98,21 +97,21 @@ def resume(path: Path, show: Show, watch: Stopwatch | None = None) -> RunSummary
 
     Raises UserError when the pictures are no longer the same.
     """
-    folder = open_run(path)
-    known = folder.read_json("data")
-    if isinstance(known, dict) and known.get("task") == "pretraining":
-        remedy = f"transferkit pretrain --resume {path}"
-        raise usage_error(f"{path} is a pretraining run", "", remedy)
-    config = config_of(folder)
-    session = prepare(config, show, watch)
-    if (planned := folder.read_json("budget")) is not None:
-        with understood(path):
-            take(session, Budget.from_dict(planned))
-    if known is None:
-        processes.from_first(folder.write_json, "data", data_description(session))
-    else:
-        require_same_pictures(known, session.index, path, COMMAND)
-    return train(session, folder, show)
+    with earlier_run(path) as folder:
+        known = folder.read_json("data")
+        if isinstance(known, dict) and known.get("task") == "pretraining":
+            remedy = f"transferkit pretrain --resume {path}"
+            raise usage_error(f"{path} is a pretraining run", "", remedy)
+        config = config_of(folder)
+        session = prepare(config, show, watch)
+        if (planned := folder.read_json("budget")) is not None:
+            with understood(path):
+                take(session, Budget.from_dict(planned))
+        if known is None:
+            processes.from_first(folder.write_json, "data", data_description(session))
+        else:
+            require_same_pictures(known, session.index, path, COMMAND)
+        return train(session, folder, show)
 
 
 def train(session: Session, folder: RunFolder, show: Show) -> RunSummary:

@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -40,10 +39,11 @@ from transferkit.pretraining.views import PretrainingViews
 from transferkit.pretraining.watch import Watch
 from transferkit.recipes import config_of, to_toml
 from transferkit.report import write_report
-from transferkit.run_creation import default_run_path
-from transferkit.run_folder import RunFolder, open_run
+from transferkit.run_creation import RUNS
+from transferkit.run_folder import RunFolder
 from transferkit.run_life import (
     absolute_paths,
+    earlier_run,
     new_run,
     refuse_among_pictures,
     require_same_pictures,
@@ -85,9 +85,8 @@ def pretrain(config: Config, out: Path | None, show: Show) -> PretrainingSummary
     """
     pictures = pictures_of(config)
     name = f"{pictures.resolve().stem}-{config.pretraining.method}"
-    path = processes.agreed(out or default_run_path(Path("runs"), name, datetime.now()))
-    refuse_among_pictures(path, replace(config, data=replace(config.data, path=pictures)))
-    with new_run(path) as folder:
+    refuse_among_pictures(out or RUNS, replace(config, data=replace(config.data, path=pictures)))
+    with new_run(out, name) as folder:
         session = prepare(absolute_paths(config), show)
         processes.from_first(describe, session, folder)
         return train(session, folder, show)
@@ -104,15 +103,15 @@ def resume(path: Path, show: Show) -> PretrainingSummary:
 
     Raises UserError when the pictures are no longer the same.
     """
-    folder = open_run(path)
-    known = folder.read_json("data")
-    if not isinstance(known, dict) or known.get("task") != TASK:
-        raise usage_error(
-            f"{path} is no pretraining run", "", f"transferkit finetune --resume {path}"
-        )
-    session = prepare(config_of(folder), show)
-    require_same_pictures(known, session.index, path, COMMAND)
-    return train(session, folder, show)
+    with earlier_run(path) as folder:
+        known = folder.read_json("data")
+        if not isinstance(known, dict) or known.get("task") != TASK:
+            raise usage_error(
+                f"{path} is no pretraining run", "", f"transferkit finetune --resume {path}"
+            )
+        session = prepare(config_of(folder), show)
+        require_same_pictures(known, session.index, path, COMMAND)
+        return train(session, folder, show)
 
 
 def prepare(config: Config, show: Show) -> PretrainingSession:
