@@ -111,6 +111,33 @@ MUTATIONS = (
         ("tests/test_run_lock.py::test_a_second_process_is_turned_away_until_the_first_is_gone",),
     ),
     Mutation(
+        "run folder not held while it begins",
+        "transferkit/run_creation.py",
+        "        hold(held, path)\n",
+        "",
+        ("tests/test_run_folder.py::test_a_folder_is_held_from_its_creation_on",),
+    ),
+    Mutation(
+        "drafts written through links",
+        "transferkit/files/atomic_write.py",
+        '    path.unlink(missing_ok=True)\n    return path.open("xb")',
+        '    return path.open("wb")',
+        (
+            "tests/files/test_atomic_write.py"
+            "::test_a_draft_is_never_written_through_what_lies_there",
+        ),
+    ),
+    Mutation(
+        "rows of several models in one file",
+        "transferkit/files/row_files.py",
+        "if there.get(name) != now.get(name)]:",
+        "if False]:",
+        (
+            "tests/files/test_row_files.py"
+            "::test_rows_of_another_model_or_other_options_are_not_mixed",
+        ),
+    ),
+    Mutation(
         "weights_only dropped for weights",
         "transferkit/backbones/weights.py",
         "weights_only=True",

@@ -31,13 +31,14 @@ from transferkit.exporting.formats import (
 )
 from transferkit.exporting.int8 import BATCH, quantized
 from transferkit.exporting.sparsity import pruned, zeros
-from transferkit.files.atomic_write import disk_error, write_atomically
+from transferkit.files.atomic_write import disk_error, make_inside, write_atomically
 from transferkit.inference.deployed import DTYPES, Deployed
 from transferkit.inference.exported import OPENERS, open_exported
 from transferkit.inference.predict import LoadedRun, load_run
 from transferkit.inference.weights_file import REBUILDS
 from transferkit.recipes import config_of
 from transferkit.run_folder import MODEL, open_run
+from transferkit.run_lock import only_process
 from transferkit.session import scan_pictures
 from transferkit.training.picks import batches
 
@@ -104,8 +105,10 @@ def export(
     target = output or run / "exports" / f"{'-'.join(['model', *kinds])}{suffix}"
     before = (run / MODEL).stat().st_size
     try:
+        if output is None:
+            make_inside(run, target.parent)
         target.parent.mkdir(parents=True, exist_ok=True)
-        with waiting_room(target) as waiting:
+        with only_process(target), waiting_room(target) as waiting:
             for end, data in files.items():
                 path = (waiting / target.name).with_suffix(end)
                 write_atomically(path, lambda file, data=data: file.write(data))  # type: ignore[misc]
@@ -129,6 +132,8 @@ def waiting_room(target: Path) -> Iterator[Path]:
     Its name is fixed, so that what a killed process left behind goes with the next export.
     """
     folder = target.with_name(f".{target.name}.draft")
+    if folder.is_symlink():
+        folder.unlink()
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     try:
