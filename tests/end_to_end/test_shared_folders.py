@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from transferkit import finetune, pretrain
-from transferkit.run_lock import only_process
+from transferkit.runs.lock import only_process
+from transferkit.verbs import finetune, pretrain
 
 Cli = Callable[..., Any]
 TINY = ("--backbone", "test_efficientnet", "--no-pretrained", "--image-size", "32")

@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from transferkit.errors import UserError
-from transferkit.export import waiting_room
 from transferkit.files.atomic_write import make_inside, write_atomically
 from transferkit.files.row_files import ArrayFile, open_rows
-from transferkit.predict import copy_picture
-from transferkit.run_folder import RunFolder
+from transferkit.runs.folder import RunFolder
 from transferkit.training.boundary_cache import BoundaryCache, remove_unused
+from transferkit.verbs.export import waiting_room
+from transferkit.verbs.predict import copy_picture
 
 
 @pytest.fixture
