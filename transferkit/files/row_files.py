@@ -288,6 +288,14 @@ def content_digest(paths: Iterable[Path]) -> str:
     return digest.hexdigest()
 
 
+def made_by(
+    models: Iterable[Iterable[Path]], options: Mapping[str, Any], files: Iterable[Path]
+) -> Made:
+    """Return what rows depend on, for `open_rows`. models: the files of each. files: pictures."""
+    by = {"models": [content_digest(each) for each in models], **options}
+    return {"by": by, "folder": folder_of(files)}
+
+
 def folder_of(files: Iterable[Path]) -> str:
     """Return the folder from which relative names of pictures are seen, "" where all are whole."""
     return "" if all(file.is_absolute() for file in files) else os.getcwd()

@@ -21,9 +21,9 @@ from transferkit.files.atomic_write import disk_error, write_atomically
 from transferkit.files.row_files import (
     SUFFIXES,
     ArrayFile,
+    Made,
     RowFile,
-    content_digest,
-    folder_of,
+    made_by,
     made_path,
     not_in,
     open_rows,
@@ -83,11 +83,10 @@ class Job:
         return self.members[0].loaded.classes
 
     @cached_property
-    def made(self) -> dict[str, Any]:
+    def made(self) -> Made:
         """What the rows depend on, see `open_rows`."""
         by = {k: v for k, v in asdict(self.options).items() if k not in ("batch_size", "engine")}
-        models = [content_digest(member.folder.deciding_files()) for member in self.members]
-        return {"by": {"models": models, **by}, "folder": folder_of(self.files)}
+        return made_by([m.folder.deciding_files() for m in self.members], by, self.files)
 
 
 def split_runs(text: str) -> list[Path]:
@@ -242,8 +241,7 @@ def shared_out(job: Job, outputs: Outputs, show: Show) -> Iterator[dict[str, Any
     block = [file for start in starts for file in files[start : start + size]]
     own = parts(outputs, processes.rank(), number)
     assert own.rows is not None
-    known = set(map(picture_key, block))
-    if outputs.skip_existing and not done_already(own.rows, job) <= known:
+    if outputs.skip_existing and not done_already(own.rows, job) <= {*map(picture_key, block)}:
         raise UserError(
             f"cannot go on with {own.rows}: it is of other pictures",
             "these are not the pictures of the job that began it",

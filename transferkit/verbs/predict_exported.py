@@ -13,7 +13,7 @@ from transferkit.config import Predict
 from transferkit.errors import usage_error
 from transferkit.events import Event, Progress
 from transferkit.files.atomic_write import disk_error
-from transferkit.files.row_files import content_digest, folder_of, not_in, open_rows
+from transferkit.files.row_files import made_by, not_in, open_rows
 from transferkit.inference.calibration import softmax
 from transferkit.inference.decide import Rules
 from transferkit.inference.exported import is_exported, open_exported, require_trust
@@ -69,7 +69,8 @@ def predict_exported(
         with ExitStack() as stack:
             hold(stack, outputs.rows)
             if outputs.rows is not None:
-                made = {"by": made_by(path, options), "folder": folder_of(files)}
+                parts = [p for p in (path, path.with_suffix(".bin")) if p.is_file()]  # OpenVINO's
+                made = made_by([parts], {"top_k": options.top_k}, files)
                 table = open_rows(outputs.rows, names, outputs.skip_existing, made)
                 left = not_in(table.done, files)
                 stack.callback(lambda: table.close(whole))
@@ -90,14 +91,6 @@ def predict_exported(
             whole = True
     except OSError as error:
         raise disk_error((outputs.rows or Path()).parent, error) from error
-
-
-def made_by(path: Path, options: Predict) -> dict[str, Any]:
-    """Return what the rows of an exported model depend on."""
-    files = [
-        file for file in (path, path.with_suffix(".bin")) if file.is_file()
-    ]  # OpenVINO has two
-    return {"models": [content_digest(files)], "top_k": options.top_k}
 
 
 def _rows(
