@@ -97,7 +97,7 @@ def test_rows_of_another_model_or_other_options_are_not_mixed(
         assert Path("rows.csv").read_bytes() == before
     assert cli("predict", run, *job, "--batch-size", "2", "--skip-existing").code == 0
     assert cli("predict", other, *job).code == 0  # the remedy
-    assert cli("predict", other, *job, "--skip-existing").out.startswith("0 rows written")
+    assert "0 rows written" in cli("predict", other, *job, "--skip-existing").out
 
 
 def test_pictures_are_tried_again_and_known_by_any_name(
@@ -109,8 +109,8 @@ def test_pictures_are_tried_again_and_known_by_any_name(
     job = ("-o", "rows.csv", "--skip-existing")
     assert cli("predict", run, "val", *job).code == 0
     Path("val/disc/0.png").write_bytes(good)
-    assert cli("predict", run, "val", *job).out.startswith("1 rows written")
-    assert cli("predict", run, Path("val").resolve(), *job).out.startswith("0 rows written")
+    assert "1 rows written" in cli("predict", run, "val", *job).out
+    assert "0 rows written" in cli("predict", run, Path("val").resolve(), *job).out
     with Path("rows.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert len({row["path"] for row in rows}) == len(rows) == len(list(Path("val").rglob("*.png")))

@@ -244,8 +244,7 @@ def shared_out(job: Job, outputs: Outputs, show: Show) -> Iterator[dict[str, Any
     if outputs.skip_existing and not done_already(own.rows, job) <= {*map(picture_key, block)}:
         raise UserError(
             f"cannot go on with {own.rows}: it is of other pictures",
-            "these are not the pictures of the job that began it",
-            "remove it, or leave --skip-existing out",
+            remedy="remove it, or leave --skip-existing out",
         )
     yield from stream(replace(job, files=block), own, show)
     processes.from_all(None)  # every part is there
