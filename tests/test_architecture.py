@@ -24,7 +24,7 @@ LAYERS = (
         *("", "errors", "config", "run_folder", "events", "torchvision_ops"),
         *("files", "processes", "run_lock"),
         *("model_description", "redaction", "run_creation"),
-        *("stopping", "stopwatch", "units"),
+        *("stopping", "stopwatch", "units", "waiting"),
     ),
     ("data",),
     ("backbones",),
