@@ -53,7 +53,9 @@ MUTATIONS = (
         "transferkit/files/tensor_files.py",
         "if broken is not None:",
         "if False:",
-        ("tests/files/test_tensor_files.py::test_a_changed_checkpoint_is_refused_though_torch_loads_it",),
+        (
+            "tests/files/test_tensor_files.py::test_a_changed_checkpoint_is_refused_though_torch_loads_it",
+        ),
     ),
     Mutation(
         "checksum of a cached row not compared",
@@ -101,7 +103,9 @@ MUTATIONS = (
         "transferkit/files/row_files.py",
         'if line.endswith(b"\\n") and quotes % 2 == 0:',
         "if True:",
-        ("tests/files/test_row_files.py::test_wherever_a_job_is_killed_the_next_one_ends_the_same",),
+        (
+            "tests/files/test_row_files.py::test_wherever_a_job_is_killed_the_next_one_ends_the_same",
+        ),
     ),
     Mutation(
         "lock not taken",

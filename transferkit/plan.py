@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from transferkit.budget import choose
 from transferkit.config import Config
-from transferkit.events import Event
+from transferkit.events import Event, Working
 from transferkit.session import Session, prepare
 from transferkit.speed import forward_seconds, seconds_per_picture, train_seconds, trunk_seconds
 from transferkit.stopwatch import Stopwatch
@@ -21,6 +21,7 @@ def plan(
     watch: counts the time from the start of the command, which a budget of time counts as well.
     """
     session = prepare(config, show, watch)
+    show(Working("measuring a few steps"))
     notices = []
     if config.training.lr == "auto":
         notices = ["finetune finds the first rate by a range test; shown is the usual one"]

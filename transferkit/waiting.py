@@ -8,7 +8,7 @@ very core that the thread it waits for would need, at every operation anew.
 import os
 
 SPINS = "1000"
-"""Of libgomp, the OpenMP of torch: about 10 to 50 µs, then the thread sleeps. Its default: 300,000."""
+"""Of libgomp, the OpenMP of torch: some 10 µs, then the thread sleeps. Its default is 300,000."""
 CHOICES = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "KMP_BLOCKTIME")
 """By each of these a user says how OpenMP's threads shall wait."""
 ONNX_RUNTIME = {"session.intra_op.allow_spinning": "0", "session.inter_op.allow_spinning": "0"}
