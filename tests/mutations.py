@@ -39,7 +39,7 @@ MUTATIONS = (
         "transferkit/files/atomic_write.py",
         'path.with_name(f".{path.name}.tmp")',
         "path",
-        ("tests/test_run_folder.py::test_failed_write_leaves_old_file_and_no_other",),
+        ("tests/runs/test_folder.py::test_failed_write_leaves_old_file_and_no_other",),
     ),
     Mutation(
         "checksum of a model not compared",
@@ -109,10 +109,10 @@ MUTATIONS = (
     ),
     Mutation(
         "lock not taken",
-        "transferkit/run_lock.py",
+        "transferkit/runs/lock.py",
         "fcntl.LOCK_EX | fcntl.LOCK_NB",
         "fcntl.LOCK_UN",
-        ("tests/test_run_lock.py::test_a_second_process_is_turned_away_until_the_first_is_gone",),
+        ("tests/runs/test_lock.py::test_a_second_process_is_turned_away_until_the_first_is_gone",),
     ),
     Mutation(
         "weights_only dropped for weights",
@@ -123,7 +123,7 @@ MUTATIONS = (
     ),
     Mutation(
         "weights_only dropped for checkpoints",
-        "transferkit/run_folder.py",
+        "transferkit/runs/folder.py",
         "weights_only=True",
         "weights_only=False",
         ("tests/hostile/test_foreign_models.py::test_a_pickle_in_a_run_folder_runs_nothing",),
@@ -157,11 +157,11 @@ MUTATIONS = (
     ),
     Mutation(
         "newer formats read",
-        "transferkit/run_folder.py",
+        "transferkit/runs/folder.py",
         "if found > FORMAT_VERSION:",
         "if False:",
         (
-            "tests/test_run_folder.py::test_newer_format_refused",
+            "tests/runs/test_folder.py::test_newer_format_refused",
             "tests/end_to_end/test_first_runs.py"
             "::test_a_run_of_a_newer_format_is_refused_with_advice",
         ),
@@ -173,7 +173,7 @@ MUTATIONS = (
         "return value",
         (
             "tests/files/test_csv_rows.py::test_formula_like_text_is_escaped",
-            "tests/test_run_folder.py::test_predictions_escape_formulas",
+            "tests/runs/test_folder.py::test_predictions_escape_formulas",
             "tests/files/test_row_files.py::test_formulas_are_escaped_and_come_back",
         ),
     ),
@@ -220,7 +220,7 @@ MUTATIONS = (
     ),
     Mutation(
         "secrets in a run folder",
-        "transferkit/run_folder.py",
+        "transferkit/runs/folder.py",
         "data = redacted(text).encode(",
         "data = text.encode(",
         ("tests/end_to_end/test_secrets.py::test_a_password_in_an_address_is_kept_nowhere",),

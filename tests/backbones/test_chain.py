@@ -3,7 +3,7 @@ from collections import Counter
 
 import pytest
 
-import transferkit.torchvision_ops  # noqa: F401  # isort: skip
+import transferkit.timm_import  # noqa: F401  # isort: skip
 import timm
 import torch
 from torch import Tensor, nn

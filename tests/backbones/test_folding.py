@@ -1,6 +1,6 @@
 import pytest
 
-import transferkit.torchvision_ops  # noqa: F401  # isort: skip
+import transferkit.timm_import  # noqa: F401  # isort: skip
 import timm  # isort: skip
 import torch
 from torch import Tensor, nn

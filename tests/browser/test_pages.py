@@ -13,8 +13,8 @@ import pytest
 
 from transferkit.cli import main
 from transferkit.files.csv_rows import from_csv, to_csv
-from transferkit.run_folder import open_run
-from transferkit.view import make_pages, view_options
+from transferkit.runs.folder import open_run
+from transferkit.verbs.view import make_pages, view_options
 from transferkit.viewing.answer import Answerer
 from transferkit.viewing.server import open_server
 

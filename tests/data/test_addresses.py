@@ -15,8 +15,8 @@ from transferkit.data.index import scan
 from transferkit.data.shards import root_of
 from transferkit.errors import UserError
 from transferkit.events import Event, Notice
-from transferkit.recipes import to_toml, validate
-from transferkit.run_life import absolute_paths
+from transferkit.recipes.reading import to_toml, validate
+from transferkit.runs.life import absolute_paths
 
 Pack = Callable[..., Path]
 

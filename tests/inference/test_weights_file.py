@@ -9,7 +9,7 @@ import safetensors.torch
 import torch
 from safetensors import safe_open
 
-import transferkit.torchvision_ops  # noqa: F401  # isort: skip
+import transferkit.timm_import  # noqa: F401  # isort: skip
 import timm  # isort: skip
 
 from transferkit.backbones.folding import fold_batchnorm

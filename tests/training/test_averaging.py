@@ -11,8 +11,7 @@ from torch.optim.swa_utils import AveragedModel
 from transferkit.config import Averaging, Config, Stage
 from transferkit.errors import UserError
 from transferkit.events import EpochEnded, Event
-from transferkit.finetune import finetune, resume
-from transferkit.run_folder import open_run
+from transferkit.runs.folder import open_run
 from transferkit.training.averaging import (
     averaged,
     ema_decay,
@@ -21,6 +20,7 @@ from transferkit.training.averaging import (
     moving_average,
 )
 from transferkit.training.stages import PlannedStage
+from transferkit.verbs.finetune import finetune, resume
 
 STAGE = PlannedStage("x", 1, 1.0, (0.0, 1.0))  # the first module is frozen
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from transferkit.config import Config, Stage
 from transferkit.events import Event, Notice
-from transferkit.finetune import finetune
+from transferkit.verbs.finetune import finetune
 
 
 def test_a_few_steps_of_each_stage_are_recorded(tiny_config: Config, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from transferkit.config import Augmentation, BackboneOptions, Config, Data, Stag
 from transferkit.data.decode import decode
 from transferkit.data.loader import CLEAN
 from transferkit.events import Event, Notice, Progress
-from transferkit.session import Session, prepare
+from transferkit.finetuning.session import Session, prepare
 from transferkit.training import sources as sources_module
 from transferkit.training.sources import Source, Sources
 

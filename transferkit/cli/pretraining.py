@@ -17,7 +17,7 @@ from transferkit.cli.options import (
     require_read,
     with_pretraining_options,
 )
-from transferkit.tables.pretraining import pretraining_table
+from transferkit.cli.tables.pretraining import pretraining_table
 
 
 @app.command()
@@ -40,8 +40,8 @@ def pretrain(
     with live_view(json) as view:
         raw = None if resume else build_raw(unlabeled, recipe, sets, None, flags)
         with processes.joined():
-            from transferkit import pretrain as verb
-            from transferkit.recipes import validate
+            from transferkit.recipes.reading import validate
+            from transferkit.verbs import pretrain as verb
 
             if resume is not None:
                 summary = verb.resume(resume, view.show)

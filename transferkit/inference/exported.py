@@ -18,7 +18,7 @@ from transferkit.errors import UserError, usage_error
 from transferkit.files.foreign_files import parse_json, require_regular
 from transferkit.inference.deployed import METADATA
 from transferkit.inference.weights_file import open_weights
-from transferkit.model_description import check_description
+from transferkit.runs.description import check_description
 from transferkit.units import parse_colour
 
 OPSET = 17

@@ -28,7 +28,7 @@ from transferkit.inference.dropout import (
 )
 from transferkit.inference.ood import Unlikeness, fit_unlikeness
 from transferkit.inference.predict import LoadedRun, head_logits, load_run, picture_engine
-from transferkit.run_folder import RunFolder
+from transferkit.runs.folder import RunFolder
 
 Floats = NDArray[np.float64]
 TTA_LEVEL = "light"

@@ -20,7 +20,7 @@ from transferkit.data.decode import DecodeError
 from transferkit.data.loader import CLEAN, ViewMaker, ahead
 from transferkit.data.preprocessing import Preprocessing
 from transferkit.errors import UserError, usage_error
-from transferkit.run_folder import RunFolder
+from transferkit.runs.folder import RunFolder
 from transferkit.units import parse_colour
 
 BATCH = 64

@@ -18,7 +18,7 @@ from transferkit.backbones.structure import Structure
 from transferkit.files.foreign_files import parse_json
 from transferkit.inference.deployed import DTYPES, METADATA, Deployed
 from transferkit.inference.predict import blank_classifier, refuse_larger
-from transferkit.model_description import check_description
+from transferkit.runs.description import check_description
 
 Tensors = dict[str, Tensor]
 

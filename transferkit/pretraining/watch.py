@@ -23,7 +23,7 @@ from transferkit.pretraining.features import (
 )
 from transferkit.pretraining.method import Method
 from transferkit.pretraining.views import PretrainingViews
-from transferkit.run_folder import RunFolder
+from transferkit.runs.folder import RunFolder
 
 SHOWN = 8
 MOST_WATCHED, FEWEST_WATCHED, WATCHED_PART = 256, 32, 8

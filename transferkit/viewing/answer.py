@@ -19,7 +19,7 @@ from transferkit.inference.rows import batch_rows
 from transferkit.inference.saliency import Run, choose_runs, overlay, saliency
 from transferkit.inference.uncertainty import measure
 from transferkit.reporting.thumbnails import data_uri
-from transferkit.run_folder import RunFolder
+from transferkit.runs.folder import RunFolder
 
 MEANINGS = {
     "entropy": "how unsure in all, in nats; 0 is certain",
