@@ -73,14 +73,14 @@ def work_as_told(side: str, per_step: float, arguments: list[str]) -> None:
 
     def show(_: object, event: object) -> None:
         nonlocal shown
-        if type(event).__name__ == "Progress":
+        if type(event).__name__ == "Progress" and predicts:
             number: int = event.done  # type: ignore[attr-defined]
             done(number - shown)
             shown = number
 
-    if arguments[0] == "predict":
-        console.LiveView.show = show  # type: ignore[method-assign,assignment]
-    else:
+    predicts = arguments[0] == "predict"
+    console.LiveView.show = show  # type: ignore[method-assign,assignment]
+    if not predicts:
         register_optimizer_step_post_hook(lambda *_: done(per_step))
     sys.argv = ["transferkit", *arguments]
     main()
@@ -99,7 +99,7 @@ class Side:
             env={**environment, **SIDES[name]},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
             text=True,
         )
 
@@ -113,7 +113,7 @@ class Side:
         assert self.process.stdout is not None
         said = self.process.stdout.readline()
         if not said:
-            raise SystemExit(f"ended too early: {' '.join(map(str, self.process.args))}")  # type: ignore[arg-type]
+            raise SystemExit(f"ended too early: {self.process.communicate()[1][-2000:]}")
         return float(said)
 
     def end(self) -> None:
@@ -151,7 +151,7 @@ def pictures_of(data: Path, folder: Path, count: int) -> tuple[Path, Path]:
 def commands(folder: Path, train: Path, predicted: Path, more: list[str]) -> dict[str, list[str]]:
     """Return the command of each kind of work; {} stands for the side's name."""
     learn = ["finetune", str(train), "--augment", "none", "--batch-size", str(BATCH), *more]
-    long = [*learn, "--stages", "2:100000", "--patience", "100000", "--out", str(folder / "{}")]
+    long = [*learn, "--stages", "2:10000", "--patience", "10000", "--out", str(folder / "{}")]
     run = str(folder / "run")
     short = [*learn, "--stages", "head:1", "--out", run, "--cache-dir", str(folder / "cache")]
     subprocess.run([sys.executable, "-m", "transferkit", *short], check=True, capture_output=True)

@@ -17,7 +17,7 @@ from transferkit.backbones.engine import Engine, choose_engine, make_engine
 from transferkit.backbones.head import Classifier, FrozenTrunk
 from transferkit.data.kept import KeptPictures
 from transferkit.data.loader import CLEAN, ahead
-from transferkit.events import Event, Notice, Progress, Working
+from transferkit.events import Event, Notice, Progress
 from transferkit.stopwatch import Stopwatch
 from transferkit.training.boundary_cache import (
     BoundaryCache,
@@ -264,7 +264,6 @@ class Sources:
         trunk = FrozenTrunk(self.classifier, self.chain.trunk(boundary)).eval()
         name = choose_engine(self.settings.engine, self.device, self.material.num_rows)
         size = self.material.maker.preprocessing
-        yield Working("preparing the frozen trunk")
         with self.watch.on("prepare engine"):
             views = torch.from_numpy(self.material.make(example)[:1])
             images = views.expand(2, 3, size.height_px, size.width_px).contiguous()
