@@ -29,6 +29,7 @@ from transferkit.files.cache_dir import ADVICE, default_cache_dir
 from transferkit.redaction import show_traceback
 from transferkit.standard_streams import lost_output, outlast
 from transferkit.stopping import STOPPING, last_words
+from transferkit.waiting import sleep_soon
 
 __all__ = ["app", "main"]
 
@@ -103,6 +104,7 @@ def main() -> None:
 
 def run() -> None:
     """Run the command line. Leaves by SystemExit, or by a second KeyboardInterrupt."""
+    sleep_soon()  # torch is not loaded yet
     as_json, debug = "--json" in sys.argv, "--debug" in sys.argv
     for number in STOPPING[1:]:  # like Ctrl-C: saved, then out
         if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup asks for

@@ -38,6 +38,7 @@ def view(
         options = verb.view_options(folder, sets or [], given_flags(flags))
 
         def ready(address: str, once: str) -> None:
+            shown.clear()
             # not through the console, which would hide the token
             typer.echo(
                 strict_json({"address": address, "run": run})
