@@ -31,11 +31,11 @@ def test_version_of_the_module_run_as_a_program() -> None:
 
 def test_help_loads_nothing_heavy() -> None:
     code = (
-        "import sys; sys.argv = ['transferkit', 'finetune', '--help']\n"
+        "import sys; sys.argv = ['transferkit', 'finetune', '--help-all']\n"
         "from transferkit.cli import main\n"
         "try: main()\n"
         "except SystemExit as left: print(left.code, sorted({'torch', 'timm', 'numpy', 'PIL', "
-        "'matplotlib', 'onnxruntime'} & set(sys.modules)))"
+        "'matplotlib', 'onnxruntime', 'pydantic', 'rich'} & set(sys.modules)))"
     )
     done = shell(sys.executable, "-c", code)
     assert done.stdout.splitlines()[-1] == "0 []"
