@@ -57,9 +57,10 @@ def models(
     debug: Debug = False,
 ) -> None:
     """List backbones: parameters, input size, licence, offline weights."""
-    from transferkit.backbones.models import list_models
+    with live_view(json):
+        from transferkit.backbones.models import list_models
 
-    found = [m for m in list_models(pattern) if not offline or m.offline != "no"]
+        found = [m for m in list_models(pattern) if not offline or m.offline != "no"]
     if not found:
         raise usage_error(f"no backbone matches {pattern!r}", "", "try a part of a name: mobilenet")
     if json:
@@ -133,9 +134,10 @@ def compare(
     debug: Debug = False,
 ) -> None:
     """Compare runs side by side: results, and options that differ."""
-    from transferkit.verbs import compare as verb
+    with live_view(json):
+        from transferkit.verbs import compare as verb
 
-    found = verb.compare(runs, output)
+        found = verb.compare(runs, output)
     if json:
         console.print_json({**found.to_dict(), "output": output})
     else:
