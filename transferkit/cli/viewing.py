@@ -15,20 +15,21 @@ from transferkit.files.strict_json import strict_json
 def view(
     run: RunArgument,
     port: Annotated[
-        int, typer.Option("--port", min=0, max=65535, help="Where to listen; 0 is a free one.")
+        int,
+        typer.Option("--port", min=0, max=65535, help="Port to listen on; 0 chooses a free one."),
     ] = 0,
     browser: Annotated[
-        bool, typer.Option("--browser/--no-browser", help="Open the page in your browser.")
+        bool, typer.Option("--browser/--no-browser", help="Open the page in a browser.")
     ] = True,
     sets: Sets = None,
     json: Json = False,
     debug: Debug = False,
     **flags: Any,
 ) -> None:
-    """Drop pictures on a page: answers, how sure they are, what they rest on.
+    """Classify pictures in the browser, with uncertainty and saliency.
 
-    The page is served on this machine alone (127.0.0.1), until Ctrl-C, to whoever has the address
-    with its token. Where the model has dropout in its head, answers are sampled 30 times;
+    The page is served to this machine only (127.0.0.1), until Ctrl-C, to whoever has the address
+    with its token. If the head has dropout, each prediction uses 30 Monte Carlo samples;
     --mc-dropout 0 turns that off.
     """
     with live_view(json) as shown:
@@ -43,7 +44,7 @@ def view(
             typer.echo(
                 strict_json({"address": address, "run": run})
                 if json
-                else f"{address}   (Ctrl-C ends it)"
+                else f"{address}   (Ctrl-C to stop)"
             )
             if browser:
                 verb.open_browser(once)

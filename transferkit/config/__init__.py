@@ -90,6 +90,19 @@ class OptionField:
     option: Option
     constraints: tuple[Any, ...] = ()
 
+    @property
+    def shown_default(self) -> str:
+        """The default as a person reads it; "" where there is nothing to say."""
+        if self.option.default:
+            return self.option.default
+        if isinstance(self.default, bool):
+            return "yes" if self.default else "no"
+        if isinstance(self.default, tuple):
+            return ",".join(map(str, self.default))
+        if isinstance(self.default, float):
+            return f"{self.default:g}"
+        return "" if self.default is None else str(self.default)
+
 
 def words_beside_a_number(annotation: Any) -> tuple[str, ...]:
     """Return the words that an option takes in place of a number, such as auto; () for none."""
