@@ -40,6 +40,7 @@ from transferkit.training.run import Run
 from transferkit.training.settings import loop_settings
 from transferkit.training.sharded import refuse_old_torch
 from transferkit.training.sources import CacheSettings, Sources
+from transferkit.training.stage_checks import refuse_lone_pictures, refuse_unfilled
 from transferkit.training.stages import StagePlan, column_finder, make_plan
 from transferkit.training.supervised import Objective, balanced_class_weights
 from transferkit.units import parse_bytes, parse_colour
@@ -147,6 +148,11 @@ def build(
     for notice in (*map(Notice, backbone.notices), *start_notices(config, backbone)):
         show(notice)
     plan = make_plan(config, [group.name for group in chain.groups])
+    column_of = column_finder([group.modules for group in chain.groups])
+    refuse_unfilled(backbone, plan.stages, column_of, config.backbone.weights)
+    if config.training.batch_size == 1:
+        image = random_images(backbone)[:1].to(fabric.device)
+        refuse_lone_pictures(classifier, plan.stages, column_of, image)
     material = make_material(config, index, backbone)
     architecture = f"{backbone.name} {make_structure(config.backbone)}"
     sources = Sources(

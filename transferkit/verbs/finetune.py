@@ -38,6 +38,7 @@ from transferkit.training.interpolation import interpolate
 from transferkit.training.loop import fit
 from transferkit.training.network import head_design, make_structure
 from transferkit.training.run import Run
+from transferkit.training.stage_checks import refuse_unfilled
 from transferkit.units import parse_duration
 from transferkit.verbs.find_lr import resolve_rate
 from transferkit.verbs.report import write_card, write_report
@@ -87,6 +88,8 @@ def plan_budget(session: Session, folder: RunFolder, show: Show) -> None:
     with session.watch.on("measuring"):
         notice = choose(session, parse_duration(text))
     show(notice)
+    stages = session.used_plan.stages
+    refuse_unfilled(session.backbone, stages, session.column_of, session.config.backbone.weights)
     assert session.budget is not None
     folder.write_json("budget", session.budget.to_dict())
     folder.log(notice.text)
