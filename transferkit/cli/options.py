@@ -1,5 +1,6 @@
 """Command-line options made from the table of options, and what was typed as a configuration."""
 
+import csv
 import inspect as signatures
 import re
 from collections.abc import Callable, Iterable
@@ -179,8 +180,12 @@ NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNOREC
 
 
 def split_list(texts: list[str], numbers: bool) -> list[int | float | str]:
-    """Read `256,64`, `0.2,0.5` or `cat,dog`, given once or repeated; what is no number is kept."""
-    parts = [part.strip() for text in texts for part in text.split(",") if part.strip()]
+    """Read `256,64`, `0.2,0.5` or `cat,dog`, given once or repeated; what is no number is kept.
+
+    A part with a comma of its own stands in double quotes, as in a CSV table.
+    """
+    cells = csv.reader((text.strip() for text in texts), skipinitialspace=True)
+    parts = [part.strip() for row in cells for part in row if part.strip()]
     found: list[int | float | str] = []
     for part in parts:
         number = numbers and NUMBER.fullmatch(part)
