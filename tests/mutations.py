@@ -115,6 +115,33 @@ MUTATIONS = (
         ("tests/runs/test_lock.py::test_a_second_process_is_turned_away_until_the_first_is_gone",),
     ),
     Mutation(
+        "run folder not held while it begins",
+        "transferkit/runs/creation.py",
+        "        hold(held, path)\n",
+        "",
+        ("tests/runs/test_folder.py::test_a_folder_is_held_from_its_creation_on",),
+    ),
+    Mutation(
+        "drafts written through links",
+        "transferkit/files/atomic_write.py",
+        '    path.unlink(missing_ok=True)\n    return path.open("xb")',
+        '    return path.open("wb")',
+        (
+            "tests/files/test_atomic_write.py"
+            "::test_a_draft_is_never_written_through_what_lies_there",
+        ),
+    ),
+    Mutation(
+        "rows of several models in one file",
+        "transferkit/files/row_files.py",
+        "if there.get(name) != now.get(name)]:",
+        "if False]:",
+        (
+            "tests/files/test_row_files.py"
+            "::test_rows_of_another_model_or_other_options_are_not_mixed",
+        ),
+    ),
+    Mutation(
         "weights_only dropped for weights",
         "transferkit/backbones/weights.py",
         "weights_only=True",
@@ -231,6 +258,27 @@ MUTATIONS = (
         '}", redacted(text))',
         '}", text)',
         ("tests/end_to_end/test_secrets.py::test_messages_and_tracebacks_hide_secrets",),
+    ),
+    Mutation(
+        "OpenMP's threads spin",
+        "transferkit/cli/__init__.py",
+        "    sleep_soon()  #",
+        "    #",
+        ("tests/test_waiting.py::test_openmp_hears_of_it_however_a_command_is_started",),
+    ),
+    Mutation(
+        "the user's way of waiting overruled",
+        "transferkit/waiting.py",
+        "if not any(name in os.environ for name in CHOICES):",
+        "if True:",
+        ("tests/test_waiting.py::test_what_the_user_chose_stays",),
+    ),
+    Mutation(
+        "ONNX Runtime's threads spin",
+        "transferkit/backbones/engine.py",
+        "options.add_session_config_entry(key, value)",
+        "pass",
+        ("tests/backbones/test_engine.py::test_threads_of_onnx_runtime_sleep_while_they_wait",),
     ),
 )
 

@@ -12,42 +12,50 @@ from transferkit.config import Config
 from transferkit.data.addresses import address_of
 from transferkit.data.index import DatasetIndex
 from transferkit.errors import UserError, usage_error
-from transferkit.runs.creation import create_run
-from transferkit.runs.folder import RunFolder
-from transferkit.runs.lock import only_process
+from transferkit.runs.creation import begin_run
+from transferkit.runs.folder import RunFolder, open_run
+from transferkit.runs.lock import hold
 from transferkit.stopping import Stopped, last_words
 
 INTERRUPTED = 130
 
 
 @contextmanager
-def new_run(path: Path) -> Iterator[RunFolder]:
-    """Make a run folder; leave nothing behind of a run that fails before it can be resumed.
+def new_run(out: Path | None, name: str) -> Iterator[RunFolder]:
+    """Make and hold a run folder; nothing is left of a run that fails before it can be resumed.
 
-    The first process makes it; the others only know of it.
+    The first process makes it; the others only know of it. See `begin_run`.
     """
-    folder = processes.from_first(create_run, path)
-    try:
+    with ExitStack() as held:
+        folder = processes.from_first(begin_run, held, out, name)
+        try:
+            yield folder
+        except BaseException as error:
+            kept = isinstance(error, UserError) and error.exit_code == INTERRUPTED
+            if processes.is_first() and not kept:
+                folder.discard_unstarted()
+            raise
+
+
+@contextmanager
+def earlier_run(path: Path) -> Iterator[RunFolder]:
+    """Open and hold the folder of an earlier run. Raises UserError."""
+    folder = open_run(path)
+    with ExitStack() as held:
+        processes.from_first(hold, held, path)
         yield folder
-    except BaseException as error:
-        kept = isinstance(error, UserError) and error.exit_code == INTERRUPTED
-        if processes.is_first() and not kept:
-            folder.discard_unstarted()
-        raise
 
 
 @contextmanager
 def working_on(folder: RunFolder, command: str) -> Iterator[None]:
-    """Hold the folder while a run works in it; an interrupt becomes advice on how to go on.
+    """Make of an interrupt, while a run works in its folder, advice on how to go on.
 
     command: of transferkit, which made the run. Raises UserError.
     """
     where = f"the run is in {folder.path}"
     remedy = f"continue it with: transferkit {command} --resume {folder.path}"
     try:
-        with ExitStack() as held:
-            processes.from_first(hold, held, folder)
-            yield
+        yield
     except processes.LostProcess as error:
         last_words()
         what = f"{error.what}; every finished epoch is saved"
@@ -58,11 +66,6 @@ def working_on(folder: RunFolder, command: str) -> Iterator[None]:
         unit = "step" if isinstance(interrupt, Stopped) else "epoch"
         what = f"interrupted; every finished {unit} is saved"
         raise UserError(what, where, remedy, exit_code=INTERRUPTED) from None
-
-
-def hold(held: ExitStack, folder: RunFolder) -> None:
-    """Keep other jobs out of a run's folder until the stack is left."""
-    held.enter_context(only_process(folder.path))
 
 
 def require_same_pictures(

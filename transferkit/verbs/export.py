@@ -19,7 +19,7 @@ from transferkit.backbones.folding import fold_batchnorm
 from transferkit.data.index import DatasetIndex
 from transferkit.data.loader import CLEAN, ViewMaker, ahead, epoch_order
 from transferkit.errors import UserError, usage_error
-from transferkit.events import Event, Notice
+from transferkit.events import Event, Notice, Working
 from transferkit.exporting.compare import Comparison, compare
 from transferkit.exporting.formats import (
     FORMATS,
@@ -31,7 +31,7 @@ from transferkit.exporting.formats import (
 )
 from transferkit.exporting.int8 import BATCH, quantized
 from transferkit.exporting.sparsity import pruned, zeros
-from transferkit.files.atomic_write import disk_error, write_atomically
+from transferkit.files.atomic_write import disk_error, make_inside, write_atomically
 from transferkit.finetuning.session import scan_pictures
 from transferkit.inference.deployed import DTYPES, Deployed
 from transferkit.inference.exported import OPENERS, open_exported
@@ -39,6 +39,7 @@ from transferkit.inference.predict import LoadedRun, load_run
 from transferkit.inference.weights_file import REBUILDS
 from transferkit.recipes.reading import config_of
 from transferkit.runs.folder import MODEL, open_run
+from transferkit.runs.lock import only_process
 from transferkit.training.picks import batches
 
 TRAINING_BATCH = 32
@@ -82,6 +83,7 @@ def export(
     """
     suffix = refuse_combinations(options, output)
     folder = open_run(run)
+    show(Working("loading the model"))
     loaded = load_run(folder)
     config = config_of(folder)
     if options.data is not None:
@@ -98,17 +100,21 @@ def export(
     if options.sparsity:
         augmentation = (config.augment.level, config.augment.flip)
         loaded = thinned_out(loaded, index, options, augmentation, show)
+    show(Working(f"writing {options.format}"))
     files = made_files(loaded, index, options, images[:2], show)
     kinds = [] if options.precision == "fp32" else [options.precision]
     kinds += ["sparse"] if options.sparsity else []
     target = output or run / "exports" / f"{'-'.join(['model', *kinds])}{suffix}"
     before = (run / MODEL).stat().st_size
     try:
+        if output is None:
+            make_inside(run, target.parent)
         target.parent.mkdir(parents=True, exist_ok=True)
-        with waiting_room(target) as waiting:
+        with only_process(target), waiting_room(target) as waiting:
             for end, data in files.items():
                 path = (waiting / target.name).with_suffix(end)
                 write_atomically(path, lambda file, data=data: file.write(data))  # type: ignore[misc]
+            show(Working("comparing with the original"))
             back = open_exported(waiting / target.name, trusted=True)
             sizes = (before, sum(map(len, files.values())))
             result = compare(original, back.engine.run, images, labels, sizes)
@@ -129,6 +135,8 @@ def waiting_room(target: Path) -> Iterator[Path]:
     Its name is fixed, so that what a killed process left behind goes with the next export.
     """
     folder = target.with_name(f".{target.name}.draft")
+    if folder.is_symlink():
+        folder.unlink()
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     try:

@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from transferkit.data.kept import KeptPictures
 from transferkit.data.unlabeled import scan_unlabeled
 from transferkit.errors import usage_error
 from transferkit.evaluation.pretraining_plots import feature_map, filters, pretraining_curves
-from transferkit.events import Event, Notice, PretrainingEpoch, Progress
+from transferkit.events import Event, Notice, PretrainingEpoch, Progress, Working
 from transferkit.pretraining.encoder import Encoder
 from transferkit.pretraining.features import ProbeData, features_of
 from transferkit.pretraining.loop import fit, split_epochs
@@ -38,10 +37,11 @@ from transferkit.pretraining.summary import PretrainingSummary
 from transferkit.pretraining.views import PretrainingViews
 from transferkit.pretraining.watch import Watch
 from transferkit.recipes.reading import config_of, to_toml
-from transferkit.runs.creation import default_run_path
-from transferkit.runs.folder import RunFolder, open_run
+from transferkit.runs.creation import RUNS
+from transferkit.runs.folder import RunFolder
 from transferkit.runs.life import (
     absolute_paths,
+    earlier_run,
     new_run,
     refuse_among_pictures,
     require_same_pictures,
@@ -85,9 +85,8 @@ def pretrain(config: Config, out: Path | None, show: Show) -> PretrainingSummary
     """
     pictures = pictures_of(config)
     name = f"{pictures.resolve().stem}-{config.pretraining.method}"
-    path = processes.agreed(out or default_run_path(Path("runs"), name, datetime.now()))
-    refuse_among_pictures(path, replace(config, data=replace(config.data, path=pictures)))
-    with new_run(path) as folder:
+    refuse_among_pictures(out or RUNS, replace(config, data=replace(config.data, path=pictures)))
+    with new_run(out, name) as folder:
         session = prepare(absolute_paths(config), show)
         processes.from_first(describe, session, folder)
         return train(session, folder, show)
@@ -104,15 +103,15 @@ def resume(path: Path, show: Show) -> PretrainingSummary:
 
     Raises UserError when the pictures are no longer the same.
     """
-    folder = open_run(path)
-    known = folder.read_json("data")
-    if not isinstance(known, dict) or known.get("task") != TASK:
-        raise usage_error(
-            f"{path} is no pretraining run", "", f"transferkit finetune --resume {path}"
-        )
-    session = prepare(config_of(folder), show)
-    require_same_pictures(known, session.index, path, COMMAND)
-    return train(session, folder, show)
+    with earlier_run(path) as folder:
+        known = folder.read_json("data")
+        if not isinstance(known, dict) or known.get("task") != TASK:
+            raise usage_error(
+                f"{path} is no pretraining run", "", f"transferkit finetune --resume {path}"
+            )
+        session = prepare(config_of(folder), show)
+        require_same_pictures(known, session.index, path, COMMAND)
+        return train(session, folder, show)
 
 
 def prepare(config: Config, show: Show) -> PretrainingSession:
@@ -127,6 +126,7 @@ def prepare(config: Config, show: Show) -> PretrainingSession:
     probe_index = processes.from_first(scan_probe, config, show)
     index = processes.from_first(scan_pictures, config, show)
     config, resized = fit_size(config, index)
+    show(Working(f"building {config.backbone.name}"))
     backbone = make_backbone(config, options.init == "pretrained", config.backbone.weights)
     for scale in take_scale(backbone, config.backbone.weights):
         show(scale)
@@ -178,6 +178,8 @@ def scan_pictures(config: Config, show: Show) -> DatasetIndex:
     """Read the pictures to learn from: with classes if the method learns those, else without."""
     data, options = config.data, config.pretraining
     path = pictures_of(config)
+
+    show(Working("reading pictures"))
 
     def progress(done: int, total: int) -> None:
         show(Progress("pictures", done, total))
@@ -296,6 +298,7 @@ def finish(
 ) -> PretrainingSummary:
     """Write the backbone, the plots, the summary and the report."""
     started = time.perf_counter()
+    watch.show(Working("drawing plots and the report"))
     backbone = session.backbone
     if session.method.finish is not None:
         session.method.finish()
