@@ -14,8 +14,9 @@ from transferkit.cli import app
 
 Cli = Callable[..., Any]
 PACKAGE = Path(__file__).parents[2] / "transferkit"
-FLAG = re.compile(r"(?<![\w-])(?:transferkit )?([a-z][a-z-]*)? ?(--[a-z][a-z-]+)")
-OWN_PROGRAMS = {"--force-reinstall"}  # of pip
+FLAG = re.compile(r"(?<![\w-])(?:transferkit )?([a-z][a-z-]*)? ?(--[a-z][a-z0-9-]+)")
+OTHERS = {"pip": {"--force-reinstall", "--upgrade"}, "tar": {"--create", "--file", "--directory"}}
+"""Flags of programs that are not ours."""
 
 
 def flags_of() -> dict[str, set[str]]:
@@ -35,7 +36,7 @@ def not_there(text: str, command: str | None) -> list[str]:
     found = []
     for named, flag in FLAG.findall(text):
         known = FLAGS.get(named) or (FLAGS[command] if command else EVERY)
-        if flag not in known | OWN_PROGRAMS:
+        if flag not in known | set().union(*OTHERS.values(), {"--version"}):
             found.append(f"{named} {flag}")
     return found
 

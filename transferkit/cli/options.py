@@ -214,7 +214,9 @@ Out = Annotated[Path | None, typer.Option("--out", help="Run folder to make [run
 AllowOutside = Annotated[
     bool, typer.Option("--allow-outside", help="Read what --manifest names outside of its folder.")
 ]
-Resume = Annotated[Path | None, typer.Option("--resume", help="Continue an interrupted run.")]
+Resume = Annotated[
+    Path | None, typer.Option("--resume", help="Continue an interrupted run; DATA where it moved.")
+]
 
 
 def require_manifest(allow_outside: bool, manifest: Path | None) -> None:
@@ -228,7 +230,7 @@ def require_alone(resume: Path | None, given: Iterable[Any]) -> None:
     if resume is not None and any(value not in (None, []) for value in given):
         raise usage_error(
             "--resume takes no other option",
-            "the run continues exactly as it was started",
+            "the run continues exactly as it was started; DATA says where its pictures lie now",
             f"for other options start a new run: --recipe {resume}",
         )
 

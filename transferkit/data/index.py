@@ -42,6 +42,8 @@ from transferkit.data.shards import is_shards, read_shards
 from transferkit.data.splits import draw_validation
 from transferkit.errors import UserError, usage_error
 
+Use = Literal["train", "look", "measure"]
+
 
 @dataclass(frozen=True)
 class Unreadable:
@@ -88,6 +90,14 @@ class DatasetIndex:
             hasher.update(f"\n{path}\0{label}\0{split}\0{digest}".encode())
         return hasher.hexdigest()
 
+    @cached_property
+    def contents(self) -> str:
+        """32 hex digits like `fingerprint`, but over no path: the same where all lies elsewhere."""
+        hasher = hashlib.blake2b("\0".join(self.classes).encode(), digest_size=16)
+        for row in zip(self.labels.tolist(), self.splits.tolist(), self.digests, strict=True):
+            hasher.update("\n{}\0{}\0{}".format(*row).encode())
+        return hasher.hexdigest()
+
     def __len__(self) -> int:
         """Return the number of pictures, N."""
         return len(self.paths)
@@ -128,7 +138,7 @@ class ScanOptions:
     exclude: tuple[str, ...] = ()
     max_pixels: int = DEFAULT_MAX_PIXELS
     allow_outside: bool = False
-    use: Literal["train", "look", "measure"] = "train"
+    use: Use = "train"
 
 
 def scan(
@@ -164,7 +174,7 @@ def scan(
     return make_index(listing, usable, splits, reasons)
 
 
-def _require(use: str, listing: Listing, check: Callable[[], None]) -> None:
+def _require(use: str, listing: Listing, check: Callable[[], object]) -> None:
     """Make what a check for training raises a warning where one only looks, and nothing else."""
     try:
         check()
@@ -238,7 +248,7 @@ def _drawn_splits(
     labels = [entry.label for entry, _ in open_ones]
     digests = [found.digest for _, found in open_ones]
     draw = partial(draw_validation, labels, digests, options.val_fraction, options.seed)
-    _require(options.use, listing, lambda: draw() and None)
+    _require(options.use, listing, draw)
     drawn = iter(draw(may_fail=True))
     splits = [entry.split or ("val" if next(drawn) else "train") for entry, _ in usable]
     if open_ones and listing.lacks_val and options.use != "measure":

@@ -106,7 +106,7 @@ def inspect(index: DatasetIndex) -> Inspection:
         pictures=len(index),
         counts=counts,
         sizes=sizes,
-        imbalance=max(train) / min(train),
+        imbalance=max(train) / max(1, min(train)),
         unreadable=index.unreadable,
         exact_duplicates=exact,
         label_conflicts=conflicts,

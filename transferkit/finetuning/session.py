@@ -14,7 +14,7 @@ from transferkit.backbones.recompute import recompute
 from transferkit.backbones.synchronized import synchronize_
 from transferkit.config import Config
 from transferkit.data.addresses import address_of, fetch
-from transferkit.data.index import DatasetIndex, ScanOptions, scan
+from transferkit.data.index import DatasetIndex, ScanOptions, Use, scan
 from transferkit.data.loader import ViewMaker
 from transferkit.errors import usage_error
 from transferkit.events import Event, Notice, Progress, Working
@@ -218,7 +218,9 @@ def with_batch_size(config: Config, index: DatasetIndex) -> Config:
     return replace(config, training=replace(training, batch_size=size, accumulate=parts))
 
 
-def scan_pictures(config: Config, show: Callable[[Event], None]) -> DatasetIndex:
+def scan_pictures(
+    config: Config, show: Callable[[Event], None], use: Use = "train"
+) -> DatasetIndex:
     """Scan the data set that the configuration names; its warnings become notices."""
     data = config.data
     if data.path is None and data.manifest is None:
@@ -235,6 +237,7 @@ def scan_pictures(config: Config, show: Callable[[Event], None]) -> DatasetIndex
         exclude=data.exclude,
         max_pixels=data.max_pixels,
         allow_outside=data.allow_outside,
+        use=use,
     )
     show(Working("reading pictures"))
     index = scan(data.path, options, lambda done, total: show(Progress("pictures", done, total)))

@@ -26,6 +26,7 @@ from transferkit.runs.folder import RunFolder
 from transferkit.runs.life import (
     absolute_paths,
     earlier_run,
+    moved,
     new_run,
     refuse_among_pictures,
     require_same_pictures,
@@ -95,9 +96,15 @@ def plan_budget(session: Session, folder: RunFolder, show: Show) -> None:
     folder.log(notice.text)
 
 
-def resume(path: Path, show: Show, watch: Stopwatch | None = None) -> RunSummary:
+def resume(
+    path: Path,
+    show: Show,
+    watch: Stopwatch | None = None,
+    place: tuple[Path | None, Path | None] = (None, None),
+) -> RunSummary:
     """Continue an interrupted run; the result equals that of an uninterrupted one.
 
+    place: folder and manifest, where the pictures lie elsewhere now.
     Raises UserError when the pictures are no longer the same.
     """
     with earlier_run(path) as folder:
@@ -105,7 +112,8 @@ def resume(path: Path, show: Show, watch: Stopwatch | None = None) -> RunSummary
         if isinstance(known, dict) and known.get("task") == "pretraining":
             remedy = f"transferkit pretrain --resume {path}"
             raise usage_error(f"{path} is a pretraining run", "", remedy)
-        config = config_of(folder)
+        before = config_of(folder)
+        config = moved(before, *place, path)
         session = prepare(config, show, watch)
         if (planned := folder.read_json("budget")) is not None:
             with understood(path):
@@ -114,6 +122,10 @@ def resume(path: Path, show: Show, watch: Stopwatch | None = None) -> RunSummary
             processes.from_first(folder.write_json, "data", data_description(session))
         else:
             require_same_pictures(known, session.index, path, COMMAND)
+        if config != before:
+            show(Notice(f"the pictures lie in {config.data.manifest or config.data.path} now"))
+            text = to_toml(replace(before, data=config.data))
+            processes.from_first(folder.write_recipe, text)
         return train(session, folder, show)
 
 
@@ -218,6 +230,7 @@ def data_description(session: Session) -> dict[str, Any]:
     counts = {s: len(index.of_split(s)) for s in ("train", "val", "test")}
     return {
         "fingerprint": index.fingerprint,
+        "contents": index.contents,
         "pictures": len(index.paths),
         "splits": counts,
         "classes": list(index.classes),
