@@ -114,7 +114,7 @@ def test_a_hundred_thousand_classes_are_inspected(tmp_path: Path) -> None:
         folder.mkdir(parents=True)
         for copy in range(2):
             os.link(sources[(number + copy) % 4], folder / f"{copy}.png")
-    found = inspect(scan(tmp_path / "data", ScanOptions(to_train=False)))
+    found = inspect(scan(tmp_path / "data", ScanOptions(use="look")))
     assert found.pictures == 200_000
     assert len(found.counts) == 100_000
     assert {count["train"] for count in found.counts.values()} == {2}

@@ -1,5 +1,6 @@
 """Command-line options made from the table of options, and what was typed as a configuration."""
 
+import csv
 import inspect as signatures
 import re
 from collections.abc import Callable, Iterable
@@ -168,8 +169,12 @@ NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNOREC
 
 
 def split_list(texts: list[str], numbers: bool) -> list[int | float | str]:
-    """Read `256,64`, `0.2,0.5` or `cat,dog`, given once or repeated; what is no number is kept."""
-    parts = [part.strip() for text in texts for part in text.split(",") if part.strip()]
+    """Read `256,64`, `0.2,0.5` or `cat,dog`, given once or repeated; what is no number is kept.
+
+    A part with a comma of its own stands in double quotes, as in a CSV table.
+    """
+    cells = csv.reader((text.strip() for text in texts), skipinitialspace=True)
+    parts = [part.strip() for row in cells for part in row if part.strip()]
     found: list[int | float | str] = []
     for part in parts:
         number = numbers and NUMBER.fullmatch(part)
@@ -203,7 +208,7 @@ AllowOutside = Annotated[
 ]
 Resume = Annotated[
     Path | None,
-    typer.Option("--resume", help="Continue an interrupted run exactly as it was started."),
+    typer.Option("--resume", help="Continue an interrupted run; DATA only if it has moved."),
 ]
 
 
@@ -218,7 +223,7 @@ def require_alone(resume: Path | None, given: Iterable[Any]) -> None:
     if resume is not None and any(value not in (None, []) for value in given):
         raise usage_error(
             "--resume takes no other option",
-            "the run continues exactly as it was started",
+            "the run continues exactly as it was started; DATA says where its pictures lie now",
             f"for other options start a new run: --recipe {resume}",
         )
 

@@ -38,7 +38,7 @@ def pretrain(
     **flags: Any,
 ) -> None:
     """Pretrain a backbone on unlabelled pictures (finetune --from RUN)."""
-    require_alone(resume, [unlabeled, recipe, sets, out, *flags.values()])
+    require_alone(resume, [recipe, sets, out, *flags.values()])
     require_read(sets or ())
     with live_view(json) as view:
         raw = None if resume else build_raw(unlabeled, recipe, sets, None, flags)
@@ -47,7 +47,7 @@ def pretrain(
             from transferkit.verbs import pretrain as verb
 
             if resume is not None:
-                summary = verb.resume(resume, view.show)
+                summary = verb.resume(resume, view.show, unlabeled)
             else:
                 assert raw is not None
                 summary = verb.pretrain(validate(verb.resolve(raw)), out, view.show)

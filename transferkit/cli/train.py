@@ -36,7 +36,9 @@ def finetune(
     **flags: Any,
 ) -> None:
     """Fine-tune a classifier on a folder of labelled pictures."""
-    require_alone(resume, [data, recipe, sets, stages, out, *flags.values()])
+    place = (data, flags["data__manifest"])
+    others = [value for name, value in flags.items() if name != "data__manifest"]
+    require_alone(resume, [recipe, sets, stages, out, *others])
     watch = Stopwatch()
     with live_view(json) as view:
         config = None if resume else build_config(data, recipe, sets, stages, flags)
@@ -45,7 +47,7 @@ def finetune(
                 from transferkit.verbs import finetune as verb
 
             if resume is not None:
-                summary = verb.resume(resume, view.show, watch)
+                summary = verb.resume(resume, view.show, watch, place)
             else:
                 assert config is not None
                 summary = verb.finetune(config, out, view.show, watch)

@@ -26,6 +26,7 @@ from transferkit.runs.folder import RunFolder
 from transferkit.runs.life import (
     absolute_paths,
     earlier_run,
+    moved,
     new_run,
     refuse_among_pictures,
     require_same_pictures,
@@ -38,6 +39,7 @@ from transferkit.training.interpolation import interpolate
 from transferkit.training.loop import fit
 from transferkit.training.network import head_design, make_structure
 from transferkit.training.run import Run
+from transferkit.training.stage_checks import refuse_unfilled
 from transferkit.units import parse_duration
 from transferkit.verbs.find_lr import resolve_rate
 from transferkit.verbs.report import write_card, write_report
@@ -87,14 +89,22 @@ def plan_budget(session: Session, folder: RunFolder, show: Show) -> None:
     with session.watch.on("measuring"):
         notice = choose(session, parse_duration(text))
     show(notice)
+    stages = session.used_plan.stages
+    refuse_unfilled(session.backbone, stages, session.column_of, session.config.backbone.weights)
     assert session.budget is not None
     folder.write_json("budget", session.budget.to_dict())
     folder.log(notice.text)
 
 
-def resume(path: Path, show: Show, watch: Stopwatch | None = None) -> RunSummary:
+def resume(
+    path: Path,
+    show: Show,
+    watch: Stopwatch | None = None,
+    place: tuple[Path | None, Path | None] = (None, None),
+) -> RunSummary:
     """Continue an interrupted run; the result equals that of an uninterrupted one.
 
+    place: folder and manifest, where the pictures lie elsewhere now.
     Raises UserError when the pictures are no longer the same.
     """
     with earlier_run(path) as folder:
@@ -102,7 +112,8 @@ def resume(path: Path, show: Show, watch: Stopwatch | None = None) -> RunSummary
         if isinstance(known, dict) and known.get("task") == "pretraining":
             remedy = f"transferkit pretrain --resume {path}"
             raise usage_error(f"{path} is a pretraining run", "", remedy)
-        config = config_of(folder)
+        before = config_of(folder)
+        config = moved(before, *place, path)
         session = prepare(config, show, watch)
         if (planned := folder.read_json("budget")) is not None:
             with understood(path):
@@ -111,6 +122,10 @@ def resume(path: Path, show: Show, watch: Stopwatch | None = None) -> RunSummary
             processes.from_first(folder.write_json, "data", data_description(session))
         else:
             require_same_pictures(known, session.index, path, COMMAND)
+        if config != before:
+            show(Notice(f"the pictures lie in {config.data.manifest or config.data.path} now"))
+            text = to_toml(replace(before, data=config.data))
+            processes.from_first(folder.write_recipe, text)
         return train(session, folder, show)
 
 
@@ -215,6 +230,7 @@ def data_description(session: Session) -> dict[str, Any]:
     counts = {s: len(index.of_split(s)) for s in ("train", "val", "test")}
     return {
         "fingerprint": index.fingerprint,
+        "contents": index.contents,
         "pictures": len(index.paths),
         "splits": counts,
         "classes": list(index.classes),
