@@ -24,10 +24,10 @@ from transferkit.cli import (  # noqa: F401  # their commands join the applicati
 )
 from transferkit.cli.app import app
 from transferkit.cli.options import with_default_samples
+from transferkit.cli.standard_streams import lost_output, outlast
 from transferkit.errors import UserError, usage_error
 from transferkit.files.cache_dir import ADVICE, default_cache_dir
 from transferkit.redaction import show_traceback
-from transferkit.standard_streams import lost_output, outlast
 from transferkit.stopping import STOPPING, last_words
 from transferkit.waiting import sleep_soon
 

@@ -85,10 +85,7 @@ def export(
         int, typer.Option("--pictures", min=2, help="Maximum number of pictures to compare on.")
     ] = 300,
     calibration: Annotated[
-        int,
-        typer.Option(
-            "--calibration-pictures", min=16, help="Training pictures for int8 calibration."
-        ),
+        int, typer.Option("--calibration-pictures", min=16, help="Pictures that calibrate int8.")
     ] = 96,
     sparsity: Sparsity = 0.0,
     sparse_epochs: SparseEpochs = 0,

@@ -54,18 +54,13 @@ def predict(
     images: Images,
     output: Annotated[
         Path | None,
-        typer.Option(
-            "--output", "-o", help="Write the predictions to a .csv, .jsonl or .parquet file."
-        ),
+        typer.Option("--output", "-o", help="Write the rows to a .csv, .jsonl or .parquet file."),
     ] = None,
     skip_existing: Annotated[
         bool, typer.Option("--skip-existing", help="Resume: skip pictures already in --output.")
     ] = False,
     save_samples: Annotated[
-        Path | None,
-        typer.Option(
-            "--save-samples", help="Save the probabilities of all samples (.safetensors)."
-        ),
+        Path | None, typer.Option("--save-samples", help="Save all samples (.safetensors).")
     ] = None,
     save_features: Annotated[
         Path | None,
