@@ -9,6 +9,7 @@ import io
 import os
 import sys
 from contextlib import suppress
+from typing import Any
 
 
 class Lasting(io.FileIO):
@@ -19,7 +20,7 @@ class Lasting(io.FileIO):
         self.gone = gone
         self.lost: OSError | None = None
 
-    def write(self, data: bytes) -> int:  # type: ignore[override]
+    def write(self, data: Any, /) -> int:
         """Write as much as goes; what cannot be written counts as written."""
         try:
             if self.gone:
