@@ -50,7 +50,7 @@ def outlast() -> None:
 
 def lasting(number: int, old: io.TextIOWrapper | None) -> io.TextIOWrapper:
     """Return a stream in the place of `old`, which is None where its descriptor was closed."""
-    raw = io.BufferedWriter(Lasting(number, gone=old is None))  # type: ignore[type-var]
+    raw = io.BufferedWriter(Lasting(number, gone=old is None))
     if old is None:
         return io.TextIOWrapper(raw, "utf-8", "backslashreplace")
     with suppress(OSError):

@@ -18,7 +18,7 @@ from transferkit.files.foreign_files import understood
 from transferkit.finetuning.batch_parts import resolve_parts
 from transferkit.finetuning.final_validation import Validation, validate
 from transferkit.finetuning.session import Session, make_run, prepare, recalibrate
-from transferkit.finetuning.summary import RunSummary, summarize
+from transferkit.finetuning.summary import RunSummary, going_on, summarize
 from transferkit.finetuning.time_budget import choose, take
 from transferkit.recipes.reading import config_of, to_toml
 from transferkit.runs.creation import RUNS
@@ -34,7 +34,9 @@ from transferkit.runs.life import (
 )
 from transferkit.stopwatch import Stopwatch
 from transferkit.training.budget import Budget
-from transferkit.training.checkpoints import continue_run, write_unsaved
+from transferkit.training.checkpoints import continue_run, restore, write_unsaved
+from transferkit.training.divergence import DivergedForGood
+from transferkit.training.end_check import require_as_recorded, require_best
 from transferkit.training.interpolation import interpolate
 from transferkit.training.loop import fit
 from transferkit.training.network import head_design, make_structure
@@ -146,14 +148,20 @@ def run_plan(session: Session, folder: RunFolder, show: Show) -> RunSummary:
     if continue_run(run):
         stage = session.plan.stages[run.state.stage]
         show(Notice(f"resuming in stage {stage.name} after epoch {run.state.epoch}"))
-    for notice in session.sources.choose_base(session.used_plan):
+    for notice in session.sources.choose_base(session.used_plan, run.state.base):
         show(notice)
+    run.state.base = session.sources.base
     try:
         for event in fit(run):
             show(event)
             log_event(folder, event)
+    except DivergedForGood as problem:
+        if run.state.rows:
+            end_early(session, run, folder, show, problem)
+        raise
     finally:  # also of what interrupts
         write_unsaved(run)
+    processes.from_first(require_best, run)
     if run.settings.wise_ft is not None:
         with session.watch.on("evaluation"):
             for event in interpolate(run):
@@ -165,6 +173,18 @@ def run_plan(session: Session, folder: RunFolder, show: Show) -> RunSummary:
     return processes.from_first(finish, session, run, folder, show)
 
 
+def end_early(
+    session: Session, run: Run, folder: RunFolder, show: Show, problem: DivergedForGood
+) -> None:
+    """Finish a run that diverged for good with its best weights, and say how to go on from them."""
+    restore(run, "best")
+    run.stopped = problem.what
+    summary = processes.from_first(finish, session, run, folder, show)
+    problem.where += f"\n{folder.path} ends with its best weights so far, accuracy "
+    problem.where += f"{summary.metrics['accuracy']:.1%}"
+    problem.remedy += f"; or go on from them: {going_on(session, run)}"
+
+
 def finish(session: Session, run: Run, folder: RunFolder, show: Show) -> RunSummary:
     """Validate the best model as `predict` will run it; write model, predictions, plots, report."""
     session.sources.close()
@@ -172,6 +192,8 @@ def finish(session: Session, run: Run, folder: RunFolder, show: Show) -> RunSumm
     with session.watch.on("final validation"):
         validation = validate(session, folder, show)
     evaluation = validation.evaluation
+    loss = validation.calibration.before.log_loss
+    require_as_recorded(run, evaluation.headline["accuracy"], loss)
     description = model_description(session, validation)
     tensors = {
         name: tensor.detach().cpu().contiguous()
