@@ -1,5 +1,6 @@
 """The verb `pretrain`: from pictures without labels to a run folder with a backbone."""
 
+import shlex
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -7,7 +8,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from transferkit import processes
@@ -21,7 +21,7 @@ from transferkit.data.unlabeled import scan_unlabeled
 from transferkit.errors import usage_error
 from transferkit.evaluation.pretraining_plots import feature_map, filters, pretraining_curves
 from transferkit.events import Event, Notice, PretrainingEpoch, Progress, Working
-from transferkit.pretraining.encoder import Encoder
+from transferkit.pretraining.encoder import Encoder, first_weights
 from transferkit.pretraining.features import ProbeData, features_of
 from transferkit.pretraining.loop import fit, split_epochs
 from transferkit.pretraining.method import Method
@@ -48,6 +48,7 @@ from transferkit.runs.life import (
     require_same_pictures,
     working_on,
 )
+from transferkit.training.divergence import DivergedForGood
 from transferkit.training.fabric import make_fabric
 from transferkit.training.network import make_backbone, make_structure, take_scale
 from transferkit.training.optimizers import hyperparameters_of
@@ -242,7 +243,7 @@ def train(session: PretrainingSession, folder: RunFolder, show: Show) -> Pretrai
 
 def run_method(session: PretrainingSession, folder: RunFolder, show: Show) -> PretrainingSummary:
     """Train phase by phase, then write what is kept."""
-    config, method = session.config, session.method
+    config, method, path = session.config, session.method, shlex.quote(str(folder.path))
     options, device = config.pretraining, session.fabric.device
     watch = Watch(
         method,
@@ -270,10 +271,16 @@ def run_method(session: PretrainingSession, folder: RunFolder, show: Show) -> Pr
     )
     if continue_run(run):
         show(Notice(f"resuming after epoch {len(run.state.rows)}"))
-    for event in fit(run):
-        show(event)
-        if processes.is_first() and isinstance(event, (PretrainingEpoch, Notice)):
-            folder.log(f"{type(event).__name__} {asdict(event)}")
+    try:
+        for event in fit(run):
+            show(event)
+            if processes.is_first() and isinstance(event, (PretrainingEpoch, Notice)):
+                folder.log(f"{type(event).__name__} {asdict(event)}")
+    except DivergedForGood as problem:
+        if run.state.rows and continue_run(run):  # the weights that were saved last
+            processes.from_first(finish, session, run, watch, folder, problem.what)
+            problem.remedy += f"; or take what was learned: transferkit finetune DATA --from {path}"
+        raise
     return processes.from_first(finish, session, run, watch, folder)
 
 
@@ -301,9 +308,13 @@ def loop_settings(config: Config, method: Method) -> PretrainingSettings:
 
 
 def finish(
-    session: PretrainingSession, run: PretrainingRun, watch: Watch, folder: RunFolder
+    session: PretrainingSession,
+    run: PretrainingRun,
+    watch: Watch,
+    folder: RunFolder,
+    stopped: str = "",
 ) -> PretrainingSummary:
-    """Write the backbone, the plots, the summary and the report."""
+    """Write the backbone, the plots, the summary and the report. stopped: see the summary."""
     started = time.perf_counter()
     watch.show(Working("drawing plots and the report"))
     backbone = session.backbone
@@ -311,7 +322,7 @@ def finish(
         session.method.finish()
     folder.save_model(model_description(session), backbone.model.state_dict())
     folder.save_plot("curves", pretraining_curves(run.state.rows))
-    first = first_weights(session)
+    first = first_weights(backbone)
     if first is not None and (drawn := filters(first)) is not None:
         folder.save_plot("filters", drawn)
     images = watch.watched()[:MOST_ON_MAP]
@@ -334,25 +345,13 @@ def finish(
             if isinstance(v, float) and not n.startswith(("lr", "seconds"))
         },
         files=folder.files,
+        stopped=stopped,
     )
     folder.write_json("summary", summary.to_dict())
     write_report(folder, watch.show)
     summary = replace(summary, files=folder.files)  # the report is one of them
     folder.write_json("summary", summary.to_dict())
     return summary
-
-
-def first_weights(session: PretrainingSession) -> np.ndarray | None:
-    """Return the weights of the backbone's first layer, (out, in, h, w), if it sees pixels."""
-    size = session.backbone.preprocessing
-    for parameter in session.backbone.model.parameters():
-        if parameter.ndim == 4:
-            return parameter.detach().cpu().numpy()
-        if parameter.ndim == 2 and parameter.shape[1] == 3 * size.height_px * size.width_px:
-            return parameter.detach().cpu().view(-1, 3, size.height_px, size.width_px).numpy()
-        if parameter.ndim > 1:
-            return None
-    return None
 
 
 def model_description(session: PretrainingSession) -> dict[str, Any]:
