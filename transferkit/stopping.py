@@ -6,12 +6,16 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from types import FrameType
 
 SAVE_EVERY_S = 600.0
 """Between checkpoints within an epoch: a killed run loses no more."""
+HANGUP = getattr(signal, "SIGHUP", None)
+"""Sent when the terminal, or the connection to it, is gone; Windows has no such signal."""
+STOPPING = (signal.SIGINT, signal.SIGTERM, *([HANGUP] if HANGUP else []))
+"""Signals that ask for a stop."""
 
 ASKED = b"\nstopping after this step; press Ctrl-C again to stop immediately\n"
 
@@ -40,26 +44,28 @@ class Stop:
 
 @contextmanager
 def between_steps() -> Iterator[Stop]:
-    """In this context the first SIGINT or SIGTERM asks for a stop; the second interrupts.
+    """In this context the first of the signals asks for a stop; the second interrupts.
 
-    On a terminal a message confirms the first, because a step may take a while. Signals that are
-    ignored, as SIGINT in a shell's background jobs, stay ignored. Outside of the main thread, which
-    alone gets signals, no stop is ever asked for.
+    On a terminal a message confirms the first, because a step may take a while. A hangup may come
+    twice, from the shell and from the kernel, and never interrupts. Signals that are ignored, as
+    SIGINT in a shell's background jobs, stay ignored. Outside of the main thread, which alone gets
+    signals, no stop is ever asked for.
     """
     stop = Stop()
 
     def ask(number: int, frame: FrameType | None) -> None:
-        if stop.asked:
+        if stop.asked and number != HANGUP:
             raise KeyboardInterrupt
         stop.asked = True
-        if sys.stderr.isatty():
-            os.write(sys.stderr.fileno(), ASKED)  # the stream itself may be in use
+        with suppress(OSError):  # the terminal may be gone
+            if sys.stderr is not None and sys.stderr.isatty():
+                os.write(sys.stderr.fileno(), ASKED)  # the stream itself may be in use
 
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = {n: handler for n in numbers if (handler := signal.getsignal(n)) is not signal.SIG_IGN}
+    handlers = {number: signal.getsignal(number) for number in STOPPING}
+    before = {n: handler for n, handler in handlers.items() if handler is not signal.SIG_IGN}
     for number in before:
         signal.signal(number, ask)
     try:
@@ -72,9 +78,10 @@ def between_steps() -> Iterator[Stop]:
 
 
 def last_words() -> None:
-    """Ignore SIGTERM while an error is reported: a launcher sends it to all once one rank fails.
+    """Ignore SIGTERM, which a launcher sends to all once one rank fails, while an error is reported.
 
     The process is about to exit; SIGKILL still ends it at once.
     """
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        for number in STOPPING[1:]:
+            signal.signal(number, signal.SIG_IGN)

@@ -218,4 +218,4 @@ def test_evaluation_says_what_the_uncertainty_is_worth(run: Path, pictures: Path
     assert low <= found["accuracy"] <= high
     for pair in found["most_confused"]:
         assert all(f"/{pair['label']}/" in path for path in pair["examples"])
-    assert "Telling wrong predictions" in cli("evaluate", run, pictures).out
+    assert "Detection of wrong predictions" in cli("evaluate", run, pictures).out

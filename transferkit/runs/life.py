@@ -11,6 +11,7 @@ from transferkit import processes
 from transferkit.config import Config
 from transferkit.data.addresses import address_of
 from transferkit.data.index import DatasetIndex
+from transferkit.data.shards import is_shards
 from transferkit.errors import UserError, usage_error
 from transferkit.runs.creation import begin_run
 from transferkit.runs.folder import RunFolder, open_run
@@ -75,13 +76,53 @@ def require_same_pictures(
 
     known: data.json of the run at `path`. command: of transferkit, which made the run.
     """
-    if not isinstance(known, Mapping) or known.get("fingerprint") != index.fingerprint:
+    kept = (index.fingerprint, index.contents)
+    given = known if isinstance(known, Mapping) else {}
+    if given.get("fingerprint") != kept[0] and given.get("contents") != kept[1]:
         before = known.get("pictures", "unknown") if isinstance(known, Mapping) else "unknown"
         raise UserError(
             f"cannot resume {path}: the pictures have changed since it started",
             f"{before} pictures then, {len(index.paths)} now, or other contents",
-            f"put them back, or start again: transferkit {command} --recipe {path}",
+            f"name where they lie now: transferkit {command} DATA --resume {path}\n"
+            f"or start again: transferkit {command} --recipe {path}",
         )
+
+
+def moved(config: Config, data: Path | None, manifest: Path | None, run: Path) -> Config:
+    """Return a run's configuration with the place where its pictures lie now.
+
+    data, manifest: as named now. Where neither is, and what the run names is gone, the same place
+    beside the run or the current folder is taken; whoever reads it compares the contents.
+    """
+    own, aux = config.data, config.pretraining.aux
+    table = own.manifest
+    if aux is not None:  # the one place of a run that learns from labels of another task
+        there = (data or beside(aux, run)).absolute()
+        return replace(config, pretraining=replace(config.pretraining, aux=there))
+    if data is None and manifest is None:
+        data = own.path and beside(own.path, run)
+        return replace(config, data=replace(own, path=data, manifest=table and beside(table, run)))
+    if table is not None and manifest is None and data is not None:
+        inside = data / table.name
+        manifest = inside if inside.is_file() else table
+        data = None if inside.is_file() and own.path is None else data
+    return absolute_paths(replace(config, data=replace(own, path=data, manifest=manifest)))
+
+
+def beside(path: Path, run: Path) -> Path:
+    """Return a path, or where it is gone, what is called the same near a run or from here.
+
+    Raises UserError where there is nothing.
+    """
+    if is_shards(path) or os.path.lexists(path):
+        return path
+    ends = [Path(*path.parts[i:]) for i in range(1, len(path.parts))]
+    near = (*run.absolute().parents, Path.cwd())
+    found = next((top / end for end in ends for top in near if (top / end).exists()), None)
+    if found is None:
+        what = f"the pictures of {run} are gone: {path} does not exist"
+        raise UserError(what, "", f"name where they lie now, as in DATA --resume {run}")
+    return found
 
 
 def refuse_among_pictures(run: Path, config: Config) -> None:

@@ -264,7 +264,16 @@ def make_room(root: Path, needed: int, budget: int, keep: frozenset[str] = froze
 
     keep: names of caches that the needed bytes are for: they stay, and what they take is there
     already. A cache that another process holds stays too. Returns why it does not fit, or "".
+    Raises UserError for a folder that cannot be looked into.
     """
+    try:
+        return lacking_room(root, needed, budget, keep)
+    except OSError as error:
+        raise cache_error(root, error) from None
+
+
+def lacking_room(root: Path, needed: int, budget: int, keep: frozenset[str]) -> str:
+    """Make room, see `make_room`; return what is lacking."""
     if needed > budget:
         return f"the cache would take {needed / 1e9:.2f} GB of the {budget / 1e9:.2f} GB allowed"
     folders = [f for f in root.glob("*/") if (f / "rows.bin").exists()]

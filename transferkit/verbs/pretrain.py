@@ -43,6 +43,7 @@ from transferkit.runs.folder import RunFolder
 from transferkit.runs.life import (
     absolute_paths,
     earlier_run,
+    moved,
     new_run,
     refuse_among_pictures,
     require_same_pictures,
@@ -99,10 +100,10 @@ def describe(session: PretrainingSession, folder: RunFolder) -> None:
     folder.write_recipe(to_toml(session.config))  # last: with it, the run can be resumed
 
 
-def resume(path: Path, show: Show) -> PretrainingSummary:
+def resume(path: Path, show: Show, place: Path | None = None) -> PretrainingSummary:
     """Resume an interrupted run; without a budget it ends as an uninterrupted one would have.
 
-    Raises UserError if the pictures have changed.
+    place: the folder of the pictures, if they were moved. Raises UserError if they have changed.
     """
     with earlier_run(path) as folder:
         data = folder.read_json("data")
@@ -110,8 +111,13 @@ def resume(path: Path, show: Show) -> PretrainingSummary:
             raise usage_error(
                 f"{path} is no pretraining run", "", f"transferkit finetune --resume {path}"
             )
-        session = prepare(config_of(folder), show)
+        before = config_of(folder)
+        config = moved(before, place, None, path)
+        session = prepare(config, show)
         require_same_pictures(data, session.index, path, COMMAND)
+        if config != before:
+            show(Notice(f"the pictures lie in {pictures_of(config)} now"))
+            processes.from_first(folder.write_recipe, to_toml(config))
         return train(session, folder, show)
 
 
@@ -372,6 +378,7 @@ def data_description(session: PretrainingSession) -> dict[str, Any]:
     return {
         "task": TASK,
         "fingerprint": index.fingerprint,
+        "contents": index.contents,
         "pictures": len(index.paths),
         "splits": {s: len(index.of_split(s)) for s in ("train", "val")},
         "warnings": list(index.warnings),
