@@ -78,7 +78,7 @@ def between_steps() -> Iterator[Stop]:
 
 
 def last_words() -> None:
-    """Ignore SIGTERM, which a launcher sends to all once one rank fails, while an error is reported.
+    """Ignore a launcher's SIGTERM, sent to all once one rank fails, while an error is reported.
 
     The process is about to exit; SIGKILL still ends it at once.
     """
