@@ -15,10 +15,10 @@ from transferkit.config import (
     option_fields,
     words_beside_a_number,
 )
+from transferkit.config.optimization import SCHEDULE_USES
 from transferkit.config.pretraining import USES, VARIANT_USES
 from transferkit.errors import UserError
 from transferkit.recipes.network_checks import ONLY_FROM_SCRATCH
-from transferkit.recipes.optimization_checks import SCHEDULE_USES
 from transferkit.recipes.reading import load_config
 
 FIELDS = option_fields()

@@ -5,16 +5,8 @@ from dataclasses import fields
 from typing import Any
 
 from transferkit.config import Config, OptimizerOptions, Training
+from transferkit.config.optimization import SCHEDULE_USES
 from transferkit.units import parse_duration
-
-SCHEDULE_USES = {
-    "power": ("power", "period"),
-    "exponential": ("period",),
-    "piecewise": ("values", "boundaries"),
-    "performance": ("patience", "factor"),
-    "1cycle": ("cycle_rise", "cycle_start", "cycle_end", "momentum_low", "momentum_high"),
-}
-"""Schedule -> the options that it reads, beside scope and every, which all but one read."""
 
 
 def optimization_problems(config: Config) -> list[str]:
