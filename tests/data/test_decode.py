@@ -19,10 +19,9 @@ from transferkit.data.decode import (
     DecodeError,
     decode,
     difference_hash,
-    image_suffixes,
     probe,
-    readable_formats,
 )
+from transferkit.data.formats import image_suffixes, readable_formats
 
 SIX_BY_FOUR = np.arange(72, dtype=np.uint8).reshape(4, 6, 3) * 3
 
@@ -178,7 +177,7 @@ def write_bad_files(folder: Path) -> dict[str, str]:
         "cut.png": (png[: len(png) // 2], "truncated"),
         "empty.jpg": (b"", "empty file"),
         "text.jpg": (b"hello, I am no picture", "not an image"),
-        "phone.jpg": (b"\0\0\0\x18ftypheic" + bytes(50), "HEIC (not supported)"),
+        "phone.jpg": (b"\0\0\0\x18ftypheic" + bytes(50), "damaged header"),
         "script.jpg": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "EPS (not supported)"),
         "header.png": (png[:10] + bytes(20), "damaged header"),
         "crc.png": (png[:60] + b"\xff\xff\xff" + png[63:], "damaged"),

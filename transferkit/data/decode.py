@@ -11,12 +11,12 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from transferkit.data.formats import readable_formats, what_it_is
 from transferkit.data.jpeg_scans import MOST_SCANS, count_scans
 from transferkit.data.tar_members import read_member
 
@@ -25,22 +25,6 @@ DEFAULT_MAX_PIXELS = 100_000_000
 
 MOST_BYTES = 2_000_000_000
 """Of a file: 100 million pixels of four 32-bit floats, uncompressed, are 1.6 GB."""
-
-# EPS would start Ghostscript on the user's files; the others are only recognised, never decoded.
-REFUSED_FORMATS = {"EPS", "BUFR", "GRIB", "HDF5", "MPEG", "WMF"}
-
-UNSUPPORTED_KINDS = {
-    **dict.fromkeys((".heic", ".heif", ".hif"), "HEIC"),
-    **dict.fromkeys((".avif", ".avifs"), "AVIF"),
-    **dict.fromkeys((".cr2", ".cr3", ".nef", ".arw", ".dng", ".raf", ".orf", ".rw2"), "camera raw"),
-    **dict.fromkeys((".wmf", ".emf"), "WMF"),
-    ".eps": "EPS",
-    ".exr": "OpenEXR",
-    ".hdr": "Radiance HDR",
-    ".jxl": "JPEG XL",
-    ".svg": "SVG",
-}
-"""Suffix to name of the pictures that Pillow may not decode here; `image_suffixes` comes first."""
 
 OpenFile = io.BufferedReader | io.BytesIO
 """A file on disk, or the content of one in a shard."""
@@ -55,8 +39,6 @@ _TRANSPOSE = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
-_MAGIC_NUMBERS = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8", b"RIFF", b"II*\x00", b"MM\x00*")
 _PROBE_PX = 32
 _LARGE_PIXELS = 25_000_000
 # Several threads decode at once; large pictures come one after another, to bound memory.
@@ -86,20 +68,6 @@ class Probe:
     dhash: int
     mode: str
     format: str
-
-
-@cache
-def image_suffixes() -> frozenset[str]:
-    """Return the lower-case suffixes, with their dot, of the formats that Pillow decodes here."""
-    known = Image.registered_extensions().items()
-    return frozenset(suffix for suffix, name in known if name in readable_formats())
-
-
-@cache
-def readable_formats() -> tuple[str, ...]:
-    """Return Pillow's names of the formats that may be opened: all but `REFUSED_FORMATS`."""
-    Image.init()
-    return tuple(name for name in Image.ID if name in Image.OPEN and name not in REFUSED_FORMATS)
 
 
 def decode(
@@ -317,21 +285,10 @@ def _reason(error: Exception, file: OpenFile, max_pixels: int) -> str:
         limit = min(max_pixels, 2 * (Image.MAX_IMAGE_PIXELS or max_pixels))
         return _too_many(int(pixels[1]), limit) if pixels else "too many pixels"
     if isinstance(error, UnidentifiedImageError):
-        return _unidentified(file)
+        return what_it_is(file)
     if isinstance(error, EOFError) or re.search(r"truncat|not enough image data", words, re.I):
         return "truncated"
     return f"damaged: {words}"
-
-
-def _unidentified(file: OpenFile) -> str:
-    """Say what a file is that no format of Pillow recognises, from its first bytes."""
-    file.seek(0)
-    start = file.read(32)
-    if start[4:8] == b"ftyp" and start[8:12] in _HEIC_BRANDS:
-        return "HEIC (not supported)"
-    if start.startswith(b"%!PS"):
-        return "EPS (not supported)"
-    return "damaged header" if start.startswith(_MAGIC_NUMBERS) else "not an image"
 
 
 def _first_words(error: Exception) -> str:

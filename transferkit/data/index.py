@@ -23,8 +23,8 @@ from transferkit.data.decode import (
     DecodeError,
     Probe,
     probe,
-    readable_formats,
 )
+from transferkit.data.formats import readable_formats
 from transferkit.data.listing import SPLITS as SPLITS
 from transferkit.data.listing import Entry, Listing, read_folder
 from transferkit.data.manifest import read_manifest

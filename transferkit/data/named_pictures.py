@@ -5,7 +5,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from transferkit.data.files import picture_kind, walk
+from transferkit.data.files import is_hidden, is_picture, walk
 from transferkit.data.names import count, is_valid_text, listed, natural_sorted, shown
 from transferkit.data.shards import is_shards, shard_pictures
 from transferkit.data.tar_members import archive_of
@@ -50,7 +50,7 @@ def _expand(source: Path) -> tuple[list[Path], str]:
     if is_shards(source):
         return shard_pictures(source), ""
     if source.is_dir():
-        found = [source / path for path in walk(source).images]
+        found = [source / path for path in walk(source).pictures]
         return found, "" if found else f"{name} holds no pictures"
     # Before patterns: a file may have brackets in its name.
     if os.path.lexists(source) or archive_of(source):
@@ -58,13 +58,16 @@ def _expand(source: Path) -> tuple[list[Path], str]:
     if not glob.has_magic(str(source)):
         return [], f"{name} does not exist"
     matches = [Path(match) for match in natural_sorted(glob.glob(str(source), recursive=True))]
+    # A hidden folder is read where it is named, not where a pattern happens to match it.
+    named = {part for part in source.parts if not glob.has_magic(part)}
+    matches = [m for m in matches if not any(is_hidden(p) for p in m.parts if p not in named)]
     found = []
     for match in matches:
         if match.is_dir():
             found += (
-                [match / path for path in walk(match).images] if "**" not in str(source) else []
+                [match / path for path in walk(match).pictures] if "**" not in str(source) else []
             )
-        elif picture_kind(match.name) == "":
+        elif is_picture(match):
             found.append(match)
     if found:
         return found, ""

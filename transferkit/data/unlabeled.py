@@ -11,6 +11,7 @@ import numpy as np
 from transferkit.data.checks import check_strict, left_out_warnings
 from transferkit.data.decode import DEFAULT_MAX_PIXELS, Probe
 from transferkit.data.files import walk
+from transferkit.data.formats import unsupported
 from transferkit.data.index import DatasetIndex, make_index, probe_all
 from transferkit.data.listing import Entry, Listing
 from transferkit.data.names import count, is_valid_text, listed, shown
@@ -60,9 +61,11 @@ def _listing(data: Path, by_folder: bool) -> Listing:
         raise usage_error(f"{shown(str(data))} {problem}", "", "give a folder of pictures")
     found = walk(data)
     listing = Listing(root=Path(os.path.abspath(data)))
-    for path in found.images:
+    for path in found.pictures:
         label = os.path.dirname(path) if by_folder else ""
-        problem = "" if is_valid_text(path) else "the name is not valid UTF-8"
+        kind = found.unsupported.get(path)
+        problem = unsupported(kind) if kind else ""
+        problem = problem if is_valid_text(path) else "the name is not valid UTF-8"
         listing.entries.append(Entry(path, label, "", problem))
         listing.classes.setdefault(label, label)
     listing.others[("", "train")] = found.others
