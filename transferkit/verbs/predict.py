@@ -13,6 +13,7 @@ import numpy as np
 from transferkit import processes
 from transferkit.config import Predict
 from transferkit.data.named_pictures import list_images
+from transferkit.data.written_paths import listed_files
 from transferkit.data.tar_members import archive_of, read_member
 from transferkit.errors import UserError, usage_error
 from transferkit.events import Event, Notice, Progress
@@ -108,7 +109,7 @@ def check_outputs(outputs: Outputs, options: Predict, num_runs: int) -> None:
 
 def list_pictures(sources: Sequence[str], lines: Iterable[str]) -> list[Path]:
     """List files, folders, patterns; "-" stands for `lines`, one path in each. Each path once."""
-    listed = [Path(line.rstrip("\n")) for line in lines if line.strip()] if "-" in sources else []
+    listed = listed_files(lines) if "-" in sources else []
     named = [source for source in sources if source != "-"]
     files = [*(list_images(named) if named or not listed else []), *listed]
     return list(dict.fromkeys(files))
