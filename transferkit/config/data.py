@@ -8,6 +8,9 @@ from annotated_types import Ge, Gt, Le, Lt
 
 from transferkit.config.option import Option, Section
 
+DEFAULT_MAX_PIXELS = 250_000_000
+"""Telephones take 200 million; JPEG is decoded at a fraction of that."""
+
 
 @dataclass(frozen=True)
 class Data(Section):
@@ -42,7 +45,18 @@ class Data(Section):
     ] = "white"
     max_pixels: Annotated[
         int, Ge(1), Option("--max-pixels", "Pictures with more pixels than this are not decoded.")
-    ] = 100_000_000
+    ] = DEFAULT_MAX_PIXELS
+    depth_range: Annotated[
+        tuple[float, ...],
+        Option(
+            "--depth-range",
+            "LOW,HIGH: the values that are black and white in deeper than 8-bit files [measured].",
+        ),
+    ] = ()
+    bands: Annotated[
+        tuple[Annotated[int, Ge(1)], ...],
+        Option("--bands", "Of pictures with more than 3 bands: those for red,green,blue [1,2,3]."),
+    ] = ()
     normalize: Annotated[
         Literal["backbone", "dataset", "none"],
         Option(

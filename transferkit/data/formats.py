@@ -163,4 +163,3 @@ def _text(start: bytes) -> str:
         text = start[: error.start].decode()
     line = " ".join(text[:200].split())
     return f"text, not an image: {line[:40]}" if line.isprintable() else ""
-

@@ -45,17 +45,26 @@ class Embedded:
         return {**asdict(self), "output": str(self.output)}
 
 
-def embed(run: Path, files: Sequence[Path], output: Path, engine: str, show: Show) -> Embedded:
+def embed(
+    run: Path,
+    files: Sequence[Path],
+    output: Path,
+    engine: str,
+    show: Show,
+    max_pixels: int | None = None,
+) -> Embedded:
     """Write the features (N, D) of pictures, in their order.
 
     output: .safetensors holds the array `features`, with the paths as a JSON list in its metadata
     and NaN for a picture that cannot be read; .csv, .jsonl and .parquet hold a row per picture:
-    path, f0 to f<D-1>, error. Raises UserError when no picture can be read.
+    path, f0 to f<D-1>, error. max_pixels: in place of the run's own.
+    Raises UserError when no picture can be read.
     """
     suffixes = (ARRAY, *SUFFIXES)
     if output.suffix.lower() not in suffixes:
         raise usage_error(f"--output {output}: the name must end in one of {', '.join(suffixes)}")
     loaded = load_backbone(open_run(run))
+    maker = loaded.maker.with_limit(max_pixels)
     device = torch.device("cpu")
     running = picture_engine(loaded.classifier, loaded.maker, len(files), engine, device)
     names = [f"f{number}" for number in range(loaded.num_features)]
@@ -71,7 +80,7 @@ def embed(run: Path, files: Sequence[Path], output: Path, engine: str, show: Sho
         raise disk_error(output.parent, error) from error
     whole, done, bad, reason = False, 0, 0, ""
     try:
-        for file, features, problem in features_of(running, loaded.maker, files):
+        for file, features, problem in features_of(running, maker, files):
             done += 1
             bad += features is None
             reason = reason or problem

@@ -13,8 +13,8 @@ import numpy as np
 from transferkit import processes
 from transferkit.config import Predict
 from transferkit.data.named_pictures import list_images
-from transferkit.data.written_paths import listed_files
 from transferkit.data.tar_members import archive_of, read_member
+from transferkit.data.written_paths import listed_files
 from transferkit.errors import UserError, usage_error
 from transferkit.events import Event, Notice, Progress
 from transferkit.files.atomic_write import disk_error, write_atomically
@@ -116,15 +116,20 @@ def list_pictures(sources: Sequence[str], lines: Iterable[str]) -> list[Path]:
 
 
 def open_job(
-    folders: Sequence[RunFolder], sources: Sequence[str], lines: Iterable[str], options: Predict
+    folders: Sequence[RunFolder],
+    sources: Sequence[str],
+    lines: Iterable[str],
+    options: Predict,
+    max_pixels: int | None = None,
 ) -> Job:
     """Load the runs, list the pictures, choose thresholds.
 
     sources: files, folders, patterns; "-" stands for `lines`, one path in each.
+    max_pixels: in place of the runs' own.
     """
     files = processes.from_first(list_pictures, sources, lines)
     flip = "recipe" not in folders[0].files or config_of(folders[0]).augment.flip
-    members = open_members(folders, options, len(files), flip)
+    members = open_members(folders, options, len(files), flip, max_pixels)
     sampled = max(options.mc_dropout, 1) * max(options.tta, 1) * len(members)
     needs = options.by == "bald" or options.abstain_by in ("mutual_information", "variation_ratio")
     if needs and sampled == 1:

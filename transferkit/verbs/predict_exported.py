@@ -53,11 +53,12 @@ def predict_exported(
     outputs: Outputs,
     show: Callable[[Event], None],
     trusted: bool = False,
+    max_pixels: int | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Yield one row per picture, in order; every batch is on disk before the next one begins.
 
     sources: files, folders, patterns, and the lines that "-" stands for. trusted: see
-    `require_trust`.
+    `require_trust`. max_pixels: in place of the model's own.
     """
     opened = open_exported(path, trusted)
     files = list_pictures(*sources)
@@ -67,7 +68,9 @@ def predict_exported(
         left = [f for f in files if table is None or str(f) not in table.done]
         whole = False
         try:
-            found = features_of(opened.engine, opened.maker, left)  # of this engine: logits
+            found = features_of(
+                opened.engine, opened.maker.with_limit(max_pixels), left
+            )  # of this engine: logits
             done = 0
             while part := list(islice(found, options.batch_size)):
                 readable = [(str(file), logits) for file, logits, _ in part if logits is not None]
