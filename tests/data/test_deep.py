@@ -152,8 +152,10 @@ def test_twelve_bits_in_a_colour_png_are_read_to_the_last(tmp_path, count):
 def waves(folder: Path, dtype: str, number: int = 6) -> None:
     for n in range(number):
         values = np.random.default_rng(n).integers(300 + 10 * n, 1300 + 10 * n, (32, 32))
-        (folder / f"{'ab'[n % 2]}").mkdir(parents=True, exist_ok=True)
-        Image.fromarray(values.astype(dtype)).save(folder / f"{'ab'[n % 2]}/{n}.tif")
+        for split in ("train", "val"):
+            place = folder / split / "ab"[n % 2]
+            place.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(values.astype(dtype)).save(place / f"{n}.tif")
 
 
 def test_a_data_set_has_one_scale_whatever_its_type(tmp_path):

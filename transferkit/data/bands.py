@@ -5,9 +5,10 @@ calls them the rows of an 8-bit grey picture is put behind the file's bytes.
 """
 
 import io
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import BinaryIO, Literal
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, TiffImagePlugin
@@ -21,6 +22,7 @@ _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC = 256, 257, 258, 259, 262
 _STRIPS, _SAMPLES, _ROWS, _STRIP_BYTES, _PLANAR, _PREDICTOR = 273, 277, 278, 279, 284, 317
 _TILE_WIDTH, _TILE_HEIGHT, _TILES, _TILE_BYTES, _EXTRA, _FORMAT = 322, 323, 324, 325, 338, 339
 _FILL_ORDER = 266
+_LONG = 4
 _GREY, _RGB = (0, 1), 2
 _JPEG_LIKE = {6, 7, 34887, 34892, 33003, 33005, 34712}
 """Compressions that unpack to pixels, not to bytes."""
@@ -57,7 +59,12 @@ class Bands:
         """Whether Pillow refuses it, or reads but 8 bits of a sample, or not all of its bands."""
         deep = self.dtype.itemsize > 1 and self.count > 1
         rare = self.dtype.itemsize == 8 or self.dtype.name in ("float16", "int8")
-        return deep or rare or self.count > 4 or (self.count == 4 and self.alpha is None)
+        planar = self.count == 1 and self.tags.get(_PLANAR, 1) == 2
+        # Pillow takes what libtiff has put into the machine's order for the file's.
+        packed = self.dtype.itemsize > 1 and self.tags.get(_COMPRESSION, 1) != 1
+        rare = rare or (packed and not self.dtype.isnative)
+        bands = self.count > 4 or (self.count == 4 and self.alpha is None)
+        return deep or rare or planar or bands
 
 
 def open_bands(file: BinaryIO) -> Bands | None:
@@ -146,27 +153,28 @@ def _unpacked(
 ) -> np.ndarray:
     """Have libtiff unpack strips or tiles of bytes: (rows, bytes in a row) uint8."""
     places, sizes, rows_per_strip, compression = packed
-    prefix = data[:2]
-    directory = TiffImagePlugin.ImageFileDirectory_v2(
-        prefix + (b"*\0" if prefix == b"II" else b"\0*") + bytes(4)
-    )
-    entries: dict[int, int | tuple[int, ...]] = {
-        _WIDTH: size[0], _HEIGHT: size[1], _BITS: 8, _COMPRESSION: compression,
-        _PHOTOMETRIC: 1, _SAMPLES: 1,
+    entries: dict[int, Sequence[int]] = {
+        _WIDTH: size[:1], _HEIGHT: size[1:], _BITS: (8,), _COMPRESSION: (compression,),
+        _PHOTOMETRIC: (1,), _SAMPLES: (1,),
     }  # fmt: skip
     if tile is None:
-        entries |= {_STRIPS: tuple(places), _ROWS: rows_per_strip, _STRIP_BYTES: tuple(sizes)}
+        entries |= {_STRIPS: places, _ROWS: (rows_per_strip,), _STRIP_BYTES: sizes}
     else:
-        entries |= {_TILE_WIDTH: tile[0], _TILE_HEIGHT: tile[1]}
-        entries |= {_TILES: tuple(places), _TILE_BYTES: tuple(sizes)}
-    for tag, value in entries.items():
-        directory[tag] = value
-        directory.tagtype[tag] = 3 if tag in (_BITS, _COMPRESSION, _PHOTOMETRIC, _SAMPLES) else 4
+        entries |= {_TILE_WIDTH: tile[:1], _TILE_HEIGHT: tile[1:]}
+        entries |= {_TILES: places, _TILE_BYTES: sizes}
+    little = data[:2] == b"II"
+    magic, order = (b"II*\0", "<") if little else (b"MM\0*", ">")
     end = len(data) + len(data) % 2
-    order: Literal["little", "big"] = "little" if prefix == b"II" else "big"
-    header = prefix + (42).to_bytes(2, order) + end.to_bytes(4, order)
-    body = directory.tobytes(end)
-    whole = b"".join((header, data[8:], bytes(end - len(data)), body))
+    after = end + 2 + 12 * len(entries) + 4
+    table, lists = struct.pack(f"{order}H", len(entries)), b""
+    for tag, values in sorted(entries.items()):
+        packed = struct.pack(f"{order}{len(values)}I", *values)
+        alone = len(values) == 1
+        place = packed if alone else struct.pack(f"{order}I", after + len(lists))
+        lists += b"" if alone else packed
+        table += struct.pack(f"{order}HHI", tag, _LONG, len(values)) + place
+    head = magic + struct.pack(f"{order}I", end)
+    whole = b"".join((head, data[8:], bytes(end - len(data)), table, bytes(4), lists))
     with Image.open(io.BytesIO(whole), formats=("TIFF",)) as image:
         return np.asarray(image)
 

@@ -151,6 +151,8 @@ def _read(
             except (DecodeError, MemoryError):
                 raise
             except Exception as error:
+                if bands is not None and isinstance(error, UnidentifiedImageError):
+                    return _read_bands(file, bands, *take)
                 sound = mended(file, _is_truncated(error))
                 if sound is None:
                     raise
@@ -190,7 +192,9 @@ def _read_whole(
             values = _deep_values(image, file, reading, measured) if deep_colour else None
             if values is None and is_deep_grey(image):
                 values = np.asarray(image)  # (H, W), of the mode's own type
-            found = measured_range(values) if measured and values is not None else None
+            found = None
+            if measured and values is not None:
+                found = measured_range(values[..., :-1] if _has_alpha(values) else values)
             if values is not None:
                 full = image.mode.startswith("I;16") or image.format in ("PNG", "PPM")
                 scale = reading.depth_range or own_range(values, full_16=full and image.mode != "F")
@@ -208,7 +212,7 @@ def _deep_values(
 ) -> np.ndarray | None:
     """Return all 16 bits of a PNG in colours, (H, W, B); None where the upper ones will do."""
     if measured:
-        if np.asarray(image)[..., : 1 if image.mode == "LA" else 3].max() >= 128:
+        if np.asarray(image)[..., :3].max() >= 128:
             return None
     elif reading.depth_range in (None, FULL):
         return None
@@ -320,10 +324,18 @@ def _in_strips(
         if values is None:
             part = image.crop(box)
         else:
-            part = Image.fromarray(to_8_bit(values[top : box[3]], scale))
+            shades = to_8_bit(values[top : box[3]], scale)
+            if _has_alpha(values):
+                shades[..., -1] = values[top : box[3], :, -1] >> 8
+            part = Image.fromarray(shades)
         part = _opaque(part, background)
         made.paste(part.reduce(factor) if factor > 1 else part, (0, top // factor))
     return made
+
+
+def _has_alpha(values: np.ndarray) -> bool:
+    """Whether the last band of a deep PNG's (H, W, B) values is what is transparent."""
+    return values.ndim == 3 and values.shape[2] in (2, 4)
 
 
 def _check_size(size: tuple[int, int], max_pixels: int) -> None:

@@ -102,7 +102,7 @@ def all_16_bits(image: Image.Image, twin: ImageFile.ImageFile) -> np.ndarray:
     it had them in the other order; grey with alpha as four bytes.
     """
     codec, extents, offset, _ = twin.tile[0]
-    if image.mode == "LA":
+    if twin.tile[0][3] == "LA;16B":  # which Pillow reads as RGBA, too
         twin._mode = "RGBA"
         twin.tile = [(codec, extents, offset, "RGBA")]
         octets = np.asarray(twin).astype(np.uint16)  # (H, W, 4)
