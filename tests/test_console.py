@@ -19,7 +19,7 @@ from transferkit.console import (
 )
 from transferkit.errors import UserError
 from transferkit.evaluation.metrics import WeakClass
-from transferkit.events import EpochEnded, Notice, Progress, StageEnded, StageStarted
+from transferkit.events import EpochEnded, Notice, Progress, StageEnded, StageStarted, Working
 from transferkit.finetuning.summary import PlanRow, RunSummary, StageSummary
 
 ESCAPE = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]")
@@ -133,6 +133,50 @@ def test_bars_on_a_terminal(monkeypatch):
     plain = ESCAPE.sub("", shown)
     for line in EXPECTED.splitlines():
         assert line in plain
+
+
+def test_what_begins_is_told_at_once_on_a_terminal(monkeypatch):
+    terminal = make_terminal(monkeypatch)
+    with LiveView() as view:
+        view.show(Working("loading libraries"))
+        assert "  loading libraries " in terminal.getvalue()  # drawn already, in this thread
+        view.show(Notice("a line", warning=True))
+        assert [task.description for task in view._bars.tasks] == ["loading libraries"]
+        view.show(Working("reading pictures"))
+        assert [task.description for task in view._bars.tasks] == ["reading pictures"]
+        view.show(Progress("pictures", 1, 50))
+        assert [task.description for task in view._bars.tasks] == ["pictures"]
+        view.show(Working("building \x1b[2Jx"))
+        assert [task.description for task in view._bars.tasks] == ["building \\x1b[2Jx"]
+        view.clear()
+        assert view._bars.tasks == []
+    assert terminal.getvalue().rstrip().endswith("\x1b[?25h")
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+@pytest.mark.parametrize("muted", [False, True])
+def test_beside_plain_lines_what_begins_goes_to_a_terminal_at_standard_error(
+    capsys, monkeypatch, as_json, muted
+):
+    make_terminal(monkeypatch)
+    monkeypatch.setenv("TERM", "dumb")
+    out, err = io.StringIO(), Terminal()
+    monkeypatch.setattr(sys, "stdout", out)
+    monkeypatch.setattr(sys, "stderr", err)
+    with LiveView(as_json=as_json, muted=muted) as view:
+        view.show(Working("reading pictures"))
+        view.show(Working("building it"))
+    told = "" if muted else "reading pictures ...\nbuilding it ...\n"
+    assert (out.getvalue(), err.getvalue()) == ("", told)
+
+
+@pytest.mark.parametrize("closed", [False, True])
+def test_no_terminal_is_told_nothing_of_what_begins(capsys, monkeypatch, closed):
+    if closed:
+        monkeypatch.setattr(sys, "stderr", None)
+    with LiveView() as view:
+        view.show(Working("reading pictures"))
+    assert capsys.readouterr() == ("", "")
 
 
 def interrupted_run():
@@ -264,11 +308,11 @@ def test_plan_table(capsys):
         ["head", "3e-3", "1e-3"],
         ["top", "frozen", "5e-4"],
         ["stem", "frozen", "2.5e-4"],
-        ["epochs, at most", "30", "4"],
+        ["epochs (maximum)", "30", "4"],
         ["parameters trained", "10.2 k", "4.7 M"],
         ["cache", "5.4 MB", "live"],
         ["expected time", "31 s", "1 min 05 s"],
-        ["expected in all: 1 min 36 s; stages end earlier when validation stops improving"],
+        ["expected total: 1 min 36 s; stages end earlier when validation stops improving"],
     ]
 
 
@@ -298,23 +342,23 @@ def test_closing_table(capsys):
     closing_table(SUMMARY)
     lines = [line for line in capsys.readouterr().out.splitlines() if line and "──" not in line]
     assert [re.split(r"\s{2,}", line) for line in lines] == [
-        ["accuracy 94.1% on 340 validation pictures of 17 classes (head alone 91.0%: +3.1 points)"],
+        ["accuracy 94.1% on 340 validation pictures of 17 classes (head only 91.0%: +3.1 points)"],
         ["balanced 93.8% · log loss 0.212"],
-        ["Weak spots"],
-        ["class", "found", "of pictures", "most often taken for"],
+        ["Weakest classes"],
+        ["class", "recall", "pictures", "most confused with"],
         ["snow [b]drop", "71.4%", "14", "tulip (3)"],
         ["Stages"],
         ["stage", "epochs", "s/epoch", "pictures/s", "trunk", "time", "accuracy", "ended"],
         ["head", "12", "0.42", "2,400", "cached", "31 s", "91.0%", "early"],
         ["all", "0", "skipped"],
         ["Where the time went"],
-        ["seconds", "head", "outside", "all"],
+        ["seconds", "head", "outside", "total"],
         ["scan", "102.1", "102.1"],
         ["trunk", "25.0", "25.0"],
         ["training", "6.2", "6.2"],
         ["plots", "9.7", "9.7"],
-        ["all", "31.2", "111.8", "143.0"],
-        ["2 min 23 s in all"],
+        ["total", "31.2", "111.8", "143.0"],
+        ["2 min 23 s in total"],
         ["run folder", "runs/flowers"],
         ["model", "runs/flowers/model.safetensors"],
         ["next", "transferkit predict runs/flowers PICTURES..."],

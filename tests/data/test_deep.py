@@ -17,7 +17,7 @@ TYPES = ("uint8", "uint16", "uint32", "int16", "int32", "float16", "float32", "f
 
 
 def write_tiff(path: Path, values: np.ndarray, **how) -> None:
-    """Write (H, W, B) values: byte order, photometric, planar, rows of a strip, tile, compression."""
+    """Write (H, W, B) values. how: order, photometric, planar, rows (of a strip), tile, ..."""
     order, photometric = how.get("order", "<"), how.get("photometric", 2)
     height, width, count = values.shape
     data = np.ascontiguousarray(values.astype(values.dtype.newbyteorder(order)))

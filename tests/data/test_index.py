@@ -209,7 +209,8 @@ def test_a_class_without_a_readable_picture(tmp_path):
     (tmp_path / "heron/n.txt").write_text("x")
     assert str(failure(tmp_path)) == (
         f"{tmp_path}/heron has no readable picture\n"
-        "       6 files found: 3 JPEG XL (not supported), 2 empty file (first: heron/3.png), 1 .txt\n"
+        "       6 files found: 3 JPEG XL (not supported), 2 empty file (first: heron/3.png), "
+        "1 .txt\n"
         "       convert them to JPEG or PNG, or leave the class out with --exclude heron"
     )
     (tmp_path / "a crane").mkdir()

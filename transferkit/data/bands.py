@@ -168,10 +168,10 @@ def _unpacked(
     after = end + 2 + 12 * len(entries) + 4
     table, lists = struct.pack(f"{order}H", len(entries)), b""
     for tag, values in sorted(entries.items()):
-        packed = struct.pack(f"{order}{len(values)}I", *values)
+        written = struct.pack(f"{order}{len(values)}I", *values)
         alone = len(values) == 1
-        place = packed if alone else struct.pack(f"{order}I", after + len(lists))
-        lists += b"" if alone else packed
+        place = written if alone else struct.pack(f"{order}I", after + len(lists))
+        lists += b"" if alone else written
         table += struct.pack(f"{order}HHI", tag, _LONG, len(values)) + place
     head = magic + struct.pack(f"{order}I", end)
     whole = b"".join((head, data[8:], bytes(end - len(data)), table, bytes(4), lists))

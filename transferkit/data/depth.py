@@ -104,8 +104,8 @@ def all_16_bits(image: Image.Image, twin: ImageFile.ImageFile) -> np.ndarray:
     codec, extents, offset, _ = twin.tile[0]
     if twin.tile[0][3] == "LA;16B":  # which Pillow reads as RGBA, too
         twin._mode = "RGBA"
-        twin.tile = [(codec, extents, offset, "RGBA")]
+        twin.tile = [(codec, extents, offset, "RGBA")]  # type: ignore[list-item]
         octets = np.asarray(twin).astype(np.uint16)  # (H, W, 4)
         return octets[..., ::2] << 8 | octets[..., 1::2]
-    twin.tile = [(codec, extents, offset, f"{image.mode};16L")]
+    twin.tile = [(codec, extents, offset, f"{image.mode};16L")]  # type: ignore[list-item]
     return np.asarray(image).astype(np.uint16) << 8 | np.asarray(twin)

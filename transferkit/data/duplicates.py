@@ -39,8 +39,9 @@ def near_groups(
     Two pictures look alike if their hashes differ in at most `MAX_HASH_BITS` of 64 bits and their
     16 × 16 colour thumbnails by at most `MAX_COLOUR_DIFFERENCE` of 255 on average. Of exact copies
     only the first is compared. Groups hold what is linked by a chain of such pairs.
-    files: N. dhashes: (N,) uint64. reading: how the files are read.
-    Also returns whether the search was cut short, which happens where more than `MAX_CANDIDATES` pairs have similar hashes (thousands of blank pictures).
+    files: N. dhashes: (N,) uint64. reading: how the files are read. Also returns whether the search
+    was cut short, which happens where more than `MAX_CANDIDATES` pairs have similar hashes
+    (thousands of blank pictures).
     """
     first = {digest: position for position, digest in reversed(list(enumerate(digests)))}
     positions = np.array(sorted(first.values()), dtype=np.int64)

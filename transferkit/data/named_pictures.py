@@ -2,14 +2,23 @@
 
 import glob
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from transferkit.data.files import is_hidden, is_picture, walk
 from transferkit.data.names import count, is_valid_text, listed, natural_sorted, shown
 from transferkit.data.shards import is_shards, shard_pictures
 from transferkit.data.tar_members import archive_of
+from transferkit.data.written_paths import listed_files
 from transferkit.errors import usage_error
+
+
+def list_pictures(sources: Sequence[str], lines: Iterable[str]) -> list[Path]:
+    """List files, folders, patterns; "-" stands for `lines`, one path in each. Each path once."""
+    listed = listed_files(lines) if "-" in sources else []
+    named = [source for source in sources if source != "-"]
+    files = [*(list_images(named) if named or not listed else []), *listed]
+    return list(dict.fromkeys(files))
 
 
 def list_images(sources: Sequence[Path | str]) -> list[Path]:

@@ -94,7 +94,7 @@ class Finder:
         for part in folders:
             if part != ".." and not os.path.isdir(self.root / place / part):
                 alike = self._called(place, part)
-                part = alike[0] if len(alike) == 1 else part  # noqa: PLW2901
+                part = alike[0] if len(alike) == 1 else part
             place /= part
         for key in (name, f"{name}\0"):  # then without a suffix
             files = [n for n in self._called(place, key) if self._is_file(self.root / place / n)]

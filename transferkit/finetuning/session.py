@@ -14,11 +14,11 @@ from transferkit.backbones.recompute import recompute
 from transferkit.backbones.synchronized import synchronize_
 from transferkit.config import Config
 from transferkit.data.addresses import address_of, fetch
-from transferkit.data.index import DatasetIndex, ScanOptions, depth_notice, scan
+from transferkit.data.index import DatasetIndex, ScanOptions, Use, depth_notice, scan
 from transferkit.data.loader import ViewMaker
 from transferkit.data.reading import reading_of
 from transferkit.errors import usage_error
-from transferkit.events import Event, Notice, Progress
+from transferkit.events import Event, Notice, Progress, Working
 from transferkit.files.cache_dir import default_cache_dir
 from transferkit.finetuning.first_pass import Channels, channel_statistics, recalibrate_batchnorm
 from transferkit.runs.folder import RunFolder
@@ -41,6 +41,7 @@ from transferkit.training.run import Run
 from transferkit.training.settings import loop_settings
 from transferkit.training.sharded import refuse_old_torch
 from transferkit.training.sources import CacheSettings, Sources
+from transferkit.training.stage_checks import refuse_lone_pictures, refuse_unfilled
 from transferkit.training.stages import StagePlan, column_finder, make_plan
 from transferkit.training.supervised import Objective, balanced_class_weights
 from transferkit.units import parse_bytes
@@ -129,6 +130,7 @@ def build(
     config: Config, index: DatasetIndex, show: Callable[[Event], None], watch: Stopwatch
 ) -> Session:
     """Build the model for the pictures of an index, its plan, and what it trains on."""
+    show(Working(f"building {config.backbone.name}"))
     fabric = make_fabric(config)
     backbone = make_backbone(config, config.backbone.pretrained, config.backbone.weights)
     with watch.on("pictures"):
@@ -137,6 +139,7 @@ def build(
     classifier = make_classifier(config, backbone, len(index.classes))
     classifier.to(fabric.device)
     classifier.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    show(Working(f"checking where {backbone.name} can be cut"))
     chain = find_chain(backbone.model, random_images(backbone).to(fabric.device))
     reinitialize_above(config, backbone, chain.groups)
     if config.training.checkpoint_activations:
@@ -148,6 +151,11 @@ def build(
     for notice in (*map(Notice, backbone.notices), *start_notices(config, backbone)):
         show(notice)
     plan = make_plan(config, [group.name for group in chain.groups])
+    column_of = column_finder([group.modules for group in chain.groups])
+    refuse_unfilled(backbone, plan.stages, column_of, config.backbone.weights)
+    if config.training.batch_size == 1:
+        image = random_images(backbone)[:1].to(fabric.device)
+        refuse_lone_pictures(classifier, plan.stages, column_of, image)
     material = make_material(config, index, backbone)
     architecture = f"{backbone.name} {make_structure(config.backbone)}"
     sources = Sources(
@@ -211,7 +219,9 @@ def with_batch_size(config: Config, index: DatasetIndex) -> Config:
     return replace(config, training=replace(training, batch_size=size, accumulate=parts))
 
 
-def scan_pictures(config: Config, show: Callable[[Event], None]) -> DatasetIndex:
+def scan_pictures(
+    config: Config, show: Callable[[Event], None], use: Use = "train"
+) -> DatasetIndex:
     """Scan the data set that the configuration names; its warnings become notices."""
     data = config.data
     if data.path is None and data.manifest is None:
@@ -228,7 +238,9 @@ def scan_pictures(config: Config, show: Callable[[Event], None]) -> DatasetIndex
         exclude=data.exclude,
         reading=reading_of(data),
         allow_outside=data.allow_outside,
+        use=use,
     )
+    show(Working("reading pictures"))
     index = scan(data.path, options, lambda done, total: show(Progress("pictures", done, total)))
     for warning in index.warnings:
         show(Notice(warning, warning=True))

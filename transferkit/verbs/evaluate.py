@@ -16,7 +16,7 @@ from transferkit.evaluation.bootstrap import bootstrap_intervals
 from transferkit.evaluation.measured import Measured
 from transferkit.evaluation.metrics import evaluate_logits, with_examples
 from transferkit.evaluation.selective import detection_auroc, risk_coverage
-from transferkit.events import Event, Notice, Progress
+from transferkit.events import Event, Notice, Progress, Working
 from transferkit.inference.decide import MEASURES, Rules, make_rules, uniform_of
 from transferkit.inference.members import open_members
 from transferkit.inference.uncertainty import Uncertainty
@@ -48,6 +48,7 @@ def evaluate(
     if max_pixels is not None:
         reading = replace(reading, max_pixels=max_pixels)
     index = scan_labelled(data, config, reading, show, allow_outside)
+    show(Working("loading the model"))
     members = open_members(folders, options, len(index), config.augment.flip, max_pixels)
     loaded = members[0].loaded
     is_own = loaded.description.get("data", {}).get("fingerprint") == index.fingerprint
@@ -70,6 +71,7 @@ def evaluate(
             found.add(labels, measured, batch.unlike, batch.keys)
         done += len(reads)
         show(Progress("pictures", done, len(files)))
+    show(Working("computing figures"))
     result = found.result(Counter(index.classes[int(index.labels[p])] for p in positions))
     tell_differences(result, show)
     return result
@@ -89,10 +91,11 @@ def scan_labelled(
         config.data.val_fraction,
         config.training.seed,
         reading=reading,
-        to_train=False,
+        use="measure",
         allow_outside=allow_outside,
     )
     fetch([folder], show)
+    show(Working("reading pictures"))
     index = scan(folder, options, lambda done, total: show(Progress("scan", done, total)))
     for warning in index.warnings:
         show(Notice(warning, warning=True))
@@ -199,7 +202,7 @@ def tell_differences(found: Measured, show: Callable[[Event], None]) -> None:
 
 def positions_of(index: DatasetIndex, split: str, has_val: bool) -> np.ndarray:
     """Return the positions to evaluate. Raises a usage error when the split is empty."""
-    if split == "all" or (split == "auto" and not has_val):
+    if split == "all" or (split == "auto" and not (has_val and len(index.of_split("val")))):
         return np.arange(len(index))
     wanted = "val" if split == "auto" else split
     positions = index.of_split(wanted)

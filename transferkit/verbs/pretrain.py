@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from transferkit.data.reading import reading_of
 from transferkit.data.unlabeled import scan_unlabeled
 from transferkit.errors import usage_error
 from transferkit.evaluation.pretraining_plots import feature_map, filters, pretraining_curves
-from transferkit.events import Event, Notice, PretrainingEpoch, Progress
+from transferkit.events import Event, Notice, PretrainingEpoch, Progress, Working
 from transferkit.pretraining.encoder import Encoder
 from transferkit.pretraining.features import ProbeData, features_of
 from transferkit.pretraining.loop import fit, split_epochs
@@ -39,10 +38,12 @@ from transferkit.pretraining.summary import PretrainingSummary
 from transferkit.pretraining.views import PretrainingViews
 from transferkit.pretraining.watch import Watch
 from transferkit.recipes.reading import config_of, to_toml
-from transferkit.runs.creation import default_run_path
-from transferkit.runs.folder import RunFolder, open_run
+from transferkit.runs.creation import RUNS
+from transferkit.runs.folder import RunFolder
 from transferkit.runs.life import (
     absolute_paths,
+    earlier_run,
+    moved,
     new_run,
     refuse_among_pictures,
     require_same_pictures,
@@ -86,9 +87,8 @@ def pretrain(config: Config, out: Path | None, show: Show) -> PretrainingSummary
     """
     pictures = pictures_of(config)
     name = f"{pictures.resolve().stem}-{config.pretraining.method}"
-    path = processes.agreed(out or default_run_path(Path("runs"), name, datetime.now()))
-    refuse_among_pictures(path, replace(config, data=replace(config.data, path=pictures)))
-    with new_run(path) as folder:
+    refuse_among_pictures(out or RUNS, replace(config, data=replace(config.data, path=pictures)))
+    with new_run(out, name) as folder:
         session = prepare(absolute_paths(config), show)
         processes.from_first(describe, session, folder)
         return train(session, folder, show)
@@ -100,20 +100,26 @@ def describe(session: PretrainingSession, folder: RunFolder) -> None:
     folder.write_recipe(to_toml(session.config))  # last: with it, the run can be taken up
 
 
-def resume(path: Path, show: Show) -> PretrainingSummary:
+def resume(path: Path, show: Show, place: Path | None = None) -> PretrainingSummary:
     """Continue an interrupted run; without a budget it ends as an uninterrupted one would have.
 
-    Raises UserError when the pictures are no longer the same.
+    place: the folder, where the pictures lie elsewhere now.
+    Raises UserError when they are no longer the same.
     """
-    folder = open_run(path)
-    known = folder.read_json("data")
-    if not isinstance(known, dict) or known.get("task") != TASK:
-        raise usage_error(
-            f"{path} is no pretraining run", "", f"transferkit finetune --resume {path}"
-        )
-    session = prepare(config_of(folder), show)
-    require_same_pictures(known, session.index, path, COMMAND)
-    return train(session, folder, show)
+    with earlier_run(path) as folder:
+        known = folder.read_json("data")
+        if not isinstance(known, dict) or known.get("task") != TASK:
+            raise usage_error(
+                f"{path} is no pretraining run", "", f"transferkit finetune --resume {path}"
+            )
+        before = config_of(folder)
+        config = moved(before, place, None, path)
+        session = prepare(config, show)
+        require_same_pictures(known, session.index, path, COMMAND)
+        if config != before:
+            show(Notice(f"the pictures lie in {pictures_of(config)} now"))
+            processes.from_first(folder.write_recipe, to_toml(config))
+        return train(session, folder, show)
 
 
 def prepare(config: Config, show: Show) -> PretrainingSession:
@@ -128,6 +134,7 @@ def prepare(config: Config, show: Show) -> PretrainingSession:
     probe_index = processes.from_first(scan_probe, config, show)
     index = processes.from_first(scan_pictures, config, show)
     config, resized = fit_size(config, index)
+    show(Working(f"building {config.backbone.name}"))
     backbone = make_backbone(config, options.init == "pretrained", config.backbone.weights)
     for scale in take_scale(backbone, config.backbone.weights):
         show(scale)
@@ -178,6 +185,8 @@ def scan_pictures(config: Config, show: Show) -> DatasetIndex:
     """Read the pictures to learn from: with classes if the method learns those, else without."""
     data, options = config.data, config.pretraining
     path = pictures_of(config)
+
+    show(Working("reading pictures"))
 
     def progress(done: int, total: int) -> None:
         show(Progress("pictures", done, total))
@@ -296,6 +305,7 @@ def finish(
 ) -> PretrainingSummary:
     """Write the backbone, the plots, the summary and the report."""
     started = time.perf_counter()
+    watch.show(Working("drawing plots and the report"))
     backbone = session.backbone
     if session.method.finish is not None:
         session.method.finish()
@@ -370,6 +380,7 @@ def data_description(session: PretrainingSession) -> dict[str, Any]:
     return {
         "task": TASK,
         "fingerprint": index.fingerprint,
+        "contents": index.contents,
         "pictures": len(index.paths),
         "splits": {s: len(index.of_split(s)) for s in ("train", "val")},
         "warnings": list(index.warnings),
