@@ -149,6 +149,17 @@ def test_twelve_bits_in_a_colour_png_are_read_to_the_last(tmp_path, count):
     assert high == pytest.approx(4095, abs=60)
 
 
+def test_bright_pictures_in_colours_count_with_dark_ones(tmp_path):
+    for n, most in enumerate((900, 900, 900, 60000, 60000, 60000)):
+        values = np.random.default_rng(n).integers(0, most, (8, 8, 3)).astype(np.uint16)
+        place = tmp_path / "train" / "ab"[n > 2]
+        place.mkdir(parents=True, exist_ok=True)
+        png_16(place / f"{n}.png", values)
+        (tmp_path / "val" / "ba"[n > 2]).mkdir(parents=True, exist_ok=True)
+        png_16(tmp_path / "val" / "ba"[n > 2] / f"{n}v.png", values)
+    assert scan(tmp_path).reading.depth_range == (0.0, 65535.0)
+
+
 def waves(folder: Path, dtype: str, number: int = 6) -> None:
     for n in range(number):
         values = np.random.default_rng(n).integers(300 + 10 * n, 1300 + 10 * n, (32, 32))

@@ -12,7 +12,7 @@ from PIL import Image
 from test_deep import png_16, write_tiff
 
 from transferkit.data.decode import DecodeError, decode, probe
-from transferkit.data.reading import Reading
+from transferkit.data.reading import PLAIN, Reading
 
 PAGE = Path(__file__).resolve().parents[2] / "docs/pictures.md"
 FORMATS = {
@@ -77,7 +77,7 @@ def files(folder: Path) -> Iterator[tuple[str, str, str, Path]]:
         yield name, "-", "-", folder / "x.bin"
 
 
-def outcome(path: Path, reading: Reading = Reading()) -> str:
+def outcome(path: Path, reading: Reading = PLAIN) -> str:
     """Say what becomes of a file."""
     try:
         found = probe(path, reading)

@@ -195,6 +195,8 @@ def _read_whole(
             found = None
             if measured and values is not None:
                 found = measured_range(values[..., :-1] if _has_alpha(values) else values)
+            elif measured and deep_colour:  # bright ones count as well, by their upper bytes
+                found = measured_range(np.asarray(image)[..., :3].astype(np.uint16) * 257)
             if values is not None:
                 full = image.mode.startswith("I;16") or image.format in ("PNG", "PPM")
                 scale = reading.depth_range or own_range(values, full_16=full and image.mode != "F")
@@ -365,6 +367,8 @@ def _check_memory(
     """
     mode = image.mode
     stored = 1 if mode in ("1", "L", "P") else 2 if mode.startswith("I;16") else 4
+    # The values of deep pictures lie beside the picture; 16 bits of a colour are read in two halves.
+    stored += 14 if is_deep_colour(image) else stored if is_deep_grey(image) else 0
     copied = 0 if mode == "RGB" and factor == 1 else 4 / factor**2
     needed = prod(image.size) * (stored + copied + _WHILE_DECODING.get(image.format or "", 0))
     if several is not None:

@@ -150,9 +150,8 @@ def _read_row(rows: _Rows, line: int, row: dict[str, str]) -> None:
         rows.problems.append(f"line {line}: no such file: {shown(path)}")
         return
     if os.path.isabs(found) and not rows.allow_outside:
-        rows.problems.append(
-            f"line {line}: outside of {shown(str(rows.finder.root))} (--allow-outside): {shown(path)}"
-        )
+        root = shown(str(rows.finder.root))
+        rows.problems.append(f"line {line}: outside of {root} (--allow-outside): {shown(path)}")
         return
     entry = Entry(found, label, canonical)
     earlier = rows.entries.setdefault(found, entry)
