@@ -97,7 +97,10 @@ def test_any_tiff_of_any_bands_is_read_band_by_band(
 
 def test_many_bands_without_a_name_are_a_true_line(tmp_path):
     write_tiff(tmp_path / "a.tif", ramp(12, "uint16"), photometric=1)
-    with pytest.raises(DecodeError, match=r"^12 bands: name the three to see \(finetune and inspect: --bands 3,2,1\)$"):
+    with pytest.raises(
+        DecodeError,
+        match=r"^12 bands: name the three to see \(finetune and inspect: --bands 3,2,1\)$",
+    ):
         decode(tmp_path / "a.tif")
     with pytest.raises(DecodeError, match="it has 12 bands, no band 13"):
         decode(tmp_path / "a.tif", Reading(bands=(1, 2, 13)))

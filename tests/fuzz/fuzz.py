@@ -15,8 +15,8 @@ import atheris
 
 with atheris.instrument_imports(include=["transferkit", "PIL", "tomllib", "csv", "json"]):
     from transferkit.data.decode import DecodeError, decode, probe
-from transferkit.data.reading import Reading
     from transferkit.data.manifest import read_manifest
+    from transferkit.data.reading import Reading
     from transferkit.errors import UserError
     from transferkit.recipes.reading import find_recipe, load_config, read_recipe
     from transferkit.runs.folder import open_run

@@ -265,7 +265,9 @@ def _chosen(bands: Bands, wanted: tuple[int, ...]) -> list[int]:
     if colours <= 2:
         return [0]
     if colours > 3 and bands.photometric != 2:
-        raise DecodeError(f"{bands.count} bands: name the three to see (finetune and inspect: --bands 3,2,1)")
+        raise DecodeError(
+            f"{bands.count} bands: name the three to see (finetune and inspect: --bands 3,2,1)"
+        )
     return [0, 1, 2]
 
 
