@@ -11,7 +11,7 @@ from PIL import Image
 from transferkit.data.decode import DecodeError, decode, probe
 from transferkit.data.depth import common_range, measured_range
 from transferkit.data.index import ScanOptions, depth_notice, scan
-from transferkit.data.reading import Reading
+from transferkit.data.reading import Reading, reading_from
 
 TYPES = ("uint8", "uint16", "uint32", "int16", "int32", "float16", "float32", "float64")
 
@@ -186,6 +186,14 @@ def test_a_data_set_has_one_scale_whatever_its_type(tmp_path):
     assert np.array_equal(pictures["uint16"], pictures["int32"])
     given = scan(tmp_path / "uint16", ScanOptions(reading=Reading(depth_range=(0.0, 4095.0))))
     assert given.reading.depth_range == (0.0, 4095.0)
+
+
+def test_the_limit_of_early_runs_was_a_default():
+    early = {"background": "white", "max_pixels": 100_000_000}
+    assert reading_from(early) == Reading()
+    assert reading_from({**early, "max_pixels": 99}).max_pixels == 99
+    now = Reading(max_pixels=100_000_000, depth_range=(0.0, 4095.0), bands=(3, 2, 1))
+    assert reading_from({"background": "white", **now.entries()}) == now
 
 
 def test_pictures_of_8_bits_have_no_scale(tmp_path):

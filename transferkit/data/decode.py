@@ -369,7 +369,7 @@ def _check_memory(
     """
     mode = image.mode
     stored = 1 if mode in ("1", "L", "P") else 2 if mode.startswith("I;16") else 4
-    # The values of deep pictures lie beside the picture; 16 bits of a colour are read in two halves.
+    # The values of deep pictures lie beside it; 16 bits of a colour are read in two halves.
     stored += 14 if is_deep_colour(image) else stored if is_deep_grey(image) else 0
     copied = 0 if mode == "RGB" and factor == 1 else 4 / factor**2
     needed = prod(image.size) * (stored + copied + _WHILE_DECODING.get(image.format or "", 0))

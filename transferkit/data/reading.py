@@ -11,6 +11,9 @@ from transferkit.units import parse_colour
 MOST_MEMORY = 560_000_000
 """Bytes that decoding one picture may take; 8 more for each pixel that the limit is raised by."""
 
+_EARLY_MAX_PIXELS = 100_000_000
+"""The default of the releases that knew neither scale nor bands."""
+
 
 @dataclass(frozen=True)
 class Reading:
@@ -57,9 +60,12 @@ def reading_from(description: Mapping[str, Any]) -> Reading:
     Raises KeyError, TypeError or ValueError where entries are missing or wrong.
     """
     scale = description.get("depth_range")
+    limit = int(description["max_pixels"])
+    if "depth_range" not in description and limit == _EARLY_MAX_PIXELS:
+        limit = DEFAULT_MAX_PIXELS
     return Reading(
         parse_colour(description["background"]),
-        int(description["max_pixels"]),
+        limit,
         None if scale is None else (float(scale[0]), float(scale[1])),
         tuple(description.get("bands", ())),
     )

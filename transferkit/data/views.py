@@ -109,13 +109,13 @@ def clean_view(image: Image.Image, preprocessing: Preprocessing) -> np.ndarray:
 def _resized(
     image: Image.Image, size: tuple[int, int], resample: Image.Resampling, room: Preprocessing
 ) -> Image.Image:
-    """Resize, of a picture far longer than wide only what a centre crop keeps: bit for bit the same.
+    """Resize; of a picture far longer than wide only what a centre crop keeps, to the same bits.
 
     A strip of 1 × 20,000 pixels would become one of 224 × 4,480,000.
     """
     along = 0 if size[0] > size[1] else 1
     kept = (room.width_px, room.height_px)[along]
-    # Of a shrinking side the whole is no larger than the picture, and Pillow's order of passes varies.
+    # A side that shrinks makes nothing large, and the order of Pillow's passes varies there.
     most = max(_LONGEST * kept, image.size[along])
     if size[along] <= most or resample == Image.Resampling.NEAREST:
         return image.resize(size, resample)

@@ -1,4 +1,4 @@
-"""Lists and tables as other systems write them: their text, their lines, and the files they mean."""
+"""Lists and tables as other systems write them: text, lines, and the files that are meant."""
 
 import os
 import re
