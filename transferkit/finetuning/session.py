@@ -14,8 +14,9 @@ from transferkit.backbones.recompute import recompute
 from transferkit.backbones.synchronized import synchronize_
 from transferkit.config import Config
 from transferkit.data.addresses import address_of, fetch
-from transferkit.data.index import DatasetIndex, ScanOptions, Use, scan
+from transferkit.data.index import DatasetIndex, ScanOptions, Use, depth_notice, scan
 from transferkit.data.loader import ViewMaker
+from transferkit.data.reading import reading_of
 from transferkit.errors import usage_error
 from transferkit.events import Event, Notice, Progress, Working
 from transferkit.files.cache_dir import default_cache_dir
@@ -43,7 +44,7 @@ from transferkit.training.sources import CacheSettings, Sources
 from transferkit.training.stage_checks import refuse_lone_pictures, refuse_unfilled
 from transferkit.training.stages import StagePlan, column_finder, make_plan
 from transferkit.training.supervised import Objective, balanced_class_weights
-from transferkit.units import parse_bytes, parse_colour
+from transferkit.units import parse_bytes
 
 CACHED_VIEWS = 2400
 """Views to compute in all when caching, if the pictures are few; at least 3, at most 8 for each."""
@@ -235,7 +236,7 @@ def scan_pictures(
         seed=config.training.seed,
         strict=data.strict,
         exclude=data.exclude,
-        max_pixels=data.max_pixels,
+        reading=reading_of(data),
         allow_outside=data.allow_outside,
         use=use,
     )
@@ -243,6 +244,8 @@ def scan_pictures(
     index = scan(data.path, options, lambda done, total: show(Progress("pictures", done, total)))
     for warning in index.warnings:
         show(Notice(warning, warning=True))
+    if notice := depth_notice(index):
+        show(Notice(notice))
     return index
 
 
@@ -270,8 +273,7 @@ def make_material(config: Config, index: DatasetIndex, backbone: Backbone) -> Ma
         augment.level,
         augment.flip,
         config.training.seed,
-        parse_colour(config.data.background),
-        config.data.max_pixels,
+        index.reading,
     )
     if augment.level == "none":
         return Material(index, maker, num_views=1, live_views=1)

@@ -19,9 +19,9 @@ from transferkit.backbones.structure import Structure
 from transferkit.data.decode import DecodeError
 from transferkit.data.loader import CLEAN, ViewMaker, ahead
 from transferkit.data.preprocessing import Preprocessing
+from transferkit.data.reading import reading_from
 from transferkit.errors import UserError, usage_error
 from transferkit.runs.folder import RunFolder
-from transferkit.units import parse_colour
 
 BATCH = 64
 
@@ -117,11 +117,8 @@ def load_backbone(folder: RunFolder, drop_path: float | None = None) -> LoadedRu
             description.get("classes", ()) if pretrained_only else description["classes"]
         )
         preprocessing = Preprocessing.from_dict(description["preprocessing"])
-        background = parse_colour(description["background"])
         temperature = float(description.get("temperature", 1.0))
-        maker = ViewMaker(
-            preprocessing, background=background, max_pixels=int(description["max_pixels"])
-        )
+        maker = ViewMaker(preprocessing, reading=reading_from(description))
     except (AssertionError, AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise UserError(
             f"{folder.path} holds a model that does not fit its description",

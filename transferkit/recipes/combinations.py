@@ -26,6 +26,11 @@ def combination_problems(config: Config) -> list[str]:
         )
     if config.data.allow_outside and config.data.manifest is None:
         found.append("data.allow_outside has no effect without data.manifest: leave it out")
+    scale = config.data.depth_range
+    if scale and (len(scale) != 2 or scale[0] >= scale[1]):
+        found.append("data.depth_range must be two numbers, the smaller one first: 0,4095")
+    if len(config.data.bands) not in (0, 1, 3):
+        found.append("data.bands must name three bands, or one, counted from 1: 3,2,1")
     if config.augment.level == "none" and config.augment.views:
         found.append("augment.views has no effect with augment.level = none: leave one out")
     if config.stages and config.stages[0].if_improving:

@@ -79,6 +79,8 @@ class Description(TypedDict, total=False):
     preprocessing: PreprocessingEntry
     background: Text
     max_pixels: Annotated[int, Ge(1)]
+    depth_range: Annotated[list[Annotated[float, Interval(ge=-1e300, le=1e300)]], Len(2, 2)] | None
+    bands: Annotated[list[Annotated[int, Interval(ge=1, le=100_000)]], Len(0, 3)]
     temperature: Annotated[float, Interval(gt=0, le=1e9)]
     started_from: Text
     license: Text

@@ -236,7 +236,7 @@ def model_description(session: Session, validation: Validation) -> dict[str, Any
         "classes": list(session.index.classes),
         "preprocessing": backbone.preprocessing.to_dict(),
         "background": config.data.background,
-        "max_pixels": config.data.max_pixels,
+        **session.index.reading.entries(),
         "temperature": validation.calibration.temperature,
         "started_from": backbone.weights_source,
         "license": backbone.license,

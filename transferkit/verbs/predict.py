@@ -13,7 +13,7 @@ import numpy as np
 
 from transferkit import processes
 from transferkit.config import Predict
-from transferkit.data.named_pictures import list_images
+from transferkit.data.named_pictures import list_pictures as list_pictures
 from transferkit.data.tar_members import archive_of, read_member
 from transferkit.errors import UserError, usage_error
 from transferkit.events import Event, Notice, Progress
@@ -124,24 +124,21 @@ def check_outputs(outputs: Outputs, options: Predict, num_runs: int) -> None:
     require_replaceable((outputs.rows, outputs.samples, outputs.features))
 
 
-def list_pictures(sources: Sequence[str], lines: Iterable[str]) -> list[Path]:
-    """List files, folders, patterns; "-" stands for `lines`, one path in each. Each path once."""
-    listed = [Path(line.rstrip("\n")) for line in lines if line.strip()] if "-" in sources else []
-    named = [source for source in sources if source != "-"]
-    files = [*(list_images(named) if named or not listed else []), *listed]
-    return list(dict.fromkeys(files))
-
-
 def open_job(
-    folders: Sequence[RunFolder], sources: Sequence[str], lines: Iterable[str], options: Predict
+    folders: Sequence[RunFolder],
+    sources: Sequence[str],
+    lines: Iterable[str],
+    options: Predict,
+    max_pixels: int | None = None,
 ) -> Job:
     """Load the runs, list the pictures, choose thresholds.
 
     sources: files, folders, patterns; "-" stands for `lines`, one path in each.
+    max_pixels: in place of the runs' own.
     """
     files = processes.from_first(list_pictures, sources, lines)
     flip = "recipe" not in folders[0].files or config_of(folders[0]).augment.flip
-    members = open_members(folders, options, len(files), flip)
+    members = open_members(folders, options, len(files), flip, max_pixels)
     sampled = max(options.mc_dropout, 1) * max(options.tta, 1) * len(members)
     needs = options.by == "bald" or options.abstain_by in ("mutual_information", "variation_ratio")
     if needs and sampled == 1:

@@ -18,6 +18,7 @@ from transferkit.config.methods import METHODS
 from transferkit.data.addresses import fetch
 from transferkit.data.index import DatasetIndex, ScanOptions, scan
 from transferkit.data.kept import KeptPictures
+from transferkit.data.reading import reading_of
 from transferkit.data.unlabeled import scan_unlabeled
 from transferkit.errors import usage_error
 from transferkit.evaluation.pretraining_plots import feature_map, filters, pretraining_curves
@@ -55,7 +56,7 @@ from transferkit.training.network import make_backbone, make_structure, take_sca
 from transferkit.training.optimizers import hyperparameters_of
 from transferkit.training.schedules import make_schedule
 from transferkit.training.settings import update_rules
-from transferkit.units import parse_colour, parse_duration
+from transferkit.units import parse_duration
 from transferkit.verbs.report import write_report
 
 Show = Callable[[Event], None]
@@ -158,8 +159,7 @@ def prepare(config: Config, show: Show) -> PretrainingSession:
         backbone.preprocessing,
         config.augment.flip,
         config.training.seed,
-        parse_colour(data.background),
-        data.max_pixels,
+        index.reading,
         KeptPictures(),
     )
     probe = ProbeData(probe_index, views) if probe_index is not None else None
@@ -195,7 +195,7 @@ def scan_pictures(config: Config, show: Show) -> DatasetIndex:
             val_fraction=options.holdout or SMALLEST_HOLDOUT,
             seed=config.training.seed,
             strict=data.strict,
-            max_pixels=data.max_pixels,
+            reading=reading_of(data),
         )
         return scan(path, labelled, progress)
     index = scan_unlabeled(
@@ -204,7 +204,7 @@ def scan_pictures(config: Config, show: Show) -> DatasetIndex:
         by_folder=options.identities,
         seed=config.training.seed,
         strict=data.strict,
-        max_pixels=data.max_pixels,
+        reading=reading_of(data),
         on_progress=progress,
     )
     if options.identities and len(index.classes) < 2:
@@ -229,7 +229,7 @@ def scan_probe(config: Config, show: Show) -> DatasetIndex | None:
     path = config.pretraining.probe
     if path is None:
         return None
-    options = ScanOptions(seed=config.training.seed, max_pixels=config.data.max_pixels)
+    options = ScanOptions(seed=config.training.seed, reading=reading_of(config.data))
     return scan(path, options, lambda done, total: show(Progress("probe", done, total)))
 
 
@@ -363,7 +363,7 @@ def model_description(session: PretrainingSession) -> dict[str, Any]:
         "structure": make_structure(config.backbone).to_dict(),
         "preprocessing": backbone.preprocessing.to_dict(),
         "background": config.data.background,
-        "max_pixels": config.data.max_pixels,
+        **session.index.reading.entries(),
         "started_from": backbone.weights_source,
         "license": backbone.license,
         "data": data_description(session),
