@@ -28,7 +28,7 @@ LAYERS = (
     ),
     ("data",),
     ("backbones", "inference.engine"),  # the engine runs the frozen trunk, too
-    ("training",),
+    ("training", "closed_form"),
     ("inference", "evaluation", "exporting", "pretraining"),
     ("console", "explain", "reporting", "tables"),
     (VERBS,),
