@@ -27,9 +27,10 @@ def wrong(*places: int) -> Tensor:
 
 def test_a_richer_candidate_must_be_better_by_more_than_its_error() -> None:
     simple = wrong(*range(20))
-    gain, error = gain_of(wrong(*range(1, 20)), simple)
-    assert (gain, error) == pytest.approx((0.01, 0.01))
-    assert judge([simple, wrong(*range(1, 20))]).chosen == 0
+    slightly = wrong(*range(2, 21))  # gains two pictures, loses one
+    gain, error = gain_of(slightly, simple)
+    assert (gain, error) == pytest.approx((0.01, 0.01732), abs=2e-5)
+    assert judge([simple, slightly]).chosen == 0
     better = judge([simple, wrong(*range(4, 20))])
     assert better.chosen == 1
     assert better.gain == pytest.approx(0.04)
@@ -37,9 +38,10 @@ def test_a_richer_candidate_must_be_better_by_more_than_its_error() -> None:
 
 
 def test_the_third_is_compared_with_the_second_once_that_is_chosen() -> None:
-    losses = [wrong(*range(20)), wrong(*range(10, 20)), wrong(*range(11, 20))]
-    assert judge(losses).chosen == 1
-    assert judge([losses[0], losses[0], losses[2]]).chosen == 2
+    simple, better = wrong(*range(20)), wrong(*range(10, 20))
+    slightly = wrong(*range(12, 21))  # than the second
+    assert judge([simple, better, slightly]).chosen == 1
+    assert judge([simple, simple, slightly]).chosen == 2
 
 
 def test_one_picture_decides_nothing() -> None:

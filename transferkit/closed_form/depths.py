@@ -71,11 +71,12 @@ def find_depths(
     shapes, output = _shapes(twin, images)
     spaced = list(groups)[:: -max(1, len(groups) // STEPS)][::-1]
     found = [depth for group in spaced if (depth := _depth_of(twin, group, shapes))]
+    found.append(Depth(FEATURES, "", "vector", 0, output.shape[1]))
     with torch.no_grad():
-        read = read_depths(twin, found, images).split([d.columns for d in found], 1)
+        read = read_depths(twin, found, images).split([depth.columns for depth in found], 1)
     # a network of plain vectors may end in what it gives out
-    found = [d for d, r in zip(found, read, strict=True) if not torch.equal(r, output)]
-    return (*found, Depth(FEATURES, "", "vector", 0, output.shape[1]))
+    pairs = zip(found[:-1], read, strict=False)
+    return (*(depth for depth, values in pairs if not torch.equal(values, read[-1])), found[-1])
 
 
 def top_depths(depths: Sequence[Depth], number: int) -> tuple[Depth, ...]:
