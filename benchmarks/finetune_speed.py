@@ -30,7 +30,7 @@ FASTAI = """
 import sys, time, json, contextlib
 started = float(sys.argv[6])
 with contextlib.suppress(ImportError):
-    import transferkit.torchvision_ops  # mends torchvision beside a torch for CPUs alone
+    import transferkit.timm_import  # mends torchvision beside a torch for CPUs alone
 import torch, timm, fastai
 from fastai.vision.all import *
 data, weights, backbone, epochs, seed = sys.argv[1:6]
@@ -54,7 +54,7 @@ print("VERSIONS", json.dumps({"fastai": fastai.__version__, "torch": torch.__ver
 TIMM = """
 import sys, time, json
 started = float(sys.argv[6])
-import transferkit.torchvision_ops
+import transferkit.timm_import
 import torch, timm
 from torchvision.datasets import ImageFolder
 data, weights, backbone, epochs, seed = sys.argv[1:6]

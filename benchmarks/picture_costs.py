@@ -19,14 +19,15 @@ import numpy as np
 import torch
 from torch import nn
 
+from transferkit.backbones.engine import choose_engine, make_engine
 from transferkit.backbones.head import FrozenTrunk
 from transferkit.data.decode import decode, probe
 from transferkit.data.tar_members import archive_of, read_member
 from transferkit.data.views import clean_view, shorter_side_px, varied_view
-from transferkit.inference.engine import choose_engine, make_engine
-from transferkit.recipes import parse_stages, validate
-from transferkit.session import Session, prepare
-from transferkit.speed import random_images
+from transferkit.finetuning.session import Session, prepare
+from transferkit.finetuning.speed import random_images
+from transferkit.recipes.reading import validate
+from transferkit.recipes.typed import parse_stages
 from transferkit.training.boundary_cache import BoundaryCache
 from transferkit.training.stages import PlannedStage, apply_stage
 

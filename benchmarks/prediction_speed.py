@@ -23,14 +23,14 @@ from pathlib import Path
 
 import numpy as np
 
-import transferkit.torchvision_ops  # noqa: F401  # isort: skip
+import transferkit.timm_import  # noqa: F401  # isort: skip
 import timm
 import torch
 from PIL import Image
 
 from transferkit.data.loader import CLEAN
 from transferkit.inference.predict import load_run, picture_engine
-from transferkit.run_folder import open_run
+from transferkit.runs.folder import open_run
 
 
 def seconds_of(work: Callable[[], object]) -> float:

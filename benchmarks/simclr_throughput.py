@@ -23,7 +23,7 @@ BACKBONE = "resnet18"
 PEER = """
 import sys, contextlib
 with contextlib.suppress(ImportError):
-    import transferkit.torchvision_ops  # mends torchvision beside a torch for CPUs alone
+    import transferkit.timm_import  # mends torchvision beside a torch for CPUs alone
 import lightly_train
 data, out, epochs, batch, size = sys.argv[1:]
 lightly_train.pretrain(

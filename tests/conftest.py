@@ -31,7 +31,7 @@ from transferkit.config import (
     Training,
 )
 from transferkit.stopping import Stop
-from transferkit.training import freed_memory
+from transferkit.training import fabric as freed_memory
 
 TALLY = "TRANSFERKIT_TEST_TALLY"
 """Names the file that the tests of all worker processes append their rows to."""

@@ -36,24 +36,26 @@ class Mutation:
 MUTATIONS = (
     Mutation(
         "files written in place",
-        "transferkit/atomic_write.py",
+        "transferkit/files/atomic_write.py",
         'path.with_name(f".{path.name}.tmp")',
         "path",
-        ("tests/test_run_folder.py::test_failed_write_leaves_old_file_and_no_other",),
+        ("tests/runs/test_folder.py::test_failed_write_leaves_old_file_and_no_other",),
     ),
     Mutation(
         "checksum of a model not compared",
-        "transferkit/tensor_files.py",
+        "transferkit/files/tensor_files.py",
         "if written is not None and written != checksum(tensors):",
         "if False:",
-        ("tests/test_tensor_files.py::test_a_flipped_bit_is_refused",),
+        ("tests/files/test_tensor_files.py::test_a_flipped_bit_is_refused",),
     ),
     Mutation(
         "checksum of a checkpoint not compared",
-        "transferkit/tensor_files.py",
+        "transferkit/files/tensor_files.py",
         "if broken is not None:",
         "if False:",
-        ("tests/test_tensor_files.py::test_a_changed_checkpoint_is_refused_though_torch_loads_it",),
+        (
+            "tests/files/test_tensor_files.py::test_a_changed_checkpoint_is_refused_though_torch_loads_it",
+        ),
     ),
     Mutation(
         "checksum of a cached row not compared",
@@ -98,17 +100,19 @@ MUTATIONS = (
     ),
     Mutation(
         "a torn last row kept",
-        "transferkit/row_files.py",
+        "transferkit/files/row_files.py",
         'if line.endswith(b"\\n") and quotes % 2 == 0:',
         "if True:",
-        ("tests/test_row_files.py::test_wherever_a_job_is_killed_the_next_one_ends_the_same",),
+        (
+            "tests/files/test_row_files.py::test_wherever_a_job_is_killed_the_next_one_ends_the_same",
+        ),
     ),
     Mutation(
         "lock not taken",
-        "transferkit/run_lock.py",
+        "transferkit/runs/lock.py",
         "fcntl.LOCK_EX | fcntl.LOCK_NB",
         "fcntl.LOCK_UN",
-        ("tests/test_run_lock.py::test_a_second_process_is_turned_away_until_the_first_is_gone",),
+        ("tests/runs/test_lock.py::test_a_second_process_is_turned_away_until_the_first_is_gone",),
     ),
     Mutation(
         "weights_only dropped for weights",
@@ -119,7 +123,7 @@ MUTATIONS = (
     ),
     Mutation(
         "weights_only dropped for checkpoints",
-        "transferkit/run_folder.py",
+        "transferkit/runs/folder.py",
         "weights_only=True",
         "weights_only=False",
         ("tests/hostile/test_foreign_models.py::test_a_pickle_in_a_run_folder_runs_nothing",),
@@ -153,24 +157,24 @@ MUTATIONS = (
     ),
     Mutation(
         "newer formats read",
-        "transferkit/run_folder.py",
+        "transferkit/runs/folder.py",
         "if found > FORMAT_VERSION:",
         "if False:",
         (
-            "tests/test_run_folder.py::test_newer_format_refused",
+            "tests/runs/test_folder.py::test_newer_format_refused",
             "tests/end_to_end/test_first_runs.py"
             "::test_a_run_of_a_newer_format_is_refused_with_advice",
         ),
     ),
     Mutation(
         "formulas in CSV cells",
-        "transferkit/csv_rows.py",
+        "transferkit/files/csv_rows.py",
         'return "\'" + value',
         "return value",
         (
-            "tests/test_csv_rows.py::test_formula_like_text_is_escaped",
-            "tests/test_run_folder.py::test_predictions_escape_formulas",
-            "tests/test_row_files.py::test_formulas_are_escaped_and_come_back",
+            "tests/files/test_csv_rows.py::test_formula_like_text_is_escaped",
+            "tests/runs/test_folder.py::test_predictions_escape_formulas",
+            "tests/files/test_row_files.py::test_formulas_are_escaped_and_come_back",
         ),
     ),
     Mutation(
@@ -216,7 +220,7 @@ MUTATIONS = (
     ),
     Mutation(
         "secrets in a run folder",
-        "transferkit/run_folder.py",
+        "transferkit/runs/folder.py",
         "data = redacted(text).encode(",
         "data = text.encode(",
         ("tests/end_to_end/test_secrets.py::test_a_password_in_an_address_is_kept_nowhere",),

@@ -15,11 +15,11 @@ from transferkit.config import (
     option_fields,
     words_beside_a_number,
 )
-from transferkit.config.network_checks import ONLY_FROM_SCRATCH
 from transferkit.config.pretraining import USES, VARIANT_USES
 from transferkit.errors import UserError
-from transferkit.optimization_checks import SCHEDULE_USES
-from transferkit.recipes import load_config
+from transferkit.recipes.network_checks import ONLY_FROM_SCRATCH
+from transferkit.recipes.optimization_checks import SCHEDULE_USES
+from transferkit.recipes.reading import load_config
 
 FIELDS = option_fields()
 STORED = [item for item in FIELDS if item.key != "backbone.from_run"]  # which becomes others

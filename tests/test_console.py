@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from transferkit.cli.tables.training import closing_table, plan_table
 from transferkit.console import (
     LiveView,
     print_error,
@@ -17,9 +18,9 @@ from transferkit.console import (
     print_table,
 )
 from transferkit.errors import UserError
-from transferkit.tables.training import closing_table, plan_table
-from transferkit.training.events import EpochEnded, Notice, Progress, StageEnded, StageStarted
-from transferkit.training.summary import PlanRow, RunSummary, StageSummary, WeakClass
+from transferkit.evaluation.metrics import WeakClass
+from transferkit.events import EpochEnded, Notice, Progress, StageEnded, StageStarted
+from transferkit.finetuning.summary import PlanRow, RunSummary, StageSummary
 
 ESCAPE = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]")
 METRICS = {

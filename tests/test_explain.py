@@ -8,7 +8,7 @@ from transferkit import explain
 from transferkit.config import option_fields
 from transferkit.errors import UserError
 from transferkit.explain import find_topic, read_page, topics
-from transferkit.recipes import all_keys
+from transferkit.recipes.problems import all_keys
 
 TOPICS = list(topics())
 OPTIONS = {item.key: item for item in option_fields()}

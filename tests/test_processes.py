@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 
-import transferkit.torchvision_ops  # noqa: F401  # isort: skip
+import transferkit.timm_import  # noqa: F401  # isort: skip
 import numpy as np
 import pytest
 import torch

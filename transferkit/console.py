@@ -11,9 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
 from transferkit.errors import UserError
-from transferkit.redaction import redacted
-from transferkit.strict_json import strict_json
-from transferkit.training.events import (
+from transferkit.events import (
     EpochEnded,
     Event,
     Notice,
@@ -22,6 +20,8 @@ from transferkit.training.events import (
     StageEnded,
     StageStarted,
 )
+from transferkit.files.strict_json import strict_json
+from transferkit.redaction import redacted
 from transferkit.units import count_text, duration_text, rate_text
 
 if TYPE_CHECKING:

@@ -3,14 +3,14 @@ from collections import Counter
 
 import pytest
 
-import transferkit.torchvision_ops  # noqa: F401  # isort: skip
+import transferkit.timm_import  # noqa: F401  # isort: skip
 import timm
 import torch
 from torch import Tensor, nn
 
 from transferkit.backbones.block_groups import lies_in
 from transferkit.backbones.chain import Chain, find_chain, share
-from transferkit.inference.engine import onnx_runner
+from transferkit.backbones.engine import onnx_runner
 
 EFFICIENTNET = ["stem", *(f"blocks.{i}" for i in range(7))]
 VIT = ["stem", *(f"blocks.{i}" for i in range(12))]

@@ -7,7 +7,7 @@ import huggingface_hub.constants
 import pytest
 import safetensors.torch
 
-import transferkit.torchvision_ops  # noqa: F401  # isort: skip
+import transferkit.timm_import  # noqa: F401  # isort: skip
 import timm
 import torch
 from torch import nn

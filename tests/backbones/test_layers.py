@@ -16,7 +16,7 @@ from transferkit.config.initializers import (
     parse_initializer,
 )
 from transferkit.config.network import Activation
-from transferkit.config.network_checks import SLOPED
+from transferkit.recipes.network_checks import SLOPED
 
 X = torch.linspace(-6, 6, 241)
 SCALE, ALPHA = 1.0507009873554805, 1.6732632423543772

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import safetensors.torch
 
-import transferkit.torchvision_ops  # noqa: F401  # isort: skip
+import transferkit.timm_import  # noqa: F401  # isort: skip
 import timm
 import torch
 from timm.layers import resample_abs_pos_embed

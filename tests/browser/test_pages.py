@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from transferkit.cli import main
-from transferkit.csv_rows import from_csv, to_csv
-from transferkit.run_folder import open_run
-from transferkit.view import make_pages, view_options
+from transferkit.files.csv_rows import from_csv, to_csv
+from transferkit.runs.folder import open_run
+from transferkit.verbs.view import make_pages, view_options
 from transferkit.viewing.answer import Answerer
 from transferkit.viewing.server import open_server
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-import transferkit.torchvision_ops  # noqa: F401  # isort: skip
+import transferkit.timm_import  # noqa: F401  # isort: skip
 import timm
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from transferkit.backbones.block_groups import BlockGroup
 from transferkit.backbones.chain import find_chain
 from transferkit.backbones.create import create_scratch
+from transferkit.backbones.engine import Engine
 from transferkit.backbones.structure import Structure
 from transferkit.closed_form import depths as depths_module
 from transferkit.closed_form.depths import (
@@ -24,7 +25,6 @@ from transferkit.closed_form.depths import (
     read_depths,
     top_depths,
 )
-from transferkit.inference.engine import Engine
 
 CPU = torch.device("cpu")
 

@@ -6,18 +6,18 @@ from pathlib import Path
 
 import pytest
 
-import transferkit.torchvision_ops  # noqa: F401  # isort: skip
+import transferkit.timm_import  # noqa: F401  # isort: skip
 import timm
 import torch
 from torch import Tensor, nn
 
 from transferkit.backbones.chain import find_chain
+from transferkit.backbones.engine import onnx_runner
 from transferkit.backbones.head import HeadDesign, make_head
 from transferkit.closed_form.depths import find_depths, num_columns
 from transferkit.closed_form.left_out import Problem, solve
 from transferkit.closed_form.result import DepthClassifier, put_into
 from transferkit.closed_form.sums import one_hot
-from transferkit.inference.engine import onnx_runner
 
 SIDE_PX = 32
 TEMPERATURE = 0.1

@@ -14,9 +14,9 @@ from transferkit.data.addresses import address_of, expand, fetch, local_path
 from transferkit.data.index import scan
 from transferkit.data.shards import root_of
 from transferkit.errors import UserError
-from transferkit.recipes import to_toml, validate
-from transferkit.run_life import absolute_paths
-from transferkit.training.events import Event, Notice
+from transferkit.events import Event, Notice
+from transferkit.recipes.reading import to_toml, validate
+from transferkit.runs.life import absolute_paths
 
 Pack = Callable[..., Path]
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import transferkit.torchvision_ops  # noqa: F401  # isort: skip
+import transferkit.timm_import  # noqa: F401  # isort: skip
 from timm.data import ResizeKeepRatio, create_transform
 from timm.data.transforms import str_to_interp_mode
 

@@ -16,16 +16,16 @@ import torch
 from torch import nn
 from torch.distributed.fsdp import FSDPModule
 
-from transferkit import finetune as verb
 from transferkit import processes
 from transferkit.config import Config
 from transferkit.errors import UserError
-from transferkit.run_folder import RunFolder
+from transferkit.events import EpochEnded, Event
+from transferkit.runs.folder import RunFolder
 from transferkit.training import loop, sharded
 from transferkit.training.divergence import Diverged
-from transferkit.training.events import EpochEnded, Event
 from transferkit.training.optimizers import OPTIMIZERS, make_optimizer, set_rates
 from transferkit.training.updates import Updater
+from transferkit.verbs import finetune as verb
 
 DRAWN = ("curves", "learning_rates", "confusion", "inside", "reliability")
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from transferkit.run_lock import only_process
+from transferkit.runs.lock import only_process
 
 Cli = Callable[..., Any]
 TINY = ("--backbone", "test_efficientnet", "--no-pretrained", "--image-size", 32)

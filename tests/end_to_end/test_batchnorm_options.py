@@ -11,10 +11,10 @@ from torch import Tensor
 from torch.optim.swa_utils import update_bn
 
 from transferkit.backbones.create import create_backbone
-from transferkit.first_pass import shuffled_batches
-from transferkit.recipes import config_of
-from transferkit.run_folder import open_run
-from transferkit.session import prepare
+from transferkit.finetuning.first_pass import shuffled_batches
+from transferkit.finetuning.session import prepare
+from transferkit.recipes.reading import config_of
+from transferkit.runs.folder import open_run
 from transferkit.training import loop
 
 Cli = Callable[..., Any]

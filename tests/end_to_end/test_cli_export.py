@@ -100,7 +100,7 @@ def test_folded_weights_predict_the_same(run: Path, pictures: Path, cli: Cli) ->
 
 
 def test_too_much_loss_keeps_no_file(run: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    from transferkit import export as verb
+    from transferkit.verbs import export as verb
 
     def worse(*arguments: Any) -> Any:
         result = compare(*arguments)

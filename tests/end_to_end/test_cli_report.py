@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from huggingface_hub import ModelCard
 
-from transferkit.csv_rows import from_csv
 from transferkit.evaluation.comparison import short_names
+from transferkit.files.csv_rows import from_csv
 
 Cli = Callable[..., Any]
 

@@ -8,9 +8,9 @@ import fsspec
 import pytest
 from safetensors.numpy import load_file
 
-from transferkit.recipes import config_of
+from transferkit.recipes.reading import config_of
 from transferkit.reporting.gather import gather
-from transferkit.run_folder import open_run
+from transferkit.runs.folder import open_run
 
 Cli = Callable[..., Any]
 OPTIONS = (

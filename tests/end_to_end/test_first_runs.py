@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
-from transferkit.run_folder import FORMAT_VERSION
+from transferkit.runs.folder import FORMAT_VERSION
 
 Cli = Callable[..., Any]
 ARCHIVE = Path(__file__).resolve().parents[1] / "fixtures" / "first_runs.tar.xz"

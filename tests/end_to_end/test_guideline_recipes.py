@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from transferkit.backbones.create import create_backbone
-from transferkit.recipes import read_recipe, shipped_recipes
-from transferkit.run_folder import RunFolder
+from transferkit.recipes.reading import read_recipe, shipped_recipes
+from transferkit.runs.folder import RunFolder
 
 Cli = Callable[..., Any]
 RECIPES = shipped_recipes()
@@ -32,7 +32,7 @@ def trained(
 ) -> Callable[..., dict[str, Any]]:
     """Run a recipe in short on a tiny backbone, without plots; return the summary."""
     for plot in ("curves", "learning_rates", "confusion", "inside", "reliability", "write_report"):
-        monkeypatch.setattr(f"transferkit.finetune.{plot}", lambda *_: None)
+        monkeypatch.setattr(f"transferkit.verbs.finetune.{plot}", lambda *_: None)
     monkeypatch.setattr(RunFolder, "save_plot", lambda *_: None)
     model = create_backbone("test_efficientnet", pretrained=False, image_size=32).model
     save_file(model.state_dict(), own_folder / "start.safetensors")

@@ -12,8 +12,8 @@ import pytest
 
 from transferkit import console
 from transferkit.processes import LostProcess
-from transferkit.run_folder import RunFolder
-from transferkit.run_life import working_on
+from transferkit.runs.folder import RunFolder
+from transferkit.runs.life import working_on
 
 Cli = Callable[..., Any]
 LISTENING = (  # a shell that starts the tests in the background has Ctrl-C ignored: listen again

@@ -13,15 +13,15 @@ from typing import Any
 import pytest
 from several import Ended, as_by_srun, environment
 
-from transferkit import finetune as verb
 from transferkit import processes
 from transferkit.config import Config, Predict
 from transferkit.config.optimization import OptimizerOptions
 from transferkit.errors import UserError
-from transferkit.predict import Outputs, check_outputs
-from transferkit.run_folder import RunFolder
-from transferkit.session import refuse_sharing
-from transferkit.training.events import EpochEnded, Event
+from transferkit.events import EpochEnded, Event
+from transferkit.finetuning.session import refuse_sharing
+from transferkit.runs.folder import RunFolder
+from transferkit.verbs import finetune as verb
+from transferkit.verbs.predict import Outputs, check_outputs
 
 Cli = Callable[..., Any]
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")

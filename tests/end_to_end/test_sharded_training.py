@@ -13,16 +13,16 @@ import torch
 from several import as_by_srun
 from sharded_worker import Job, quiet, work
 
-from transferkit import finetune as verb
 from transferkit import processes
 from transferkit.config import Averaging, Clipping, Config, Stage
 from transferkit.config.optimization import OptimizerOptions
 from transferkit.errors import UserError
-from transferkit.recipes import load_config
-from transferkit.run_folder import RunFolder
-from transferkit.session import refuse_sharing
+from transferkit.finetuning.session import refuse_sharing
+from transferkit.recipes.reading import load_config
+from transferkit.runs.folder import RunFolder
 from transferkit.training.optimizers import OPTIMIZERS
 from transferkit.training.sharded import refuse_unsharded
+from transferkit.verbs import finetune as verb
 
 WORKER = Path(__file__).with_name("sharded_worker.py")
 NAMES = ("train_loss", "train_accuracy", "val_loss", "val_accuracy", "cached")

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from safetensors import safe_open
 
-from transferkit.recipes import load_config, read_recipe, shipped_recipes
+from transferkit.recipes.reading import load_config, read_recipe, shipped_recipes
 
 Cli = Callable[..., Any]
 RECIPES = shipped_recipes()

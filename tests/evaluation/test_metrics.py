@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 from sklearn import metrics as sk
 
-from transferkit.evaluation.metrics import SINGLE_FIGURES, evaluate, evaluate_logits
-from transferkit.strict_json import strict_json
-from transferkit.training.summary import WeakClass
+from transferkit.evaluation.metrics import SINGLE_FIGURES, WeakClass, evaluate, evaluate_logits
+from transferkit.files.strict_json import strict_json
 
 K = 7
 CLASSES = tuple("abcdefg")

@@ -7,8 +7,8 @@ from torch import Tensor, nn
 from torch.nn.utils import prune
 
 from transferkit.backbones.head import Classifier, make_head
+from transferkit.events import Progress
 from transferkit.exporting.sparsity import prunable, pruned, zeros
-from transferkit.training.events import Progress
 
 
 def classifier() -> Classifier:

@@ -170,11 +170,11 @@ def main() -> None:
     import torch
 
     import transferkit.cli
-    import transferkit.embed
-    import transferkit.export
-    import transferkit.finetune
-    import transferkit.predict
-    import transferkit.pretrain  # noqa: F401
+    import transferkit.verbs.embed
+    import transferkit.verbs.export
+    import transferkit.verbs.finetune
+    import transferkit.verbs.predict
+    import transferkit.verbs.pretrain  # noqa: F401
 
     torch.set_num_threads(1)
     assert errno.ENOSPC

@@ -17,8 +17,8 @@ with atheris.instrument_imports(include=["transferkit", "PIL", "tomllib", "csv",
     from transferkit.data.decode import DecodeError, decode, probe
     from transferkit.data.manifest import read_manifest
     from transferkit.errors import UserError
-    from transferkit.recipes import find_recipe, load_config, read_recipe
-    from transferkit.run_folder import open_run
+    from transferkit.recipes.reading import find_recipe, load_config, read_recipe
+    from transferkit.runs.folder import open_run
 
 MOST_BYTES = 4096
 TABLE = b"path,label,split\na.png,cat,train\n"

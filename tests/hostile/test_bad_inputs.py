@@ -13,12 +13,12 @@ from bad_texts import bad_manifest, bad_recipe, spoil_run
 
 from transferkit.data.decode import decode, probe
 from transferkit.data.manifest import read_manifest
-from transferkit.foreign_files import understood
+from transferkit.events import Event
+from transferkit.files.foreign_files import understood
 from transferkit.inference.predict import load_run
-from transferkit.recipes import config_of, find_recipe, load_config, read_recipe
-from transferkit.report import write_report
-from transferkit.run_folder import open_run
-from transferkit.training.events import Event
+from transferkit.recipes.reading import config_of, find_recipe, load_config, read_recipe
+from transferkit.runs.folder import open_run
+from transferkit.verbs.report import write_report
 
 Tally = Callable[..., None]
 

@@ -27,7 +27,7 @@ from transferkit.inference.exported import (
 )
 from transferkit.inference.predict import load_run
 from transferkit.inference.weights_file import with_zeros
-from transferkit.run_folder import open_run
+from transferkit.runs.folder import open_run
 
 
 class Runs:

@@ -3,7 +3,7 @@ import pytest
 import torch
 from torch import nn
 
-import transferkit.torchvision_ops  # noqa: F401  # before timm
+import transferkit.timm_import  # noqa: F401  # before timm
 from transferkit.errors import UserError
 from transferkit.inference.dropout import (
     SeededMasks,

@@ -9,12 +9,12 @@ import safetensors.torch
 import torch
 from safetensors import safe_open
 
-import transferkit.torchvision_ops  # noqa: F401  # isort: skip
+import transferkit.timm_import  # noqa: F401  # isort: skip
 import timm  # isort: skip
 
+from transferkit.backbones.folding import fold_batchnorm
 from transferkit.backbones.head import Classifier, HeadDesign
 from transferkit.backbones.structure import Structure
-from transferkit.exporting.batchnorm import fold_batchnorm
 from transferkit.inference.deployed import METADATA, Deployed
 from transferkit.inference.predict import blank_classifier
 from transferkit.inference.weights_file import (

@@ -1,6 +1,6 @@
 from typing import Any
 
-import transferkit.torchvision_ops  # noqa: F401  # isort: skip
+import transferkit.timm_import  # noqa: F401  # isort: skip
 import pytest
 import torch
 from torch import Tensor
@@ -20,7 +20,7 @@ from transferkit.pretraining.autoencoders import (
 )
 from transferkit.pretraining.encoder import Encoder
 from transferkit.pretraining.method import Batch
-from transferkit.recipes import load_config
+from transferkit.recipes.reading import load_config
 
 
 @pytest.mark.parametrize(

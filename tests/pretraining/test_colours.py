@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-import transferkit.torchvision_ops  # noqa: F401  # isort: skip
+import transferkit.timm_import  # noqa: F401  # isort: skip
 from torchvision.transforms.v2 import functional as reference
 
 from transferkit.pretraining.colours import (

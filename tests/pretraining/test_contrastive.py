@@ -2,7 +2,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-import transferkit.torchvision_ops  # noqa: F401  # isort: skip
+import transferkit.timm_import  # noqa: F401  # isort: skip
 import lightly.loss
 import pytest
 import torch

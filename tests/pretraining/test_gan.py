@@ -5,7 +5,6 @@ import pytest
 import torch
 from torch import nn
 
-from transferkit import pretrain as verb
 from transferkit.backbones.create import create_backbone
 from transferkit.config import Config, Pretraining
 from transferkit.pretraining.encoder import Encoder
@@ -20,7 +19,8 @@ from transferkit.pretraining.gan import (
     warnings,
 )
 from transferkit.pretraining.method import Batch, Method
-from transferkit.run_folder import open_run
+from transferkit.runs.folder import open_run
+from transferkit.verbs import pretrain as verb
 
 Make = Callable[..., Config]
 REAL, FAKE = torch.tensor([0.5, 2.0]), torch.tensor([-3.0, 0.25])

@@ -4,7 +4,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from transferkit import pretrain as verb
 from transferkit.backbones.create import create_backbone
 from transferkit.config import Config, Pretraining
 from transferkit.errors import UserError
@@ -19,6 +18,7 @@ from transferkit.pretraining.masked import (
     visible_tokens,
 )
 from transferkit.pretraining.method import Batch
+from transferkit.verbs import pretrain as verb
 
 Make = Callable[..., Config]
 

@@ -9,17 +9,17 @@ import pytest
 import torch
 from torch import nn
 
-from transferkit import pretrain as verb
 from transferkit.config import Config
 from transferkit.config.pretraining import USES
 from transferkit.errors import UserError
+from transferkit.events import Notice, PretrainingEpoch
 from transferkit.pretraining import loop
 from transferkit.pretraining.autoencoders import VARIANTS
 from transferkit.pretraining.loop import cut, split_epochs
 from transferkit.pretraining.method import Phase
 from transferkit.pretraining.methods import METHODS
-from transferkit.run_folder import RunFolder, open_run
-from transferkit.training.events import Notice, PretrainingEpoch
+from transferkit.runs.folder import RunFolder, open_run
+from transferkit.verbs import pretrain as verb
 
 Make = Callable[..., Config]
 OPTIONS: dict[str, dict[str, Any]] = {name: {"method": name} for name in METHODS}

@@ -8,7 +8,6 @@ import torch
 from sklearn.neural_network import BernoulliRBM
 from torch import Tensor
 
-from transferkit import pretrain as verb
 from transferkit.backbones.create import create_backbone
 from transferkit.backbones.scratch import ScratchDesign
 from transferkit.backbones.structure import Structure
@@ -24,6 +23,7 @@ from transferkit.pretraining.rbm import (
     pseudo_likelihood,
     rbm,
 )
+from transferkit.verbs import pretrain as verb
 
 Make = Callable[..., Config]
 

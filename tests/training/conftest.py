@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from transferkit.finetune import finetune
-from transferkit.recipes import load_config
-from transferkit.run_folder import RunFolder, open_run
+from transferkit.recipes.reading import load_config
+from transferkit.runs.folder import RunFolder, open_run
+from transferkit.verbs.finetune import finetune
 
 Ran = Callable[..., Path]
 
@@ -17,7 +17,7 @@ Ran = Callable[..., Path]
 def without_plots(monkeypatch: pytest.MonkeyPatch) -> None:
     """Plots take longer than these runs; tests/end_to_end looks at them."""
     for name in ("curves", "learning_rates", "confusion", "inside"):
-        monkeypatch.setattr(f"transferkit.finetune.{name}", lambda *_: None)
+        monkeypatch.setattr(f"transferkit.verbs.finetune.{name}", lambda *_: None)
     monkeypatch.setattr(RunFolder, "save_plot", lambda *_: None)
 
 
@@ -45,8 +45,8 @@ def train_with(tmp_path_factory: pytest.TempPathFactory, pictures: Path) -> Ran:
         out = root / f"run{count[0]}"
         with pytest.MonkeyPatch.context() as patch:
             for name in ("curves", "learning_rates", "confusion", "inside", "reliability"):
-                patch.setattr(f"transferkit.finetune.{name}", lambda *_: None)
-            patch.setattr("transferkit.finetune.write_report", lambda *_: None)
+                patch.setattr(f"transferkit.verbs.finetune.{name}", lambda *_: None)
+            patch.setattr("transferkit.verbs.finetune.write_report", lambda *_: None)
             patch.setattr(RunFolder, "save_plot", lambda *_: None)
             finetune(load_config(None, (), base | given), out, lambda _: None)
         return out

@@ -10,8 +10,8 @@ from torch.optim.swa_utils import AveragedModel
 
 from transferkit.config import Averaging, Config, Stage
 from transferkit.errors import UserError
-from transferkit.finetune import finetune, resume
-from transferkit.run_folder import open_run
+from transferkit.events import EpochEnded, Event
+from transferkit.runs.folder import open_run
 from transferkit.training.averaging import (
     averaged,
     ema_decay,
@@ -19,8 +19,8 @@ from transferkit.training.averaging import (
     first_averaged,
     moving_average,
 )
-from transferkit.training.events import EpochEnded, Event
 from transferkit.training.stages import PlannedStage
+from transferkit.verbs.finetune import finetune, resume
 
 STAGE = PlannedStage("x", 1, 1.0, (0.0, 1.0))  # the first module is frozen
 

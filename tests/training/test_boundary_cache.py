@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from transferkit.cache_dir import default_cache_dir
 from transferkit.errors import UserError
+from transferkit.files.cache_dir import default_cache_dir
 from transferkit.training.boundary_cache import (
     BoundaryCache,
     CacheParts,

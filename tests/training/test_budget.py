@@ -12,17 +12,17 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from transferkit import budget as verb
 from transferkit.config import Augmentation, Config
 from transferkit.errors import UserError
-from transferkit.finetune import finetune, resume
-from transferkit.recipes import load_config
-from transferkit.run_folder import RunFolder, open_run
-from transferkit.session import prepare
+from transferkit.events import EpochEnded, Event, Notice
+from transferkit.finetuning import time_budget as verb
+from transferkit.finetuning.session import prepare
+from transferkit.finetuning.summary import RunSummary
+from transferkit.recipes.reading import load_config
+from transferkit.runs.folder import RunFolder, open_run
 from transferkit.stopwatch import Stopwatch
 from transferkit.training.budget import Budget, StageCost, allocate, deepest_that_fits
-from transferkit.training.events import EpochEnded, Event, Notice
-from transferkit.training.summary import RunSummary
+from transferkit.verbs.finetune import finetune, resume
 
 HEAD = StageCost(wished=30, least=15, setup_s=20.0, train_s=0.8, validate_s=0.2)
 TOP = StageCost(wished=12, least=6, setup_s=4.0, train_s=3.5, validate_s=0.5)
@@ -114,9 +114,9 @@ def within(
     The clock ticks a second whenever someone looks: about 4 s for a step, 20 s for an epoch.
     """
     for name in ("curves", "learning_rates", "confusion", "inside"):
-        monkeypatch.setattr(f"transferkit.finetune.{name}", lambda *_: None)
+        monkeypatch.setattr(f"transferkit.verbs.finetune.{name}", lambda *_: None)
     monkeypatch.setattr(RunFolder, "save_plot", lambda *_: None)
-    monkeypatch.setattr("transferkit.finetune.write_report", lambda *_: None)
+    monkeypatch.setattr("transferkit.verbs.finetune.write_report", lambda *_: None)
     steps = dict.fromkeys(range(4), 1.0)  # a second for a picture, in every stage
     speeds = verb.Speeds(0.1, 0.5, dict.fromkeys(range(20), 0.1), steps, steps)
     monkeypatch.setattr(verb, "CLOSING_S", 11.0)  # so often does the end look at the clock

@@ -9,15 +9,15 @@ from typing import Any
 import pytest
 import torch
 
-from transferkit import finetune as verb
 from transferkit.config import Averaging, Config, Stage
 from transferkit.errors import UserError
-from transferkit.finetune import finetune, resume
-from transferkit.run_folder import open_run
+from transferkit.events import EpochEnded, Event
+from transferkit.runs.folder import open_run
 from transferkit.training import run as run_module
 from transferkit.training.checkpoints import copied
-from transferkit.training.events import EpochEnded, Event
 from transferkit.training.run import Unsaved
+from transferkit.verbs import finetune as verb
+from transferkit.verbs.finetune import finetune, resume
 
 ALWAYS, NEVER = math.inf, 1e-12
 MODEL = "model.safetensors"
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.usefixtures("without_plots")
 
 @pytest.fixture(autouse=True)
 def _without_reports(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("transferkit.finetune.write_report", lambda *_: None)
+    monkeypatch.setattr("transferkit.verbs.finetune.write_report", lambda *_: None)
 
 
 @pytest.fixture

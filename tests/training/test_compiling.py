@@ -10,12 +10,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from transferkit import finetune as verb
 from transferkit.config import Config
 from transferkit.errors import UserError
-from transferkit.run_folder import RunFolder
+from transferkit.runs.folder import RunFolder
 from transferkit.training import compiling, loop
 from transferkit.training.compiling import Forward
+from transferkit.verbs import finetune as verb
 
 LONG, SHORT = 1000.0, 10.0
 """Calls left in a stage."""

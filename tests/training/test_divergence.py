@@ -13,12 +13,12 @@ from torch import Tensor
 
 from transferkit.config import Averaging, Config, Stage
 from transferkit.errors import UserError
-from transferkit.finetune import finetune, resume
-from transferkit.run_folder import RunFolder, open_run
+from transferkit.events import EpochEnded, Event, Notice
+from transferkit.runs.folder import RunFolder, open_run
 from transferkit.training.compiling import Forward
 from transferkit.training.divergence import MOST_HALVINGS, Diverged, checked, halved
-from transferkit.training.events import EpochEnded, Event, Notice
 from transferkit.training.supervised import Objective
+from transferkit.verbs.finetune import finetune, resume
 
 MODEL = "model.safetensors"
 LR = 0.02

@@ -7,14 +7,14 @@ from typing import Any
 import pytest
 import torch
 
-from transferkit import finetune as verb
 from transferkit.backbones.create import create_backbone
 from transferkit.config import Averaging, Config, Stage
 from transferkit.errors import UserError
-from transferkit.recipes import load_config
-from transferkit.run_folder import open_run
-from transferkit.training.events import EpochEnded
+from transferkit.events import EpochEnded
+from transferkit.recipes.reading import load_config
+from transferkit.runs.folder import open_run
 from transferkit.training.interpolation import SHARES, interpolated
+from transferkit.verbs import finetune as verb
 
 WithStages = Callable[..., Config]
 

@@ -25,14 +25,7 @@ from transferkit.config import (
     Stage,
 )
 from transferkit.errors import UserError
-from transferkit.finetune import finetune, resume
-from transferkit.recipes import to_toml
-from transferkit.run_folder import RunFolder, open_run
-from transferkit.stopwatch import Stopwatch, by_part
-from transferkit.training import loop
-from transferkit.training import run as run_module
-from transferkit.training import sources as sources_module
-from transferkit.training.events import (
+from transferkit.events import (
     EpochEnded,
     Event,
     Notice,
@@ -40,9 +33,16 @@ from transferkit.training.events import (
     StageEnded,
     StageStarted,
 )
+from transferkit.recipes.reading import to_toml
+from transferkit.runs.folder import RunFolder, open_run
+from transferkit.stopwatch import Stopwatch, by_part
+from transferkit.training import loop
+from transferkit.training import run as run_module
+from transferkit.training import sources as sources_module
 from transferkit.training.picks import batches
 from transferkit.training.run import RunState
 from transferkit.training.schedules import cosine, with_warmup
+from transferkit.verbs.finetune import finetune, resume
 
 MODEL = "model.safetensors"
 
@@ -505,8 +505,8 @@ def test_a_killed_process_can_be_resumed(lively: Config, tmp_path: Path) -> None
         "import sys, time, tomllib, pathlib, torch; torch.set_num_threads(1)\n"
         "from transferkit.training import sources\n"
         "sources.EXTRACTION_ROWS = sources.DERIVATION_ROWS = 16\n"
-        "from transferkit.finetune import finetune\n"
-        "from transferkit.recipes import load_config\n"
+        "from transferkit.verbs.finetune import finetune\n"
+        "from transferkit.recipes.reading import load_config\n"
         "config = load_config(tomllib.loads(pathlib.Path(sys.argv[1]).read_text()))\n"
         "finetune(config, pathlib.Path(sys.argv[2]), lambda event: time.sleep(0.005))\n"
     )

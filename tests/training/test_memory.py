@@ -12,10 +12,9 @@ from torch.nn import functional
 from transferkit.backbones.recompute import Recomputed, recompute
 from transferkit.config import BackboneOptions, Config, Stage
 from transferkit.errors import UserError
-from transferkit.finetune import finetune
-from transferkit.recipes import config_of
-from transferkit.run_folder import open_run
-from transferkit.training.events import Event, Notice
+from transferkit.events import Event, Notice
+from transferkit.recipes.reading import config_of
+from transferkit.runs.folder import open_run
 from transferkit.training.memory import (
     batch_size_for,
     estimated_parts,
@@ -25,6 +24,7 @@ from transferkit.training.memory import (
     refuse_more_classes,
     shares,
 )
+from transferkit.verbs.finetune import finetune
 
 LIVE = (Stage("all", 2, 1e-2),)
 
@@ -149,7 +149,9 @@ def test_the_automatic_size_leaves_steps_to_take() -> None:
 def test_auto_writes_what_it_found_into_the_recipe(
     tiny_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("transferkit.fit_memory.available_bytes", lambda device: 400_000)
+    monkeypatch.setattr(
+        "transferkit.finetuning.batch_parts.available_bytes", lambda device: 400_000
+    )
     found, events = trained(tiny_config, tmp_path / "run", batch_size="auto")
     training = config_of(open_run(tmp_path / "run")).training
     assert training.batch_size == 8

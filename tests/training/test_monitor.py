@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from transferkit.training.diagnosis import diagnose
+from transferkit.finetuning.diagnosis import diagnose
 from transferkit.training.monitor import EVERY, Monitor, watch
 
 

@@ -3,8 +3,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from transferkit.config import Config, Stage
-from transferkit.finetune import finetune
-from transferkit.training.events import Event, Notice
+from transferkit.events import Event, Notice
+from transferkit.verbs.finetune import finetune
 
 
 def test_a_few_steps_of_each_stage_are_recorded(tiny_config: Config, tmp_path: Path) -> None:

@@ -12,12 +12,10 @@ from torch.nn import functional
 
 from transferkit.config import Config, OptimizerOptions, Stage
 from transferkit.errors import UserError
-from transferkit.find_lr import find_lr, measure
-from transferkit.finetune import finetune, resume
-from transferkit.recipes import config_of
-from transferkit.run_folder import RunFolder, open_run
-from transferkit.session import make_run, prepare
-from transferkit.training.events import EpochEnded, Event
+from transferkit.events import EpochEnded, Event
+from transferkit.finetuning.session import make_run, prepare
+from transferkit.recipes.reading import config_of
+from transferkit.runs.folder import RunFolder, open_run
 from transferkit.training.rate_range import (
     Range,
     batches_without_end,
@@ -26,6 +24,8 @@ from transferkit.training.rate_range import (
     read_range,
     two_digits,
 )
+from transferkit.verbs.find_lr import find_lr, measure
+from transferkit.verbs.finetune import finetune, resume
 
 NOWHERE = RunFolder(Path("nowhere"))
 

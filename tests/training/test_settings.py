@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from transferkit.errors import UserError
-from transferkit.recipes import load_config
+from transferkit.recipes.reading import load_config
 from transferkit.training.optimizers import OPTIMIZERS
 from transferkit.training.schedules import SCHEDULES
 from transferkit.training.settings import loop_settings

@@ -9,13 +9,13 @@ import pytest
 import torch
 from PIL import Image
 
+from transferkit.backbones.engine import Engine
 from transferkit.config import Augmentation, BackboneOptions, Config, Data, Stage, Training
 from transferkit.data.decode import decode
 from transferkit.data.loader import CLEAN
-from transferkit.inference.engine import Engine
-from transferkit.session import Session, prepare
+from transferkit.events import Event, Notice, Progress
+from transferkit.finetuning.session import Session, prepare
 from transferkit.training import sources as sources_module
-from transferkit.training.events import Event, Notice, Progress
 from transferkit.training.sources import Source, Sources
 
 TRAIN, VAL, VIEWS = 18, 12, 2
@@ -385,7 +385,7 @@ def test_a_broken_export_is_told_and_torch_fills_the_cache(
             raise RuntimeError("cannot export")
         return lambda inputs: network(inputs) * 2
 
-    monkeypatch.setattr("transferkit.inference.engine.onnx_runner", runner)
+    monkeypatch.setattr("transferkit.backbones.engine.onnx_runner", runner)
     session = ready(replace(config, device=replace(config.device, engine="onnx")), opened)
     session.sources.choose_base(session.plan)
     events, source = drain(session.sources.open(session.plan.stages[2]))

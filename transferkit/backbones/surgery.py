@@ -6,7 +6,7 @@ folder's model is rebuilt by repeating them. None of them touches the remaining 
 
 from collections.abc import Callable
 
-import transferkit.torchvision_ops  # noqa: F401  # isort: skip
+import transferkit.timm_import  # noqa: F401  # isort: skip
 import timm.layers.activations as timm_activations
 import torch
 from torch import Tensor, nn

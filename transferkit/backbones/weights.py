@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from transferkit.errors import UserError, usage_error
-from transferkit.tensor_files import from_safetensors
+from transferkit.files.tensor_files import from_safetensors
 
 Tensors = dict[str, Tensor]
 NESTED_UNDER = ("state_dict_ema", "model_ema", "state_dict", "model")

@@ -8,10 +8,10 @@ import typer
 from transferkit import console
 from transferkit.cli.app import Debug, Json, app, live_view
 from transferkit.cli.options import DATA_HELP, AllowOutside, require_manifest
+from transferkit.cli.tables.comparison import comparison_table
+from transferkit.cli.tables.explanations import page_text, topics_table
+from transferkit.cli.tables.results import inspection_table
 from transferkit.errors import usage_error
-from transferkit.tables.comparison import comparison_table
-from transferkit.tables.explanations import page_text, topics_table
-from transferkit.tables.results import inspection_table
 
 
 @app.command()
@@ -30,7 +30,7 @@ def inspect(
 ) -> None:
     """Look at a data set: counts, sizes, unreadable files, duplicates, warnings."""
     with live_view(json) as view:
-        from transferkit import inspect_data as verb
+        from transferkit.verbs import inspect_data as verb
 
         require_manifest(allow_outside, manifest)
         found, path = verb.inspect_data(data, manifest, output, strict, view.show, allow_outside)
@@ -79,7 +79,7 @@ def models(
 @app.command()
 def recipes(json: Json = False, debug: Debug = False) -> None:
     """List the recipes that come with transferkit."""
-    from transferkit.recipes import describe_recipe, shipped_recipes
+    from transferkit.recipes.reading import describe_recipe, shipped_recipes
 
     rows = [(name, describe_recipe(path), path) for name, path in shipped_recipes().items()]
     if json:
@@ -126,7 +126,7 @@ def compare(
     debug: Debug = False,
 ) -> None:
     """Put runs side by side: what came out, and which options differed."""
-    from transferkit import compare as verb
+    from transferkit.verbs import compare as verb
 
     found = verb.compare(runs, output)
     if json:

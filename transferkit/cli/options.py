@@ -142,7 +142,7 @@ def build_config(
     flags: dict[str, Any],
 ) -> Config:
     """Turn what was typed into one checked configuration; flags win over the recipe."""
-    from transferkit.recipes import validate
+    from transferkit.recipes.reading import validate
 
     return validate(build_raw(data, recipe, sets, stages, flags))
 
@@ -155,7 +155,8 @@ def build_raw(
     flags: dict[str, Any],
 ) -> dict[str, Any]:
     """Merge what was typed over the recipe, as nested dicts, unchecked."""
-    from transferkit.recipes import find_recipe, merged, parse_stages, read_recipe
+    from transferkit.recipes.reading import find_recipe, merged, read_recipe
+    from transferkit.recipes.typed import parse_stages
 
     types = {item.key: item.annotation for item in option_fields()}
     given: dict[str, Any] = {}

@@ -17,7 +17,7 @@ from transferkit.cli.options import (
     require_read,
     with_pretraining_options,
 )
-from transferkit.tables.pretraining import pretraining_table
+from transferkit.cli.tables.pretraining import pretraining_table
 
 
 @app.command()
@@ -39,8 +39,8 @@ def pretrain(
     require_read(sets or ())
     raw = None if resume else build_raw(unlabeled, recipe, sets, None, flags)
     with live_view(json) as view, processes.joined():
-        from transferkit import pretrain as verb
-        from transferkit.recipes import validate
+        from transferkit.recipes.reading import validate
+        from transferkit.verbs import pretrain as verb
 
         if resume is not None:
             summary = verb.resume(resume, view.show)

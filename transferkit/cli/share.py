@@ -7,8 +7,8 @@ import typer
 
 from transferkit import console
 from transferkit.cli.app import Debug, Json, RunArgument, app, live_view
+from transferkit.cli.tables.export import export_table
 from transferkit.errors import usage_error
-from transferkit.tables.export import export_table
 
 Compared = Annotated[
     Path | None, typer.Option("--data", help="Pictures to compare on [those of the run].")
@@ -38,7 +38,7 @@ def report(
             "it lies in the run's folder: report.html",
         )
     with live_view(json) as view:
-        from transferkit import report as verb
+        from transferkit.verbs import report as verb
 
         if len(runs) == 1:
             path = verb.report(runs[0], view.show)
@@ -92,7 +92,7 @@ def export(
 ) -> None:
     """Write a run's model as a file for other programs; compare it with the original."""
     with live_view(json) as view:
-        from transferkit import export as verb
+        from transferkit.verbs import export as verb
 
         options = verb.ExportOptions(
             format=format,

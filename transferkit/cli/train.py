@@ -18,8 +18,8 @@ from transferkit.cli.options import (
     require_alone,
     with_config_options,
 )
+from transferkit.cli.tables.training import closing_table, plan_table, range_table
 from transferkit.stopwatch import Stopwatch
-from transferkit.tables.training import closing_table, plan_table, range_table
 
 
 @app.command()
@@ -41,7 +41,7 @@ def finetune(
     config = None if resume else build_config(data, recipe, sets, stages, flags)
     with live_view(json) as view, processes.joined():
         with watch.on("imports"):
-            from transferkit import finetune as verb
+            from transferkit.verbs import finetune as verb
 
         if resume is not None:
             summary = verb.resume(resume, view.show, watch)
@@ -72,7 +72,7 @@ def plan(
     config = build_config(data, recipe, sets, stages, flags)
     with live_view(json) as view:
         with watch.on("imports"):
-            from transferkit import plan as verb
+            from transferkit.verbs import plan as verb
 
         rows, notices = verb.plan(config, view.show, watch)
     if json:
@@ -108,8 +108,8 @@ def find_lr(
     """Suggest a learning rate for the plan's first stage, and plot the loss over the rate."""
     config = build_config(data, recipe, sets, stages, flags)
     with live_view(json) as view:
-        from transferkit import find_lr as verb
         from transferkit.training.rate_range import Range
+        from transferkit.verbs import find_lr as verb
 
         found, path = verb.find_lr(config, output, Range(lowest, highest, steps), view.show)
     if json:

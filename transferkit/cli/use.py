@@ -18,14 +18,14 @@ from transferkit.cli.options import (
     require_manifest,
     with_predict_options,
 )
+from transferkit.cli.tables.results import measured_table, prediction_table, selection_table
 from transferkit.config.predict import DECIDING
 from transferkit.errors import UserError, usage_error
-from transferkit.tables.results import measured_table, prediction_table, selection_table
-from transferkit.training.events import Event
+from transferkit.events import Event
 
 if TYPE_CHECKING:
     from transferkit.config import Predict
-    from transferkit.predict import Outputs
+    from transferkit.verbs.predict import Outputs
 
 MOST_SHOWN = 1000  # rows of a table on the screen
 
@@ -80,8 +80,8 @@ def predict(
 ) -> None:
     """Classify pictures, and say how sure that is."""
     with live_view(json or output is None) as view, processes.joined():
-        from transferkit.embed import embed_instead
-        from transferkit.predict import Outputs
+        from transferkit.verbs.embed import embed_instead
+        from transferkit.verbs.predict import Outputs
 
         classifying = saliency is not None or processes.count() > 1
         wanted = None if classifying else save_features
@@ -145,10 +145,10 @@ def start(
 
     model: what to predict with, and whether its maker is trusted.
     """
-    from transferkit import predict as verb
-    from transferkit import predict_exported as exported
     from transferkit.data.addresses import fetch
-    from transferkit.recipes import predict_options
+    from transferkit.recipes.reading import predict_options
+    from transferkit.verbs import predict as verb
+    from transferkit.verbs import predict_exported as exported
 
     run, trusted = model
     if trusted or exported.is_exported(Path(run)):
@@ -192,8 +192,8 @@ def embed(
 ) -> None:
     """Write the features of pictures, of a fine-tuned or a pretrained backbone."""
     with live_view(json) as view:
-        from transferkit import embed as verb
         from transferkit.data.addresses import fetch
+        from transferkit.verbs import embed as verb
 
         fetch(images, view.show)
         written = verb.embed(run, verb.list_pictures(images, sys.stdin), output, engine, view.show)
@@ -228,9 +228,9 @@ def evaluate(
             raise usage_error(f"--set {pair} has no effect on evaluate")
     require_manifest(allow_outside, manifest)
     with live_view(json) as view:
-        from transferkit import evaluate as verb
-        from transferkit.predict import open_runs
-        from transferkit.recipes import predict_options
+        from transferkit.recipes.reading import predict_options
+        from transferkit.verbs import evaluate as verb
+        from transferkit.verbs.predict import open_runs
 
         folders = open_runs(run)
         ignored = (*DECIDING, "abstain_by")

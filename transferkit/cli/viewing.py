@@ -30,7 +30,7 @@ def view(
     in its head, answers are sampled 30 times; --mc-dropout 0 turns that off.
     """
     with live_view(json) as shown:
-        from transferkit import view as verb
+        from transferkit.verbs import view as verb
 
         folder = verb.open_folder(run)
         options = verb.view_options(folder, sets or [], given_flags(flags))

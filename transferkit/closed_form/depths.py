@@ -1,6 +1,6 @@
 """Features of several depths of a backbone, from one forward pass."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from transferkit.backbones.block_groups import BlockGroup, in_any
 from transferkit.backbones.chain import share
-from transferkit.inference.engine import TOLERANCE, Engine, make_engine, torch_runner
+from transferkit.backbones.engine import TOLERANCE, Engine, make_engine, torch_runner
 
 FEATURES = "features"
 """The name of the depth that is the backbone's own output: pooled, before a classifier."""
@@ -196,9 +196,7 @@ def _shapes(model: nn.Module, images: Tensor) -> tuple[dict[str, torch.Size], Te
     return found, output
 
 
-def _depth_of(
-    model: nn.Module, group: BlockGroup, shapes: Mapping[str, torch.Size]
-) -> Depth | None:
+def _depth_of(model: nn.Module, group: BlockGroup, shapes: dict[str, torch.Size]) -> Depth | None:
     """Return how to read a block group's end: the group itself, else what it called last."""
     inside = [path for path in reversed(shapes) if in_any(path, group.modules)]
     for path in [group.name] * (group.name in shapes) + inside:
@@ -219,7 +217,7 @@ def _kind(model: nn.Module, shape: torch.Size) -> str:
     return {3: "tokens", 2: "vector"}.get(len(shape), "")
 
 
-def _prefix(model: nn.Module, shapes: Mapping[str, torch.Size], path: str) -> int:
+def _prefix(model: nn.Module, shapes: dict[str, torch.Size], path: str) -> int:
     """Return how many tokens come before the patches', which a patch embedding has not yet."""
     number = int(getattr(model, "num_prefix_tokens", 0))
     last = next(shape for shape in reversed(shapes.values()) if len(shape) == 3)

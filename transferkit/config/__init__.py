@@ -2,7 +2,7 @@
 
 The command line, recipes, `--set`, `--help` and the checks all read these dataclasses. A field is
 `Annotated[type, constraints..., Option(flag, help)]`; validation by pydantic happens in
-`transferkit.recipes`, so that importing this module costs nothing.
+`transferkit.recipes.reading`, so that importing this module costs nothing.
 """
 
 from dataclasses import dataclass, field, fields, is_dataclass

@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from transferkit import processes
-from transferkit.atomic_write import disk_error, write_atomically
-from transferkit.cache_dir import default_cache_dir
 from transferkit.data.names import count, listed, natural_sorted, shown
 from transferkit.errors import UserError, usage_error
+from transferkit.events import Event, Notice, Progress
+from transferkit.files.atomic_write import disk_error, write_atomically
+from transferkit.files.cache_dir import default_cache_dir
 from transferkit.redaction import HIDDEN, is_redacted, redacted
-from transferkit.training.events import Event, Notice, Progress
 
 MOST_SHARDS = 1_000_000
 AT_ONCE = 4

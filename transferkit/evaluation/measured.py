@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from transferkit.evaluation.metrics import Evaluation
-from transferkit.strict_json import to_plain
+from transferkit.files.strict_json import to_plain
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,7 @@ from sklearn import metrics as sklearn_metrics
 
 from transferkit.evaluation.reliability import calibration_error, confidence_of, reliability_bins
 from transferkit.evaluation.selective import risk_coverage
-from transferkit.strict_json import to_plain
-from transferkit.training.summary import WeakClass
+from transferkit.files.strict_json import to_plain
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -26,6 +25,21 @@ SINGLE_FIGURES = (
     *("accuracy", "balanced_accuracy", "macro_f1", "weighted_f1", "auroc", "average_precision"),
     *("log_loss", "brier", "ece", "ece_equal_mass", "aurc"),
 )
+
+
+@dataclass(frozen=True)
+class WeakClass:
+    """A class that is often missed.
+
+    recall: share of its `support` pictures that were found. confused_with: the class that most of
+    the others were taken for, `confused_count` of them.
+    """
+
+    name: str
+    recall: float
+    support: int
+    confused_with: str
+    confused_count: int
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from transferkit.backbones.engine import onnx_model
 from transferkit.errors import usage_error
 from transferkit.inference.deployed import METADATA
-from transferkit.inference.engine import onnx_model
 from transferkit.inference.exported import OPSET
 from transferkit.inference.weights_file import weights_bytes
 

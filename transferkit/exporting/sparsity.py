@@ -9,7 +9,7 @@ from torch.nn import functional
 from torch.nn.utils import prune
 
 from transferkit.backbones.head import Classifier
-from transferkit.training.events import Event, Progress
+from transferkit.events import Event, Progress
 
 Batches = Callable[[int], Iterable[tuple[Tensor, Tensor]]]
 """Epoch -> batches of images (N, 3, H, W) uint8 and labels (N,)."""

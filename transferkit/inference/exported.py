@@ -11,14 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from transferkit.backbones.engine import Engine, open_session, torch_runner
 from transferkit.data.loader import ViewMaker
 from transferkit.data.preprocessing import Preprocessing
 from transferkit.errors import UserError, usage_error
-from transferkit.foreign_files import parse_json, require_regular
+from transferkit.files.foreign_files import parse_json, require_regular
 from transferkit.inference.deployed import METADATA
-from transferkit.inference.engine import Engine, open_session, torch_runner
 from transferkit.inference.weights_file import open_weights
-from transferkit.model_description import check_description
+from transferkit.runs.description import check_description
 from transferkit.units import parse_colour
 
 OPSET = 17

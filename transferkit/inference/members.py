@@ -12,11 +12,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from transferkit.backbones.engine import Engine
 from transferkit.config import Predict
 from transferkit.data.decode import DecodeError
 from transferkit.data.loader import ViewMaker, ahead
 from transferkit.errors import UserError, usage_error
-from transferkit.foreign_files import understood
+from transferkit.files.foreign_files import understood
 from transferkit.inference.calibration import softmax
 from transferkit.inference.dropout import (
     head_samples,
@@ -25,10 +26,9 @@ from transferkit.inference.dropout import (
     require_dropout,
     set_dropout_,
 )
-from transferkit.inference.engine import Engine
 from transferkit.inference.ood import Unlikeness, fit_unlikeness
 from transferkit.inference.predict import LoadedRun, head_logits, load_run, picture_engine
-from transferkit.run_folder import RunFolder
+from transferkit.runs.folder import RunFolder
 
 Floats = NDArray[np.float64]
 TTA_LEVEL = "light"

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from transferkit.backbones.create import blank_backbone
+from transferkit.backbones.engine import Engine, choose_engine, make_engine
 from transferkit.backbones.head import Classifier, HeadDesign, make_head
 from transferkit.backbones.models import least_parameters
 from transferkit.backbones.scratch import NETWORKS
@@ -19,8 +20,7 @@ from transferkit.data.decode import DecodeError
 from transferkit.data.loader import CLEAN, ViewMaker, ahead
 from transferkit.data.preprocessing import Preprocessing
 from transferkit.errors import UserError, usage_error
-from transferkit.inference.engine import Engine, choose_engine, make_engine
-from transferkit.run_folder import RunFolder
+from transferkit.runs.folder import RunFolder
 from transferkit.units import parse_colour
 
 BATCH = 64

@@ -12,13 +12,13 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
+from transferkit.backbones.folding import fold_, foldable_pairs
 from transferkit.backbones.head import Classifier
 from transferkit.backbones.structure import Structure
-from transferkit.exporting.batchnorm import fold_, foldable_pairs
-from transferkit.foreign_files import parse_json
+from transferkit.files.foreign_files import parse_json
 from transferkit.inference.deployed import DTYPES, METADATA, Deployed
 from transferkit.inference.predict import blank_classifier, refuse_larger
-from transferkit.model_description import check_description
+from transferkit.runs.description import check_description
 
 Tensors = dict[str, Tensor]
 

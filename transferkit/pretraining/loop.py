@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from transferkit import processes
 from transferkit.data.loader import ahead
 from transferkit.errors import UserError
-from transferkit.foreign_files import understood
+from transferkit.events import Event, Notice, PretrainingEpoch, Progress
+from transferkit.files.foreign_files import understood
 from transferkit.pretraining.method import Batch, Move, Phase
 from transferkit.pretraining.run import (
     Optimizers,
@@ -23,7 +24,6 @@ from transferkit.pretraining.run import (
 from transferkit.pretraining.views import PretrainingViews, View, as_batch
 from transferkit.stopping import between_steps
 from transferkit.training.divergence import Diverged, checked
-from transferkit.training.events import Event, Notice, PretrainingEpoch, Progress
 from transferkit.training.gradients import CLIPPINGS
 from transferkit.training.midway import is_time
 from transferkit.training.optimizers import make_optimizer, parameter_groups, set_rates

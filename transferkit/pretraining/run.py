@@ -9,10 +9,10 @@ import numpy as np
 import torch
 
 from transferkit.data.index import DatasetIndex
-from transferkit.foreign_files import understood
+from transferkit.files.foreign_files import understood
 from transferkit.pretraining.method import Method
 from transferkit.pretraining.views import PretrainingViews
-from transferkit.run_folder import RunFolder
+from transferkit.runs.folder import RunFolder
 from transferkit.training.midway import random_state, set_random_state
 from transferkit.training.schedules import Schedule
 

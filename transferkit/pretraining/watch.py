@@ -10,6 +10,7 @@ from torch import Tensor
 
 from transferkit.data.index import DatasetIndex
 from transferkit.evaluation.pretraining_plots import picture_rows
+from transferkit.events import Event, Notice
 from transferkit.pretraining.encoder import Encoder
 from transferkit.pretraining.features import (
     ProbeData,
@@ -22,8 +23,7 @@ from transferkit.pretraining.features import (
 )
 from transferkit.pretraining.method import Method
 from transferkit.pretraining.views import PretrainingViews
-from transferkit.run_folder import RunFolder
-from transferkit.training.events import Event, Notice
+from transferkit.runs.folder import RunFolder
 
 SHOWN = 8
 MOST_WATCHED, FEWEST_WATCHED, WATCHED_PART = 256, 32, 8

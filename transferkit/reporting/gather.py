@@ -19,7 +19,7 @@ from transferkit.evaluation.metrics import (
     confusion_matrix,
     most_confused_pairs,
 )
-from transferkit.run_folder import RunFolder
+from transferkit.runs.folder import RunFolder
 
 Row = Mapping[str, Any]
 

@@ -9,7 +9,7 @@ from typing import Any
 from transferkit.config import Config
 from transferkit.reporting.gather import changed_options
 from transferkit.reporting.page import render
-from transferkit.run_folder import RunFolder
+from transferkit.runs.folder import RunFolder
 
 CAPTIONS = {
     "curves": ("Curves", "Orange: the pictures learned from. Blue: pictures kept aside."),

@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from transferkit.backbones.engine import choose_engine, make_engine
 from transferkit.data.loader import CLEAN
-from transferkit.inference.engine import choose_engine, make_engine
 from transferkit.training.boundary_cache import CacheParts, part_name
 from transferkit.training.sources import DERIVATION_ROWS, Sources
 from transferkit.training.stages import StagePlan

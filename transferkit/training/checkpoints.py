@@ -9,8 +9,8 @@ from torch import Tensor
 
 from transferkit import processes
 from transferkit.errors import UserError
-from transferkit.foreign_files import ODD
-from transferkit.run_folder import CheckpointKind
+from transferkit.files.foreign_files import ODD
+from transferkit.runs.folder import CheckpointKind
 from transferkit.training.gradients import whole
 from transferkit.training.run import Run, RunState
 from transferkit.training.updates import Updater

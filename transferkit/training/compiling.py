@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from transferkit.errors import UserError
-from transferkit.training.events import Event, Notice
+from transferkit.events import Event, Notice
 
 TRIED = 3
 """Steps of each kind that "auto" compares, by the fastest of them."""

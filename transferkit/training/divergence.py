@@ -3,8 +3,8 @@
 import math
 
 from transferkit.errors import UserError
+from transferkit.events import Notice
 from transferkit.training.checkpoints import restore, save_last
-from transferkit.training.events import Notice
 from transferkit.training.run import Run
 from transferkit.training.stages import PlannedStage
 from transferkit.training.updates import Updater

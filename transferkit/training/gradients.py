@@ -46,7 +46,7 @@ def clip_adaptively_(parameters: Parameters, limit: float) -> bool:
     Source: Brock et al., "High-Performance Large-Scale Image Recognition Without Normalization",
     ICML 2021; timm's implementation.
     """
-    import transferkit.torchvision_ops  # noqa: F401  # isort: skip
+    import transferkit.timm_import  # noqa: F401  # isort: skip
     from timm.utils.agc import adaptive_clip_grad, unitwise_norm
 
     def exceeds(parameter: nn.Parameter, gradient: torch.Tensor) -> bool:

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from transferkit import processes
+from transferkit.events import Event, Notice
 from transferkit.training.averaging import copy_
-from transferkit.training.events import Event, Notice
 from transferkit.training.loop import validate
 from transferkit.training.run import Run, measured
 from transferkit.training.stages import PlannedStage

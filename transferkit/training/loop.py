@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from transferkit import processes
 from transferkit.backbones.devices import to_device
 from transferkit.backbones.norm_statistics import has_statistics, recalibrate
+from transferkit.events import EpochEnded, Event, Progress, StageEnded, StageStarted
 from transferkit.stopping import between_steps
 from transferkit.stopwatch import OUTSIDE
 from transferkit.training.averaging import EpochAverage, averaged
@@ -27,7 +28,6 @@ from transferkit.training.checkpoints import (
 )
 from transferkit.training.compiling import Forward, compiled
 from transferkit.training.divergence import Diverged, checked, halved, rewind
-from transferkit.training.events import EpochEnded, Event, Progress, StageEnded, StageStarted
 from transferkit.training.memory import shares
 from transferkit.training.midway import Tally, is_time, save_midway, take_up
 from transferkit.training.monitor import Monitor, loss_scale, watch

@@ -189,7 +189,7 @@ def make_optimizer(
 
 def timm_optimizer(name: str, groups: Groups, hyper: Mapping[str, float]) -> torch.optim.Optimizer:
     """Build one of timm's optimisers, which applies weight decay in its own way."""
-    import transferkit.torchvision_ops  # noqa: F401  # isort: skip
+    import transferkit.timm_import  # noqa: F401  # isort: skip
     from timm.optim import create_optimizer_v2
 
     optimizer: torch.optim.Optimizer = create_optimizer_v2(groups, opt=name, lr=1.0)
@@ -210,7 +210,7 @@ def hyperparameters_of(name: str) -> set[str]:
         if name not in OPTIMIZERS:
             raise ValueError(f"must be one of {', '.join(OPTIMIZERS)}, or timm:NAME")
         return set(OPTIMIZERS[name].hyper)
-    import transferkit.torchvision_ops  # noqa: F401  # isort: skip
+    import transferkit.timm_import  # noqa: F401  # isort: skip
     from timm.optim import get_optimizer_class, get_optimizer_info, list_optimizers
 
     name = name.removeprefix(TIMM)

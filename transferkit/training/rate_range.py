@@ -13,7 +13,7 @@ from scipy.ndimage import gaussian_filter1d
 from transferkit.backbones.devices import to_device
 from transferkit.data.loader import epoch_order, epoch_views
 from transferkit.errors import UserError
-from transferkit.training.events import Event, Progress
+from transferkit.events import Event, Progress
 from transferkit.training.monitor import Monitor
 from transferkit.training.optimizers import set_rates
 from transferkit.training.picks import batches

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from transferkit.backbones.head import Classifier
-from transferkit.run_folder import CheckpointKind, RunFolder
+from transferkit.runs.folder import CheckpointKind, RunFolder
 from transferkit.stopwatch import Seconds, Stopwatch
 from transferkit.training.budget import Budget
 from transferkit.training.material import Material

@@ -13,10 +13,11 @@ from torch import Tensor, nn
 
 from transferkit import processes
 from transferkit.backbones.chain import Chain
+from transferkit.backbones.engine import Engine, choose_engine, make_engine
 from transferkit.backbones.head import Classifier, FrozenTrunk
 from transferkit.data.kept import KeptPictures
 from transferkit.data.loader import CLEAN, ahead
-from transferkit.inference.engine import Engine, choose_engine, make_engine
+from transferkit.events import Event, Notice, Progress
 from transferkit.stopwatch import Stopwatch
 from transferkit.training.boundary_cache import (
     BoundaryCache,
@@ -26,7 +27,6 @@ from transferkit.training.boundary_cache import (
     part_name,
     weights_digest,
 )
-from transferkit.training.events import Event, Notice, Progress
 from transferkit.training.material import Material, Pick, Views, grouped
 from transferkit.training.stages import PlannedStage, StagePlan
 

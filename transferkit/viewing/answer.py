@@ -10,16 +10,16 @@ from typing import Any
 
 import numpy as np
 
-from transferkit.atomic_write import write_atomically
 from transferkit.config import Predict
 from transferkit.errors import UserError
+from transferkit.files.atomic_write import write_atomically
 from transferkit.inference.decide import Rules, make_rules
 from transferkit.inference.members import Member, open_members, read_files, sample_batch
 from transferkit.inference.rows import batch_rows
 from transferkit.inference.saliency import Run, choose_runs, overlay, saliency
 from transferkit.inference.uncertainty import measure
 from transferkit.reporting.thumbnails import data_uri
-from transferkit.run_folder import RunFolder
+from transferkit.runs.folder import RunFolder
 
 MEANINGS = {
     "entropy": "how unsure in all, in nats; 0 is certain",

@@ -12,7 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from transferkit.errors import UserError, usage_error
-from transferkit.strict_json import strict_json
+from transferkit.files.strict_json import strict_json
 from transferkit.viewing.gate import HEADERS, LOOPBACK, Refusal, refuse, refuse_upload
 
 MOST_CONNECTIONS = 64

@@ -1,0 +1,90 @@
+"""What is measured on the training pictures, against numpy over all of them at once."""
+
+from collections.abc import Generator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from transferkit.config import BackboneOptions, Config, Data, Training
+from transferkit.events import Event, Notice
+from transferkit.finetuning.first_pass import channel_statistics, shuffled_batches
+from transferkit.finetuning.session import Session, prepare
+
+MLP = BackboneOptions(name="mlp", image_size=24, width=4, depth=1)
+
+
+def finished(generator: Generator[Event, None, Any]) -> Any:
+    """Run a generator of events to its end and return what it returns."""
+    while True:
+        try:
+            next(generator)
+        except StopIteration as end:
+            return end.value
+
+
+def started(config: Config) -> tuple[Session, list[str]]:
+    events: list[Event] = []
+    session = prepare(config, events.append)
+    return session, [event.text for event in events if isinstance(event, Notice)]
+
+
+def test_mean_and_deviation_are_numpys_over_all_training_pixels(pictures: Path) -> None:
+    session, notices = started(Config(data=Data(pictures, normalize="dataset"), backbone=MLP))
+    files = sorted((pictures / "train").glob("*/*.png"))
+    opened = (Image.open(file).resize((24, 24), Image.Resampling.BICUBIC) for file in files)
+    pixels = np.stack([np.asarray(image, dtype=np.float64) for image in opened]) / 255
+    preprocessing = session.backbone.preprocessing
+    np.testing.assert_allclose(preprocessing.mean, pixels.mean((0, 1, 2)), rtol=1e-3)
+    np.testing.assert_allclose(preprocessing.std, pixels.std((0, 1, 2)), rtol=1e-3)
+    assert any(f"mean {preprocessing.mean[0]:.3f}" in text for text in notices)
+    material = session.sources.material
+    images = np.concatenate([batch.numpy() for batch in shuffled_batches(material, 0)])
+    scaled = session.classifier.normalize(torch.from_numpy(images)).numpy()
+    np.testing.assert_allclose(scaled.mean((0, 2, 3)), 0, atol=1e-5)
+    np.testing.assert_allclose(scaled.std((0, 2, 3)), 1, atol=1e-5)
+
+
+def test_none_leaves_values_of_0_to_1(pictures: Path) -> None:
+    config = Config(data=Data(pictures, normalize="none"), backbone=MLP)
+    session, _ = started(config)
+    images = next(shuffled_batches(session.sources.material, 0))
+    expected = images.numpy().astype(np.float32) / 255
+    np.testing.assert_array_equal(session.classifier.normalize(images).numpy(), expected)
+    usual, _ = started(replace(config, data=Data(pictures)))
+    keys = [each.sources._base_key(1) for each in (session, usual)]
+    assert keys[0] != keys[1]  # a cache of the one must not serve the other
+
+
+def test_a_channel_without_variance_is_not_divided_by_zero(tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        for k, name in enumerate(("a", "b")):
+            folder = tmp_path / split / name
+            folder.mkdir(parents=True)
+            for i in range(2):
+                Image.new("RGB", (24, 24), (0, 100 * k, 40 * i)).save(folder / f"{i}.png")
+    session, _ = started(Config(data=Data(tmp_path), backbone=MLP))
+    mean, deviation = finished(channel_statistics(session.sources.material))
+    assert mean == pytest.approx((0, 50 / 255, 20 / 255))
+    assert deviation == pytest.approx((1 / 255, 50 / 255, 20 / 255))
+
+
+def test_batches_are_mixed_equal_and_whole(pictures: Path) -> None:
+    session, _ = started(Config(data=Data(pictures), backbone=MLP, training=Training(seed=3)))
+    material = session.sources.material
+    labels = material.index.labels[material.train]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("transferkit.finetuning.first_pass.MOST_IN_BATCH", 5)
+        batches = [batch.numpy() for batch in shuffled_batches(material, 3)]
+        again = [batch.numpy() for batch in shuffled_batches(material, 3)]
+    assert [len(batch) for batch in batches] == [5, 5, 4, 4]
+    assert all(np.array_equal(a, b) for a, b in zip(batches, again, strict=True))
+    listed = [material.make((int(position), (0,)))[0] for position in material.train]
+    shown = np.concatenate(batches)
+    place = [next(i for i, view in enumerate(listed) if np.array_equal(view, v)) for v in shown]
+    assert sorted(place) == list(range(18))
+    assert all(len(set(labels[place[i : i + 5]])) > 1 for i in (0, 5))

@@ -1,0 +1,100 @@
+"""The end of a run: the best weights on the validation pictures, as `predict` will apply them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from transferkit.errors import UserError
+from transferkit.evaluation.bootstrap import bootstrap_intervals
+from transferkit.evaluation.metrics import Evaluation, evaluate_logits
+from transferkit.events import Event, Notice
+from transferkit.finetuning.session import Session
+from transferkit.inference.calibration import Calibration, calibrate, log_softmax, softmax
+from transferkit.inference.predict import (
+    features_of,
+    head_logits,
+    picture_engine,
+    prediction_row,
+)
+from transferkit.inference.uncertainty import entropy
+from transferkit.runs.folder import RunFolder
+from transferkit.training.cached_features import cached_features
+
+MOST_REFERENCES = 2000  # training pictures whose features a run keeps
+
+
+@dataclass(frozen=True)
+class Validation:
+    """What validation says: the metrics, with the temperature applied, and the calibration."""
+
+    evaluation: Evaluation
+    calibration: Calibration
+
+
+def validate(session: Session, folder: RunFolder, show: Callable[[Event], None]) -> Validation:
+    """Run the model on every validation picture; write predictions, logits and calibration.
+
+    Raises UserError when a picture can no longer be read.
+    """
+    material, index = session.sources.material, session.index
+    reference = spread_over_classes(index.labels, material.train)
+    show(Notice(f"keeping features of {len(reference)} training pictures, to know unlike ones"))
+    features, known = features_at(session, np.concatenate([material.val, reference])).split(
+        [len(material.val), len(reference)]
+    )  # (N, D), (M, D)
+    folder.save_reference(
+        {"features": known.half(), "labels": torch.from_numpy(index.labels[reference])}
+    )
+    logits = head_logits(session.classifier, features)  # (N, K)
+    labels = torch.from_numpy(index.labels[material.val])  # (N,)
+    folder.save_validation({"logits": logits, "labels": labels, "features": features.half()})
+    calibration = calibrate(logits, labels)
+    folder.write_json("calibration", calibration.to_dict())
+    probabilities = softmax(logits, calibration.temperature)
+    surprise = entropy(probabilities)
+    predictions = []
+    for n, position in enumerate(material.val):
+        truth = index.classes[int(labels[n])]
+        row = prediction_row(index.paths[position], probabilities[n], index.classes, 3)
+        path, error = row.pop("path"), row.pop("error")
+        row |= {"entropy": round(float(surprise[n]), 6), "error": error}
+        predictions.append({"path": path, "truth": truth} | row)
+    folder.write_predictions(predictions)
+    logs = log_softmax(logits, calibration.temperature)
+    evaluation = evaluate_logits(logs, labels, index.classes).with_intervals(
+        bootstrap_intervals(logs, labels.numpy())
+    )
+    return Validation(evaluation, calibration)
+
+
+def features_at(session: Session, positions: np.ndarray) -> Tensor:
+    """Return features (M, D) of training and validation pictures at these positions of the index.
+
+    From the caches of the run where these fit the final weights, else from the pictures.
+    """
+    session.classifier.eval()
+    features = cached_features(session.sources, session.used_plan, positions)
+    return read_features(session, positions) if features is None else features
+
+
+def read_features(session: Session, positions: np.ndarray) -> Tensor:
+    """Return features (M, D) of the pictures at these positions of the index, as `predict` does."""
+    maker, index = session.sources.material.maker, session.index
+    wanted, device = session.config.device.engine, session.fabric.device
+    engine = picture_engine(session.classifier, maker, len(positions), wanted, device)
+    rows = []
+    for file, features, reason in features_of(engine, maker, map(index.file, positions.tolist())):
+        if features is None:
+            raise UserError(f"{file} can no longer be read: {reason}", "", "restore it, --resume")
+        rows.append(features)
+    return torch.stack(rows)
+
+
+def spread_over_classes(labels: np.ndarray, positions: np.ndarray) -> np.ndarray:
+    """Return at most `MOST_REFERENCES` of the positions, each class in its share."""
+    ordered = positions[np.argsort(labels[positions], kind="stable")]
+    count = min(MOST_REFERENCES, len(ordered))
+    return ordered[np.linspace(0, len(ordered) - 1, count).round().astype(int)]

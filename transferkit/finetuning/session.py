@@ -1,0 +1,281 @@
+"""From a configuration to a run that can start: pictures, backbone, head, chain, plan, caches."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from transferkit import processes
+from transferkit.backbones.chain import Chain, find_chain
+from transferkit.backbones.create import Backbone
+from transferkit.backbones.head import Classifier
+from transferkit.backbones.recompute import recompute
+from transferkit.backbones.synchronized import synchronize_
+from transferkit.config import Config
+from transferkit.data.addresses import address_of, fetch
+from transferkit.data.index import DatasetIndex, ScanOptions, scan
+from transferkit.data.loader import ViewMaker
+from transferkit.errors import usage_error
+from transferkit.events import Event, Notice, Progress
+from transferkit.files.cache_dir import default_cache_dir
+from transferkit.finetuning.first_pass import Channels, channel_statistics, recalibrate_batchnorm
+from transferkit.runs.folder import RunFolder
+from transferkit.stopwatch import Stopwatch
+from transferkit.training.budget import Budget
+from transferkit.training.fabric import make_fabric
+from transferkit.training.material import Material
+from transferkit.training.memory import batch_size_for, refuse_more_classes
+from transferkit.training.network import (
+    check_network,
+    make_backbone,
+    make_classifier,
+    make_structure,
+    random_images,
+    reinitialize_above,
+    start_notices,
+    take_scale,
+)
+from transferkit.training.run import Run
+from transferkit.training.settings import loop_settings
+from transferkit.training.sharded import refuse_old_torch
+from transferkit.training.sources import CacheSettings, Sources
+from transferkit.training.stages import StagePlan, column_finder, make_plan
+from transferkit.training.supervised import Objective, balanced_class_weights
+from transferkit.units import parse_bytes, parse_colour
+
+CACHED_VIEWS = 2400
+"""Views to compute in all when caching, if the pictures are few; at least 3, at most 8 for each."""
+
+
+@dataclass
+class Session:
+    """A configuration turned into objects. watch: counts the time from the start of the command.
+
+    budget: of time, once it is planned; None without one.
+    """
+
+    config: Config
+    index: DatasetIndex
+    backbone: Backbone
+    classifier: Classifier
+    chain: Chain
+    plan: StagePlan
+    sources: Sources
+    fabric: Any
+    watch: Stopwatch
+    budget: Budget | None = None
+
+    def column_of(self, name: str) -> int:
+        """Return the plan's column of a parameter or module of the classifier."""
+        return self._finder(name)
+
+    @property
+    def used_plan(self) -> StagePlan:
+        """The stages that caches are made for: all of the plan, or those a budget begins with."""
+        if self.budget is None:
+            return self.plan
+        pairs = zip(self.plan.stages, self.budget.epochs, strict=True)
+        return replace(self.plan, stages=tuple(stage for stage, epochs in pairs if epochs))
+
+    def __post_init__(self) -> None:
+        self._finder = column_finder([group.modules for group in self.chain.groups])
+
+
+def prepare(
+    config: Config, show: Callable[[Event], None], watch: Stopwatch | None = None
+) -> Session:
+    """Read the pictures, build the model and its plan; progress and notices go to `show`."""
+    check_network(config)
+    watch = watch or Stopwatch()
+    refuse_sharing(config)
+    if address_of(config.data.path or ""):
+        with watch.on("fetch"):
+            fetch([config.data.path], show)
+    with watch.on("scan"):
+        index = processes.from_first(scan_pictures, config, show)
+    refuse_more_classes(len(index.classes), len(index.of_split("val")))
+    if len(index.of_split("train")) < processes.count():
+        raise usage_error(f"fewer training pictures than {processes.count()} processes")
+    config = with_batch_size(config, index)
+    with watch.on("backbone"):
+        return build(config, index, show, watch)
+
+
+def refuse_sharing(config: Config) -> None:
+    """Raise a usage error where several processes cannot share the batches of a run."""
+    number, training = processes.count(), config.training
+    if number == 1:
+        return
+    if training.budget is not None:
+        remedy = "name stages and epochs: --stages"
+        raise usage_error(f"--budget runs in one process, not in {number}", "", remedy)
+    if training.lr == "auto":
+        remedy = "find the rate before: transferkit find-lr"
+        raise usage_error(f"--lr auto runs in one process, not in {number}", "", remedy)
+    if training.batch_size == "auto" or training.accumulate not in (None, 1):
+        what = "--batch-size auto and --accumulate run in one process"
+        raise usage_error(
+            f"{what}, not in {number}", "", "each takes a part of every batch already"
+        )
+    if training.batch_size < number:
+        raise usage_error(f"--batch-size {training.batch_size} is too small for {number} processes")
+    if config.device.strategy == "fsdp":
+        refuse_old_torch()
+
+
+def build(
+    config: Config, index: DatasetIndex, show: Callable[[Event], None], watch: Stopwatch
+) -> Session:
+    """Build the model for the pictures of an index, its plan, and what it trains on."""
+    fabric = make_fabric(config)
+    backbone = make_backbone(config, config.backbone.pretrained, config.backbone.weights)
+    with watch.on("pictures"):
+        for event in set_normalization(config, index, backbone):
+            show(event)
+    classifier = make_classifier(config, backbone, len(index.classes))
+    classifier.to(fabric.device)
+    classifier.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    chain = find_chain(backbone.model, random_images(backbone).to(fabric.device))
+    reinitialize_above(config, backbone, chain.groups)
+    if config.training.checkpoint_activations:
+        recompute(backbone.model, [path for group in chain.groups[1:] for path in group.modules])
+    processes.copy_first_(classifier)
+    synchronize_(classifier)
+    if not chain.verified:
+        backbone.notices.append(f"no cut inside {backbone.name} ({chain.reason}): trains live")
+    for notice in (*map(Notice, backbone.notices), *start_notices(config, backbone)):
+        show(notice)
+    plan = make_plan(config, [group.name for group in chain.groups])
+    material = make_material(config, index, backbone)
+    architecture = f"{backbone.name} {make_structure(config.backbone)}"
+    sources = Sources(
+        classifier, chain, material, cache_settings(config), fabric.device, architecture, watch
+    )
+    return Session(config, index, backbone, classifier, chain, plan, sources, fabric, watch)
+
+
+def recalibrate(session: Session, show: Callable[[Event], None]) -> None:
+    """Measure batch-norm statistics on the training pictures, if that is wanted.
+
+    A resumed run does so again: what no stage trains is in no checkpoint.
+    """
+    training = session.config.training
+    if training.batchnorm != "recalibrate":
+        return
+    device, material = session.fabric.device, session.sources.material
+    with session.watch.on("batch-norm statistics"):
+        for event in recalibrate_batchnorm(session.classifier, material, device, training.seed):
+            show(event)
+
+
+def make_run(session: Session, folder: RunFolder) -> Run:
+    """Put together what the loop needs; the classifier is as it starts."""
+    config = session.config
+    weights = None
+    if config.data.balance == "loss":
+        labels = session.index.labels[session.sources.material.train]
+        weights = balanced_class_weights(labels, len(session.index.classes))
+    objective = Objective(
+        config.training.label_smoothing, weights, config.augment.mixup, config.augment.cutmix
+    )
+    run = Run(
+        session.classifier,
+        session.plan,
+        session.sources,
+        objective,
+        loop_settings(config),
+        session.fabric,
+        folder,
+        session.column_of,
+        budget=session.budget,
+    )
+    if run.settings.rules.penalties.l2_sp:
+        kept = config.backbone.reuse_blocks or len(session.plan.groups)
+        run.pretrained = {
+            name: parameter.detach().clone()
+            for name, parameter in session.classifier.named_parameters()
+            if session.column_of(name) < kept
+        }
+    return run
+
+
+def with_batch_size(config: Config, index: DatasetIndex) -> Config:
+    """Put a number in the place of `batch_size = "auto"`; parts are then made as needed, too."""
+    training = config.training
+    if training.batch_size != "auto":
+        return config
+    size = batch_size_for(len(index.of_split("train")))
+    parts = "auto" if training.accumulate is None else training.accumulate
+    return replace(config, training=replace(training, batch_size=size, accumulate=parts))
+
+
+def scan_pictures(config: Config, show: Callable[[Event], None]) -> DatasetIndex:
+    """Scan the data set that the configuration names; its warnings become notices."""
+    data = config.data
+    if data.path is None and data.manifest is None:
+        raise usage_error(
+            "no pictures given",
+            "",
+            "name a folder: transferkit finetune my_pictures/, or a table: --manifest my.csv",
+        )
+    options = ScanOptions(
+        manifest=data.manifest,
+        val_fraction=data.val_fraction,
+        seed=config.training.seed,
+        strict=data.strict,
+        exclude=data.exclude,
+        max_pixels=data.max_pixels,
+        allow_outside=data.allow_outside,
+    )
+    index = scan(data.path, options, lambda done, total: show(Progress("pictures", done, total)))
+    for warning in index.warnings:
+        show(Notice(warning, warning=True))
+    return index
+
+
+def set_normalization(config: Config, index: DatasetIndex, backbone: Backbone) -> Iterator[Event]:
+    """Give the backbone another mean and deviation of its input, if that is wanted."""
+    if config.data.normalize == "backbone":
+        yield from take_scale(backbone, config.backbone.weights)
+        return
+    mean: Channels = (0.0, 0.0, 0.0)
+    deviation: Channels = (1.0, 1.0, 1.0)
+    of = "none: values 0 to 1"
+    if config.data.normalize == "dataset":
+        mean, deviation = yield from channel_statistics(make_material(config, index, backbone))
+        shown = (", ".join(f"{value:.3f}" for value in values) for values in (mean, deviation))
+        of = "mean {}, deviation {} of the training pictures".format(*shown)
+    backbone.preprocessing = replace(backbone.preprocessing, mean=mean, std=deviation)
+    yield Notice(f"input normalisation: {of}")
+
+
+def make_material(config: Config, index: DatasetIndex, backbone: Backbone) -> Material:
+    """Decide how many views each training picture has, and how they are made."""
+    augment = config.augment
+    maker = ViewMaker(
+        backbone.preprocessing,
+        augment.level,
+        augment.flip,
+        config.training.seed,
+        parse_colour(config.data.background),
+        config.data.max_pixels,
+    )
+    if augment.level == "none":
+        return Material(index, maker, num_views=1, live_views=1)
+    if augment.views is not None:
+        count = augment.views + 1
+        return Material(index, maker, num_views=count, live_views=count)
+    varied = min(8, max(3, CACHED_VIEWS // len(index.of_split("train")) - 1))
+    return Material(index, maker, num_views=varied + 1, live_views=None)
+
+
+def cache_settings(config: Config) -> CacheSettings:
+    """Resolve where caches lie and how large they may be."""
+    return CacheSettings(
+        root=(config.cache.dir or default_cache_dir()).expanduser(),
+        budget_bytes=parse_bytes(config.cache.budget),
+        dtype=config.cache.dtype,
+        engine=config.device.engine,
+        enabled=config.cache.enabled,
+    )

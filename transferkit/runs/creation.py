@@ -1,0 +1,82 @@
+"""Where a new run goes: a folder of its own, which holds nothing else."""
+
+import errno
+import re
+from datetime import datetime
+from pathlib import Path
+
+from transferkit.errors import UserError, usage_error
+from transferkit.files.atomic_write import disk_error, write_atomically
+from transferkit.runs.folder import BEGINNINGS, LOG, RECIPE, RunFolder
+
+TRIED = "write_test"
+DESCRIPTIONS = {"data.json": "fingerprint", "budget.json": "costs"}
+"""What is written before the recipe -> a key by which it is known as ours."""
+
+
+def create_run(path: Path) -> RunFolder:
+    """Make the folder of a new run, with its parents.
+
+    Raises UserError: exit code 2 when `path` is a file or a folder with something in it, 1 when
+    it cannot be made or written to (tried with a real file).
+    """
+    run = RunFolder(path)
+    try:
+        if path.exists() and not path.is_dir():
+            raise usage_error(f"{path} is a file, not a folder", remedy="choose another --out")
+        if path.is_dir():
+            _clear(path)
+        missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+        run = RunFolder(path, tuple(reversed(missing)))
+        path.mkdir(parents=True, exist_ok=True)
+        write_atomically(path / TRIED, lambda file: file.write(b"\0"))
+        (path / TRIED).unlink()
+    except OSError as error:
+        run.discard_unstarted()
+        if error.errno == errno.ENAMETOOLONG:
+            raise disk_error(path, error) from None
+        what = f"cannot make the run folder {path}: {error.strerror or error}"
+        raise UserError(what, remedy="choose another place with --out") from error
+    return run
+
+
+def default_run_path(parent: Path, data_name: str, now: datetime) -> Path:
+    """Return a path that does not exist yet, e.g. runs/2026-11-23T14-02-11-flowers."""
+    label = re.sub(r"[^\w.-]+", "-", data_name).strip("-.")[:60] or "data"
+    first = parent / f"{now:%Y-%m-%dT%H-%M-%S}-{label}"
+    path, count = first, 1
+    while path.exists():
+        count += 1
+        path = first.with_name(f"{first.name}-{count}")
+    return path
+
+
+def _clear(path: Path) -> None:
+    """Remove what a run left that ended before it began.
+
+    It could not clean up on a disk that had just turned read-only, or was killed. Without a recipe,
+    which is written last, nothing can be taken up from it.
+    """
+    names = {file.name for file in path.iterdir()}
+    temporary = {f".{name}.tmp" for name in (*BEGINNINGS, TRIED)}
+    described = names & set(DESCRIPTIONS)
+    if not names <= {*DESCRIPTIONS, TRIED, *temporary, *([LOG] if described else [])}:
+        raise _occupied(path)
+    for name in described:
+        try:
+            known = RunFolder(path).read_json(name)
+        except UserError:
+            known = None
+        if not isinstance(known, dict) or DESCRIPTIONS[name] not in known:
+            raise _occupied(path)  # a file of somebody else with that name
+    for name in names:
+        (path / name).unlink()
+
+
+def _occupied(path: Path) -> UserError:
+    if (path / RECIPE).exists():
+        return usage_error(
+            f"{path} already holds a run",
+            remedy=f"continue it with --resume {path}, or choose another --out",
+        )
+    return usage_error(f"{path} is not empty", remedy="choose another --out, or an empty folder")

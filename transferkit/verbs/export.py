@@ -1,0 +1,284 @@
+"""The verb `export`: a run's model as a file for other programs, compared with the original."""
+
+import copy
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from transferkit.backbones.engine import TOLERANCE, torch_runner
+from transferkit.backbones.folding import fold_batchnorm
+from transferkit.data.index import DatasetIndex
+from transferkit.data.loader import CLEAN, ViewMaker, ahead, epoch_order
+from transferkit.errors import UserError, usage_error
+from transferkit.events import Event, Notice
+from transferkit.exporting.compare import Comparison, compare
+from transferkit.exporting.formats import (
+    FORMATS,
+    Files,
+    onnx_bytes,
+    openvino_files,
+    require_openvino,
+    with_metadata,
+)
+from transferkit.exporting.int8 import BATCH, quantized
+from transferkit.exporting.sparsity import pruned, zeros
+from transferkit.files.atomic_write import disk_error, write_atomically
+from transferkit.finetuning.session import scan_pictures
+from transferkit.inference.deployed import DTYPES, Deployed
+from transferkit.inference.exported import OPENERS, open_exported
+from transferkit.inference.predict import LoadedRun, load_run
+from transferkit.inference.weights_file import REBUILDS
+from transferkit.recipes.reading import config_of
+from transferkit.runs.folder import MODEL, open_run
+from transferkit.training.picks import batches
+
+TRAINING_BATCH = 32
+
+Show = Callable[[Event], None]
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """What to export. data: labelled pictures to compare on; None: those of the run.
+
+    fold_batchnorm: None is what is usual for the format. max_accuracy_drop: 0..1; a model that
+    loses more is not kept. pictures: at most so many validation pictures are compared, and
+    calibration_pictures of training calibrate. sparsity, sparse_epochs: see `pruned`; 0 is off.
+    """
+
+    format: str = "onnx"
+    precision: str = "fp32"
+    fold_batchnorm: bool | None = None
+    max_accuracy_drop: float = 0.015
+    data: Path | None = None
+    pictures: int = 300
+    calibration_pictures: int = 96
+    sparsity: float = 0.0
+    sparse_epochs: int = 0
+
+    @property
+    def folds(self) -> bool:
+        """Whether batch norms are folded."""
+        usual = FORMATS[self.format].folds
+        return usual if self.fold_batchnorm is None else self.fold_batchnorm
+
+
+def export(
+    run: Path, output: Path | None, options: ExportOptions, show: Show
+) -> tuple[Path, Comparison]:
+    """Write a run's model, load it back, compare, and keep it only if it is good enough.
+
+    output: the file to write; None: RUN/exports/model[-PRECISION][-sparse].SUFFIX.
+    Raises UserError for what the format cannot do, and when too much accuracy is lost.
+    """
+    suffix = refuse_combinations(options, output)
+    folder = open_run(run)
+    loaded = load_run(folder)
+    config = config_of(folder)
+    if options.data is not None:
+        config = replace(config, data=replace(config.data, path=options.data, manifest=None))
+    index = scan_pictures(config, show)
+    if index.classes != loaded.classes:
+        raise usage_error(
+            "the pictures have other classes than the model",
+            f"{', '.join(index.classes[:10])} against {', '.join(loaded.classes[:10])}",
+            "name the right folder with --data",
+        )
+    images, labels = views(index, loaded.maker, "val", options.pictures)
+    original = torch_runner(copy.deepcopy(loaded.classifier), torch.device("cpu"))
+    if options.sparsity:
+        augmentation = (config.augment.level, config.augment.flip)
+        loaded = thinned_out(loaded, index, options, augmentation, show)
+    files = made_files(loaded, index, options, images[:2], show)
+    kinds = [] if options.precision == "fp32" else [options.precision]
+    kinds += ["sparse"] if options.sparsity else []
+    target = output or run / "exports" / f"{'-'.join(['model', *kinds])}{suffix}"
+    before = (run / MODEL).stat().st_size
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with waiting_room(target) as waiting:
+            for end, data in files.items():
+                path = (waiting / target.name).with_suffix(end)
+                write_atomically(path, lambda file, data=data: file.write(data))  # type: ignore[misc]
+            back = open_exported(waiting / target.name, trusted=True)
+            sizes = (before, sum(map(len, files.values())))
+            result = compare(original, back.engine.run, images, labels, sizes)
+            if options.sparsity:
+                result = replace(result, sparsity=zeros(loaded.classifier))
+            refuse_losses(result, options)
+            for end in files:
+                os.replace((waiting / target.name).with_suffix(end), target.with_suffix(end))
+    except OSError as error:
+        raise disk_error(target.parent, error) from error
+    return target, result
+
+
+@contextmanager
+def waiting_room(target: Path) -> Iterator[Path]:
+    """Make a folder beside a file for its first draft, and take it away in the end.
+
+    Its name is fixed, so that what a killed process left behind goes with the next export.
+    """
+    folder = target.with_name(f".{target.name}.draft")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def refuse_combinations(options: ExportOptions, output: Path | None) -> str:
+    """Raise a usage error for what a format cannot do, before anything is read.
+
+    Return how the name of such a file ends.
+    """
+    known = FORMATS[options.format].precisions
+    if options.precision not in known:
+        raise usage_error(
+            f"--format {options.format} has no --precision {options.precision}",
+            f"it has: {', '.join(known)}",
+        )
+    if options.sparsity and not FORMATS[options.format].sparse:
+        raise usage_error(
+            f"--sparsity has no effect with --format {options.format}",
+            "it stores zeros in full, and its kernels compute with them",
+            "choose --format safetensors",
+        )
+    if options.sparse_epochs and not options.sparsity:
+        raise usage_error("--sparse-epochs has no effect without --sparsity")
+    if options.format == "openvino":
+        require_openvino()
+    suffix = next(end for end, (name, _) in OPENERS.items() if name == options.format)
+    if output is not None and output.suffix != suffix:
+        raise usage_error(f"--output {output}: the name must end in {suffix}")
+    return suffix
+
+
+def refuse_losses(result: Comparison, options: ExportOptions) -> None:
+    """Raise UserError when the exported model is worse than was allowed."""
+    if result.accuracy_drop > options.max_accuracy_drop:
+        raise UserError(
+            f"not exported: accuracy falls from {result.accuracy_before:.1%} to "
+            f"{result.accuracy_after:.1%} on {result.pictures} pictures",
+            f"that is {100 * result.accuracy_drop:.1f} points; "
+            f"--max-accuracy-drop allows {100 * options.max_accuracy_drop:.1f}",
+            "choose a lower --sparsity, more --sparse-epochs, or allow more"
+            if options.sparsity
+            else "choose a higher --precision, or allow more",
+        )
+    exact = options.precision == "fp32" and not options.sparsity
+    if exact and not result.relative_difference <= TOLERANCE:
+        raise UserError(
+            "not exported: the exported model computes something else",
+            f"its outputs differ by {result.relative_difference:.1e} of the largest",
+            "try another --format, or --no-fold-batchnorm",
+        )
+
+
+def made_files(
+    loaded: LoadedRun, index: DatasetIndex, options: ExportOptions, example: Tensor, show: Show
+) -> Files:
+    """Return the exported model: suffix -> bytes."""
+    network = Deployed(copy.deepcopy(loaded.classifier), torch.float32).eval()
+    folded = 0
+    if options.folds:
+        made, folded = fold_batchnorm(network, example)
+        network = made  # type: ignore[assignment]
+        if not folded:
+            show(Notice("no batch norm could be folded"))
+    about = description(loaded, options, folded)
+    if options.precision != "int8":
+        dtype = DTYPES[options.precision]
+        network = Deployed(network.classifier, dtype).eval()
+        return FORMATS[options.format].write(network, example, about)
+    calibration, _ = views(index, loaded.maker, "train", options.calibration_pictures)
+    if len(calibration) < BATCH:
+        raise usage_error(f"int8 needs {BATCH} training pictures, there are {len(calibration)}")
+    model = quantized(onnx_bytes(network, example, about), calibration.numpy())
+    data = with_metadata(model, about)
+    return {".onnx": data} if options.format == "onnx" else openvino_files(data, about, False)
+
+
+def thinned_out(
+    loaded: LoadedRun,
+    index: DatasetIndex,
+    options: ExportOptions,
+    augmentation: tuple[str, bool],
+    show: Show,
+) -> LoadedRun:
+    """Return the model with its smallest weights at zero, trained on for `sparse_epochs`.
+
+    augmentation: level and flip of the varied views that it trains on.
+    """
+    level, flip = augmentation
+    maker = replace(loaded.maker, level=level, flip=flip)
+    train = index.of_split("train")
+    if options.sparse_epochs and len(train) < 2:
+        raise usage_error("--sparse-epochs needs training pictures", "", "name others with --data")
+    count = len(batches(train, TRAINING_BATCH))
+
+    def batches_of(epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        order = epoch_order(index.labels[train], "none", 0, epoch)
+        picks = batches(train[order], TRAINING_BATCH)
+
+        def one(position: int) -> np.ndarray:
+            file = index.file(position)
+            return maker.views(file, position, (epoch + 1 if level != "none" else CLEAN,))
+
+        made = ahead(one, (int(position) for pick in picks for position in pick))
+        for pick in picks:
+            images = np.concatenate([next(made) for _ in pick])
+            yield torch.from_numpy(images), torch.from_numpy(index.labels[pick])
+
+    events = pruned(loaded.classifier, options.sparsity, options.sparse_epochs, count, batches_of)
+    while True:
+        try:
+            show(next(events))
+        except StopIteration as end:
+            return replace(loaded, classifier=end.value)
+
+
+def description(loaded: LoadedRun, options: ExportOptions, folded: int) -> dict[str, Any]:
+    """Return what an exported model says of itself: all that is needed to use it."""
+    names = ("classes", "preprocessing", "background", "max_pixels", "backbone", "license")
+    more = {}
+    if options.format == "safetensors":  # the others hold the network itself
+        more = {"network": {name: loaded.description[name] for name in REBUILDS}}
+    return {
+        **{name: loaded.description[name] for name in names},
+        **more,
+        "temperature": loaded.temperature,
+        "precision": options.precision,
+        "folded_batchnorms": folded,
+        "sparsity": options.sparsity,
+        "input": "images: uint8 (N, 3, H, W), RGB 0..255, resized as preprocessing says",
+        "output": "logits: float32 (N, K); probabilities are softmax(logits / temperature)",
+        "transferkit": version("transferkit"),
+    }
+
+
+def views(index: DatasetIndex, maker: ViewMaker, split: str, most: int) -> tuple[Tensor, Tensor]:
+    """Return the clean views (N, 3, H, W) uint8 and labels (N,) of a split, evenly thinned out."""
+    every = index.of_split(split)
+    if not len(every):
+        raise usage_error(f"there are no {split} pictures", "", "name others with --data")
+    count = min(most, len(every))
+    chosen = every[np.linspace(0, len(every) - 1, count).round().astype(int)]
+    files = [index.file(int(position)) for position in chosen]
+    made = list(ahead(lambda file: maker.views(file, 0, (CLEAN,)), files))
+    return torch.from_numpy(np.concatenate(made)), torch.from_numpy(index.labels[chosen])
+
+
+def to_dict(path: Path, result: Comparison) -> dict[str, Any]:
+    """Return the outcome for --json."""
+    return {"output": path, **asdict(result), "accuracy_drop": result.accuracy_drop}

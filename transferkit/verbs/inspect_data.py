@@ -1,0 +1,38 @@
+"""The verb `inspect`: what a data set holds and what is wrong with it."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from transferkit.data.addresses import fetch
+from transferkit.data.index import ScanOptions, scan
+from transferkit.data.inspect import Inspection, inspect
+from transferkit.events import Event, Progress
+from transferkit.files.atomic_write import disk_error, write_atomically
+from transferkit.files.strict_json import strict_json
+from transferkit.redaction import redacted
+
+
+def inspect_data(
+    data: Path | None,
+    manifest: Path | None,
+    output: Path | None,
+    strict: bool,
+    show: Callable[[Event], None],
+    allow_outside: bool = False,
+) -> tuple[Inspection, Path]:
+    """Scan and inspect a data set; write the findings as JSON and return them with the file.
+
+    output: the file; None makes inspection-<name>.json in the current folder. allow_outside: see
+    `transferkit.data.manifest.read_manifest`.
+    """
+    options = ScanOptions(manifest=manifest, strict=strict, allow_outside=allow_outside)
+    fetch([data], show)
+    index = scan(data, options, lambda done, total: show(Progress("pictures", done, total)))
+    found = inspect(index)
+    path = output or Path(f"inspection-{(data or manifest or Path('data')).resolve().stem}.json")
+    text = redacted(strict_json(found.to_dict(), indent=2)) + "\n"
+    try:
+        write_atomically(path, lambda file: file.write(text.encode()))
+    except OSError as error:
+        raise disk_error(path.parent, error) from error
+    return found, path

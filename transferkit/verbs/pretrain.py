@@ -1,0 +1,388 @@
+"""The verb `pretrain`: from pictures without labels to a run folder with a backbone."""
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from transferkit import processes
+from transferkit.backbones.create import Backbone
+from transferkit.backbones.synchronized import synchronize_
+from transferkit.config import Config
+from transferkit.data.addresses import fetch
+from transferkit.data.index import DatasetIndex, ScanOptions, scan
+from transferkit.data.kept import KeptPictures
+from transferkit.data.unlabeled import scan_unlabeled
+from transferkit.errors import usage_error
+from transferkit.evaluation.pretraining_plots import feature_map, filters, pretraining_curves
+from transferkit.events import Event, Notice, PretrainingEpoch, Progress
+from transferkit.pretraining.encoder import Encoder
+from transferkit.pretraining.features import ProbeData, features_of
+from transferkit.pretraining.loop import fit, split_epochs
+from transferkit.pretraining.method import Method
+from transferkit.pretraining.methods import METHODS, refuse_sharing
+from transferkit.pretraining.run import (
+    PretrainingRun,
+    PretrainingSettings,
+    PretrainingState,
+    continue_run,
+)
+from transferkit.pretraining.sizes import fit_size
+from transferkit.pretraining.summary import PretrainingSummary
+from transferkit.pretraining.views import PretrainingViews
+from transferkit.pretraining.watch import Watch
+from transferkit.recipes.reading import config_of, to_toml
+from transferkit.runs.creation import default_run_path
+from transferkit.runs.folder import RunFolder, open_run
+from transferkit.runs.life import (
+    absolute_paths,
+    new_run,
+    refuse_among_pictures,
+    require_same_pictures,
+    working_on,
+)
+from transferkit.training.fabric import make_fabric
+from transferkit.training.network import make_backbone, make_structure, take_scale
+from transferkit.training.optimizers import hyperparameters_of
+from transferkit.training.schedules import make_schedule
+from transferkit.training.settings import update_rules
+from transferkit.units import parse_colour, parse_duration
+from transferkit.verbs.report import write_report
+
+Show = Callable[[Event], None]
+COMMAND = "pretrain"
+TASK = "pretraining"
+EPOCHS = 100
+SMALLEST_HOLDOUT = 0.01
+"""Share of each class of a labelled set that is kept aside even with --holdout 0."""
+MOST_ON_MAP = 200
+
+
+@dataclass
+class PretrainingSession:
+    """A configuration turned into objects."""
+
+    config: Config
+    index: DatasetIndex
+    backbone: Backbone
+    encoder: Encoder
+    method: Method
+    views: PretrainingViews
+    fabric: Any
+    probe: ProbeData | None
+
+
+def pretrain(config: Config, out: Path | None, show: Show) -> PretrainingSummary:
+    """Learn as configured, in a new run folder, and return what came out.
+
+    out: the folder to make; None makes one below runs/ with the time and the pictures' name.
+    """
+    pictures = pictures_of(config)
+    name = f"{pictures.resolve().stem}-{config.pretraining.method}"
+    path = processes.agreed(out or default_run_path(Path("runs"), name, datetime.now()))
+    refuse_among_pictures(path, replace(config, data=replace(config.data, path=pictures)))
+    with new_run(path) as folder:
+        session = prepare(absolute_paths(config), show)
+        processes.from_first(describe, session, folder)
+        return train(session, folder, show)
+
+
+def describe(session: PretrainingSession, folder: RunFolder) -> None:
+    """Write what a run needs to be taken up again."""
+    folder.write_json("data", data_description(session))
+    folder.write_recipe(to_toml(session.config))  # last: with it, the run can be taken up
+
+
+def resume(path: Path, show: Show) -> PretrainingSummary:
+    """Continue an interrupted run; without a budget it ends as an uninterrupted one would have.
+
+    Raises UserError when the pictures are no longer the same.
+    """
+    folder = open_run(path)
+    known = folder.read_json("data")
+    if not isinstance(known, dict) or known.get("task") != TASK:
+        raise usage_error(
+            f"{path} is no pretraining run", "", f"transferkit finetune --resume {path}"
+        )
+    session = prepare(config_of(folder), show)
+    require_same_pictures(known, session.index, path, COMMAND)
+    return train(session, folder, show)
+
+
+def prepare(config: Config, show: Show) -> PretrainingSession:
+    """Read the pictures and build the networks; progress and notices go to `show`."""
+    data, options = config.data, config.pretraining
+    if config.device.precision == "16":
+        raise usage_error("--precision 16 is not for pretraining", "", "use bf16 or 32")
+    kind = METHODS[options.method]
+    refuse_sharing(options, processes.count())
+    fetch([data.path, options.probe, options.aux], show)
+    fabric = make_fabric(config)
+    probe_index = processes.from_first(scan_probe, config, show)
+    index = processes.from_first(scan_pictures, config, show)
+    config, resized = fit_size(config, index)
+    backbone = make_backbone(config, options.init == "pretrained", config.backbone.weights)
+    for scale in take_scale(backbone, config.backbone.weights):
+        show(scale)
+    if resized:
+        show(Notice(resized))
+    for text in (*index.warnings, *backbone.notices, *batch_notices(index, options.batch_size)):
+        show(Notice(text, warning=True))
+    show(
+        Notice(
+            f"{backbone.name} at {backbone.preprocessing.width_px} px, "
+            f"weights: {backbone.weights_source}"
+        )
+    )
+    encoder = Encoder(backbone)
+    more = {"classes": len(index.classes)} if kind.reads_labels else {}
+    method = kind.make(encoder, options, config.training.seed, **more)
+    method.networks.to(fabric.device)
+    method.networks.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    processes.copy_first_(method.networks)
+    synchronize_(method.networks)
+    views = PretrainingViews(
+        kind.views if kind.views_of is None else kind.views_of(encoder, options),
+        backbone.preprocessing,
+        config.augment.flip,
+        config.training.seed,
+        parse_colour(data.background),
+        data.max_pixels,
+        KeptPictures(),
+    )
+    probe = ProbeData(probe_index, views) if probe_index is not None else None
+    return PretrainingSession(config, index, backbone, encoder, method, views, fabric, probe)
+
+
+def pictures_of(config: Config) -> Path:
+    """Return the folder of the pictures to learn from. Raises a usage error where there is none."""
+    data, aux = config.data.path, config.pretraining.aux
+    if aux is not None and data is not None:
+        raise usage_error(
+            f"{data} has no effect: supervised learns from --aux {aux} alone", "", "leave it out"
+        )
+    path = aux or data
+    if path is None:
+        remedy = "name a folder: transferkit pretrain my_pictures/"
+        raise usage_error("no pictures given", "", remedy)
+    return path
+
+
+def scan_pictures(config: Config, show: Show) -> DatasetIndex:
+    """Read the pictures to learn from: with classes if the method learns those, else without."""
+    data, options = config.data, config.pretraining
+    path = pictures_of(config)
+
+    def progress(done: int, total: int) -> None:
+        show(Progress("pictures", done, total))
+
+    if METHODS[options.method].reads_labels:
+        labelled = ScanOptions(
+            val_fraction=options.holdout or SMALLEST_HOLDOUT,
+            seed=config.training.seed,
+            strict=data.strict,
+            max_pixels=data.max_pixels,
+        )
+        return scan(path, labelled, progress)
+    index = scan_unlabeled(
+        path,
+        holdout=options.holdout,
+        by_folder=options.identities,
+        seed=config.training.seed,
+        strict=data.strict,
+        max_pixels=data.max_pixels,
+        on_progress=progress,
+    )
+    if options.identities and len(index.classes) < 2:
+        raise usage_error(
+            f"--identities needs two folders with pictures or more; {path} has one",
+            "",
+            "give every identity a folder of its own, or leave --identities out",
+        )
+    return index
+
+
+def batch_notices(index: DatasetIndex, batch_size: int) -> list[str]:
+    """Warn where all pictures to learn from are fewer than a batch."""
+    count = len(index.of_split("train"))
+    if count >= batch_size:
+        return []
+    return [f"only {count} pictures to learn from: every batch has {count}, not {batch_size}"]
+
+
+def scan_probe(config: Config, show: Show) -> DatasetIndex | None:
+    """Read the labelled pictures to measure features on, if any are given."""
+    path = config.pretraining.probe
+    if path is None:
+        return None
+    options = ScanOptions(seed=config.training.seed, max_pixels=config.data.max_pixels)
+    return scan(path, options, lambda done, total: show(Progress("probe", done, total)))
+
+
+def train(session: PretrainingSession, folder: RunFolder, show: Show) -> PretrainingSummary:
+    """Run the method, from the start or from the last checkpoint, and finish the run folder."""
+    with working_on(folder, COMMAND):
+        return run_method(session, folder, show)
+
+
+def run_method(session: PretrainingSession, folder: RunFolder, show: Show) -> PretrainingSummary:
+    """Train phase by phase, then write what is kept."""
+    config, method = session.config, session.method
+    options, device = config.pretraining, session.fabric.device
+    watch = Watch(
+        method,
+        session.encoder,
+        session.index,
+        session.views,
+        folder,
+        device,
+        show,
+        session.probe,
+        options.probe_every,
+        config.training.seed,
+    )
+    settings = loop_settings(config, method)
+    run = PretrainingRun(
+        method,
+        session.index,
+        session.views,
+        settings,
+        folder,
+        device,
+        session.fabric.autocast,
+        watch,
+        PretrainingState(split_epochs(method.phases, settings.epochs)),
+    )
+    if continue_run(run):
+        show(Notice(f"resuming after epoch {len(run.state.rows)}"))
+    for event in fit(run):
+        show(event)
+        if processes.is_first() and isinstance(event, (PretrainingEpoch, Notice)):
+            folder.log(f"{type(event).__name__} {asdict(event)}")
+    return processes.from_first(finish, session, run, watch, folder)
+
+
+def loop_settings(config: Config, method: Method) -> PretrainingSettings:
+    """Pick what the loop needs from the configuration."""
+    options = config.pretraining
+    rules = update_rules(config)
+    takes = hyperparameters_of(config.optimizer.name)
+    kind = METHODS[options.method]
+    return PretrainingSettings(
+        batch_size=options.batch_size,
+        epochs=options.epochs or EPOCHS,
+        budget_s=parse_duration(options.budget) if options.budget else None,
+        lr=options.lr or method.lr,
+        weight_decay=method.weight_decay if options.weight_decay is None else options.weight_decay,
+        schedule=make_schedule(
+            config.schedule, options.warmup, bool(takes & {"momentum", "beta1"})
+        ),
+        optimizer=rules.optimizer,
+        hyper={**{n: v for n, v in method.hyper.items() if n in takes}, **rules.hyper},
+        clipping=rules.clipping,
+        drop_last=kind.drops_last,
+        seed=config.training.seed,
+    )
+
+
+def finish(
+    session: PretrainingSession, run: PretrainingRun, watch: Watch, folder: RunFolder
+) -> PretrainingSummary:
+    """Write the backbone, the plots, the summary and the report."""
+    started = time.perf_counter()
+    backbone = session.backbone
+    if session.method.finish is not None:
+        session.method.finish()
+    folder.save_model(model_description(session), backbone.model.state_dict())
+    folder.save_plot("curves", pretraining_curves(run.state.rows))
+    first = first_weights(session)
+    if first is not None and (drawn := filters(first)) is not None:
+        folder.save_plot("filters", drawn)
+    images = watch.watched()[:MOST_ON_MAP]
+    if len(images) >= 5:
+        features = features_of(session.encoder, iter(images.split(128)), session.fabric.device)
+        folder.save_plot("feature_map", feature_map(features, images.numpy()))
+    seconds = run.state.seconds + time.perf_counter() - started
+    last = run.state.rows[-1]
+    summary = PretrainingSummary(
+        run=folder.path,
+        method=session.config.pretraining.method,
+        backbone=backbone.name,
+        pictures=len(session.index.of_split("train")),
+        held_out=len(session.index.of_split("val")),
+        epochs=len(run.state.rows),
+        seconds=seconds,
+        figures={
+            n: v
+            for n, v in last.items()
+            if isinstance(v, float) and not n.startswith(("lr", "seconds"))
+        },
+        files=folder.files,
+    )
+    folder.write_json("summary", summary.to_dict())
+    write_report(folder, watch.show)
+    summary = replace(summary, files=folder.files)  # the report is one of them
+    folder.write_json("summary", summary.to_dict())
+    return summary
+
+
+def first_weights(session: PretrainingSession) -> np.ndarray | None:
+    """Return the weights of the backbone's first layer, (out, in, h, w), if it sees pixels."""
+    size = session.backbone.preprocessing
+    for parameter in session.backbone.model.parameters():
+        if parameter.ndim == 4:
+            return parameter.detach().cpu().numpy()
+        if parameter.ndim == 2 and parameter.shape[1] == 3 * size.height_px * size.width_px:
+            return parameter.detach().cpu().view(-1, 3, size.height_px, size.width_px).numpy()
+        if parameter.ndim > 1:
+            return None
+    return None
+
+
+def model_description(session: PretrainingSession) -> dict[str, Any]:
+    """Describe the backbone so that it can be rebuilt, understood and trusted: model.json."""
+    config, backbone = session.config, session.backbone
+    return {
+        "task": TASK,
+        "method": config.pretraining.method,
+        "backbone": config.backbone.name,
+        "image_size": config.backbone.image_size,
+        "structure": make_structure(config.backbone).to_dict(),
+        "preprocessing": backbone.preprocessing.to_dict(),
+        "background": config.data.background,
+        "max_pixels": config.data.max_pixels,
+        "started_from": backbone.weights_source,
+        "license": backbone.license,
+        "data": data_description(session),
+        "versions": {n: version(n) for n in ("transferkit", "torch", "timm", "pillow", "lightly")},
+    }
+
+
+def data_description(session: PretrainingSession) -> dict[str, Any]:
+    """Describe the pictures of a run: enough to tell whether they have changed."""
+    index = session.index
+    return {
+        "task": TASK,
+        "fingerprint": index.fingerprint,
+        "pictures": len(index.paths),
+        "splits": {s: len(index.of_split(s)) for s in ("train", "val")},
+        "warnings": list(index.warnings),
+        "left_out": [asdict(u) for u in index.unreadable],
+    }
+
+
+def resolve(raw: dict[str, Any]) -> dict[str, Any]:
+    """Fill in, before the checks, what a method takes unless the user names another backbone."""
+    method = raw.get("pretraining", {}).get("method", "simclr")
+    if method in METHODS:
+        backbone = raw.setdefault("backbone", {})
+        backbone.setdefault("name", METHODS[method].backbone)
+        if method == "rbm" and backbone["name"] == "mlp":
+            backbone.setdefault("activation", "logistic")
+    return raw
