@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor
-from transferkit.files.tensor_files import from_safetensors, to_safetensors
 
 from transferkit.closed_form.ridge import decompose_sums
 from transferkit.closed_form.sums import Sums, one_hot, sum_up
+from transferkit.files.tensor_files import from_safetensors, to_safetensors
 
 
 @pytest.fixture
