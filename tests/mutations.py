@@ -232,6 +232,27 @@ MUTATIONS = (
         '}", text)',
         ("tests/end_to_end/test_secrets.py::test_messages_and_tracebacks_hide_secrets",),
     ),
+    Mutation(
+        "OpenMP's threads spin",
+        "transferkit/cli/__init__.py",
+        "    sleep_soon()  #",
+        "    #",
+        ("tests/test_waiting.py::test_openmp_hears_of_it_however_a_command_is_started",),
+    ),
+    Mutation(
+        "the user's way of waiting overruled",
+        "transferkit/waiting.py",
+        "if not any(name in os.environ for name in CHOICES):",
+        "if True:",
+        ("tests/test_waiting.py::test_what_the_user_chose_stays",),
+    ),
+    Mutation(
+        "ONNX Runtime's threads spin",
+        "transferkit/backbones/engine.py",
+        "options.add_session_config_entry(key, value)",
+        "pass",
+        ("tests/backbones/test_engine.py::test_threads_of_onnx_runtime_sleep_while_they_wait",),
+    ),
 )
 
 

@@ -19,7 +19,7 @@ from transferkit.console import (
 )
 from transferkit.errors import UserError
 from transferkit.evaluation.metrics import WeakClass
-from transferkit.events import EpochEnded, Notice, Progress, StageEnded, StageStarted
+from transferkit.events import EpochEnded, Notice, Progress, StageEnded, StageStarted, Working
 from transferkit.finetuning.summary import PlanRow, RunSummary, StageSummary
 
 ESCAPE = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]")
@@ -133,6 +133,50 @@ def test_bars_on_a_terminal(monkeypatch):
     plain = ESCAPE.sub("", shown)
     for line in EXPECTED.splitlines():
         assert line in plain
+
+
+def test_what_begins_is_told_at_once_on_a_terminal(monkeypatch):
+    terminal = make_terminal(monkeypatch)
+    with LiveView() as view:
+        view.show(Working("loading libraries"))
+        assert "  loading libraries " in terminal.getvalue()  # drawn already, in this thread
+        view.show(Notice("a line", warning=True))
+        assert [task.description for task in view._bars.tasks] == ["loading libraries"]
+        view.show(Working("reading pictures"))
+        assert [task.description for task in view._bars.tasks] == ["reading pictures"]
+        view.show(Progress("pictures", 1, 50))
+        assert [task.description for task in view._bars.tasks] == ["pictures"]
+        view.show(Working("building \x1b[2Jx"))
+        assert [task.description for task in view._bars.tasks] == ["building \\x1b[2Jx"]
+        view.clear()
+        assert view._bars.tasks == []
+    assert terminal.getvalue().rstrip().endswith("\x1b[?25h")
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+@pytest.mark.parametrize("muted", [False, True])
+def test_beside_plain_lines_what_begins_goes_to_a_terminal_at_standard_error(
+    capsys, monkeypatch, as_json, muted
+):
+    make_terminal(monkeypatch)
+    monkeypatch.setenv("TERM", "dumb")
+    out, err = io.StringIO(), Terminal()
+    monkeypatch.setattr(sys, "stdout", out)
+    monkeypatch.setattr(sys, "stderr", err)
+    with LiveView(as_json=as_json, muted=muted) as view:
+        view.show(Working("reading pictures"))
+        view.show(Working("building it"))
+    told = "" if muted else "reading pictures ...\nbuilding it ...\n"
+    assert (out.getvalue(), err.getvalue()) == ("", told)
+
+
+@pytest.mark.parametrize("closed", [False, True])
+def test_no_terminal_is_told_nothing_of_what_begins(capsys, monkeypatch, closed):
+    if closed:
+        monkeypatch.setattr(sys, "stderr", None)
+    with LiveView() as view:
+        view.show(Working("reading pictures"))
+    assert capsys.readouterr() == ("", "")
 
 
 def interrupted_run():

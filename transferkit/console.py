@@ -19,6 +19,7 @@ from transferkit.events import (
     Progress,
     StageEnded,
     StageStarted,
+    Working,
 )
 from transferkit.files.strict_json import strict_json
 from transferkit.redaction import redacted
@@ -47,8 +48,9 @@ class LiveView:
     """Shows events as they happen: bars for what is going on, one lasting line for what is done.
 
     On a terminal the bars move; anywhere else plain lines are written, for progress at most one
-    every 10 seconds. as_json: leave standard output to the one JSON object; write to standard
-    error. num_stages: makes the stage lines read 2/4; may be set later. muted: shows nothing.
+    every 10 seconds; where standard error is a terminal, it tells what begins. as_json: leave
+    standard output to the one JSON object; write to standard error. num_stages: makes the stage
+    lines read 2/4; may be set later. muted: shows nothing.
     """
 
     def __init__(
@@ -77,7 +79,7 @@ class LiveView:
 
     def __exit__(self, *_: object) -> None:
         """Remove the bars and give the terminal back."""
-        self._clear()
+        self.clear()
         if self._bars is not None:
             self._bars.stop()
             self._bars = None
@@ -89,23 +91,33 @@ class LiveView:
         match event:
             case Progress():
                 self._progress(event)
+            case Working(what):
+                self._work(what)
             case Notice(text, warning):
                 self._line("warning: " if warning else "", text, "yellow" if warning else "")
             case StageStarted():
-                self._clear()
+                self.clear()
                 self._line("", "")
                 self._line("", self._stage_line(event), "bold")
                 names = "".join(f"{name:>12}" for name, _, _ in EPOCH_COLUMNS)
                 self._line("", f"{'epoch':>7}{names}", "dim")
             case EpochEnded():
-                self._clear()
+                self.clear()
                 self._line("", epoch_line(event), "green" if event.is_best else "")
             case PretrainingEpoch():
-                self._clear()
+                self.clear()
                 self._line("", pretraining_line(event))
             case StageEnded():
-                self._clear()
+                self.clear()
                 self._line("", self._stage_end(event), "dim")
+
+    def _work(self, what: str) -> None:
+        """Show what begins: a bar without an end, or a line for whoever watches plain lines."""
+        self.clear()
+        if self._bars is not None:
+            self._tasks[what] = self._bars.add_task(_clean(what), total=None, count="")
+        elif sys.stderr is not None and sys.stderr.isatty():
+            _print_line(_console(sys.stderr), "", f"{what} ...")
 
     def _progress(self, event: Progress) -> None:
         if self._bars is None:
@@ -115,14 +127,16 @@ class LiveView:
                 self._line("", f"{event.what}: {event.done:,} of {event.total:,}")
             return
         if event.what not in self._tasks:
-            self._tasks[event.what] = self._bars.add_task(_clean(event.what), total=event.total)
-        self._bars.update(self._tasks[event.what], completed=event.done, total=event.total)
+            self.clear()
+            self._tasks[event.what] = self._bars.add_task(_clean(event.what), count="")
+        task, count = self._tasks[event.what], f"{event.done}/{event.total}"
+        self._bars.update(task, completed=event.done, total=event.total, count=count)
         if event.done >= event.total:
             self._bars.remove_task(self._tasks.pop(event.what))
             self._bars.refresh()
 
-    def _clear(self) -> None:
-        """Take away bars of work that ended before its total."""
+    def clear(self) -> None:
+        """Take away the bars of work that ended before its total, or has none."""
         if self._bars is None or not self._tasks:
             return
         for task in self._tasks.values():
@@ -249,7 +263,7 @@ def _bars(console: "Console") -> "Bars":
     return progress.Progress(
         progress.TextColumn("  {task.description}", markup=False),
         progress.BarColumn(),
-        progress.MofNCompleteColumn(),
+        progress.TextColumn("{task.fields[count]}", "progress.download", markup=False),
         progress.TimeRemainingColumn(),
         console=console,
         transient=True,

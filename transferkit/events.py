@@ -13,6 +13,13 @@ class Progress:
 
 
 @dataclass(frozen=True)
+class Working:
+    """Work `what` begins, of unknown length; it ends with the next one, or with any progress."""
+
+    what: str
+
+
+@dataclass(frozen=True)
 class Notice:
     """A line that a person should read; `warning` when something may need mending."""
 
@@ -70,4 +77,4 @@ class PretrainingEpoch:
     figures: dict[str, float] = field(default_factory=dict)
 
 
-Event = Progress | Notice | StageStarted | EpochEnded | StageEnded | PretrainingEpoch
+Event = Progress | Working | Notice | StageStarted | EpochEnded | StageEnded | PretrainingEpoch

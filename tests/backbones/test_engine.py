@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -87,3 +89,19 @@ def test_choice() -> None:
     assert choose_engine("auto", CPU, WORTH_EXPORTING - 1) == "torch"
     assert choose_engine("auto", cuda, 10**6) == "torch"
     assert [choose_engine(name, cuda, 1) for name in ("onnx", "torch")] == ["onnx", "torch"]
+
+
+def test_threads_of_onnx_runtime_sleep_while_they_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    import onnxruntime
+
+    opened = []
+
+    class Session(onnxruntime.InferenceSession):
+        def __init__(self, model: bytes, options: onnxruntime.SessionOptions, **more: Any) -> None:
+            opened.append(options)
+            super().__init__(model, options, **more)
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", Session)
+    assert make_engine(network(), torch.randn(2, 3, 12, 12), "onnx", CPU).name == "onnx"
+    kinds = ("session.intra_op.allow_spinning", "session.inter_op.allow_spinning")
+    assert [[o.get_session_config_entry(kind) for kind in kinds] for o in opened] == [["0", "0"]]

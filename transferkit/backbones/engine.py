@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from transferkit.backbones.devices import to_device
+from transferkit.waiting import ONNX_RUNTIME
 
 TOLERANCE = 1e-3
 """Largest difference to torch that ONNX Runtime may show, relative to the largest activation.
@@ -117,6 +118,8 @@ def open_session(model: bytes) -> tuple[Callable[[Tensor], Tensor], dict[str, st
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 3
+    for key, value in ONNX_RUNTIME.items():
+        options.add_session_config_entry(key, value)
     session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     entry = session.get_inputs()[0].name
 

@@ -26,6 +26,7 @@ from transferkit.cli.options import with_default_samples
 from transferkit.errors import UserError, usage_error
 from transferkit.redaction import show_traceback
 from transferkit.stopping import last_words
+from transferkit.waiting import sleep_soon
 
 __all__ = ["app", "main"]
 
@@ -70,6 +71,7 @@ def main() -> None:
 
 def run() -> None:
     """Run the command line. Leaves by SystemExit, or by a second KeyboardInterrupt."""
+    sleep_soon()  # torch is not loaded yet
     as_json, debug = "--json" in sys.argv, "--debug" in sys.argv
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # like Ctrl-C: saved, then out
     try:

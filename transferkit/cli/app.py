@@ -9,6 +9,7 @@ import typer
 
 from transferkit import __version__, console, processes
 from transferkit.errors import usage_error
+from transferkit.events import Working
 
 app = typer.Typer(
     name="transferkit",
@@ -53,6 +54,10 @@ def root(
 
 @contextmanager
 def live_view(as_json: bool) -> Iterator[console.LiveView]:
-    """Show events while work goes on; of several processes, what the first one does."""
+    """Show events while work goes on; of several processes, what the first one does.
+
+    It begins before anything heavy is imported, so that a person sees at once that work goes on.
+    """
     with console.LiveView(as_json=as_json, muted=not processes.is_first()) as view:
+        view.show(Working("loading libraries"))
         yield view

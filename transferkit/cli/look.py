@@ -53,9 +53,10 @@ def models(
     debug: Debug = False,
 ) -> None:
     """List backbones: parameters, input size, licence, whether weights are at hand offline."""
-    from transferkit.backbones.models import list_models
+    with live_view(json):
+        from transferkit.backbones.models import list_models
 
-    found = [m for m in list_models(pattern) if not offline or m.offline != "no"]
+        found = [m for m in list_models(pattern) if not offline or m.offline != "no"]
     if not found:
         raise usage_error(f"no backbone matches {pattern!r}", "", "try a part of a name: mobilenet")
     if json:
@@ -126,9 +127,10 @@ def compare(
     debug: Debug = False,
 ) -> None:
     """Put runs side by side: what came out, and which options differed."""
-    from transferkit.verbs import compare as verb
+    with live_view(json):
+        from transferkit.verbs import compare as verb
 
-    found = verb.compare(runs, output)
+        found = verb.compare(runs, output)
     if json:
         console.print_json({**found.to_dict(), "output": output})
     else:

@@ -37,16 +37,17 @@ def pretrain(
     """Train a backbone on pictures without labels, for `finetune DATA --from RUN`."""
     require_alone(resume, [unlabeled, recipe, sets, out, *flags.values()])
     require_read(sets or ())
-    raw = None if resume else build_raw(unlabeled, recipe, sets, None, flags)
-    with live_view(json) as view, processes.joined():
-        from transferkit.recipes.reading import validate
-        from transferkit.verbs import pretrain as verb
+    with live_view(json) as view:
+        raw = None if resume else build_raw(unlabeled, recipe, sets, None, flags)
+        with processes.joined():
+            from transferkit.recipes.reading import validate
+            from transferkit.verbs import pretrain as verb
 
-        if resume is not None:
-            summary = verb.resume(resume, view.show)
-        else:
-            assert raw is not None
-            summary = verb.pretrain(validate(verb.resolve(raw)), out, view.show)
+            if resume is not None:
+                summary = verb.resume(resume, view.show)
+            else:
+                assert raw is not None
+                summary = verb.pretrain(validate(verb.resolve(raw)), out, view.show)
     if not processes.is_first():
         return
     if json:

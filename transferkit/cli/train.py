@@ -38,16 +38,17 @@ def finetune(
     """Train a classifier on a folder of labelled pictures."""
     require_alone(resume, [data, recipe, sets, stages, out, *flags.values()])
     watch = Stopwatch()
-    config = None if resume else build_config(data, recipe, sets, stages, flags)
-    with live_view(json) as view, processes.joined():
-        with watch.on("imports"):
-            from transferkit.verbs import finetune as verb
+    with live_view(json) as view:
+        config = None if resume else build_config(data, recipe, sets, stages, flags)
+        with processes.joined():
+            with watch.on("imports"):
+                from transferkit.verbs import finetune as verb
 
-        if resume is not None:
-            summary = verb.resume(resume, view.show, watch)
-        else:
-            assert config is not None
-            summary = verb.finetune(config, out, view.show, watch)
+            if resume is not None:
+                summary = verb.resume(resume, view.show, watch)
+            else:
+                assert config is not None
+                summary = verb.finetune(config, out, view.show, watch)
     if not processes.is_first():
         return
     if json:
@@ -69,8 +70,8 @@ def plan(
 ) -> None:
     """Show what finetune would do: stages, rates per block, cache size, expected time."""
     watch = Stopwatch()
-    config = build_config(data, recipe, sets, stages, flags)
     with live_view(json) as view:
+        config = build_config(data, recipe, sets, stages, flags)
         with watch.on("imports"):
             from transferkit.verbs import plan as verb
 
@@ -106,8 +107,8 @@ def find_lr(
     **flags: Any,
 ) -> None:
     """Suggest a learning rate for the plan's first stage, and plot the loss over the rate."""
-    config = build_config(data, recipe, sets, stages, flags)
     with live_view(json) as view:
+        config = build_config(data, recipe, sets, stages, flags)
         from transferkit.training.rate_range import Range
         from transferkit.verbs import find_lr as verb
 

@@ -21,7 +21,7 @@ from transferkit.cli.options import (
 from transferkit.cli.tables.results import measured_table, prediction_table, selection_table
 from transferkit.config.predict import DECIDING
 from transferkit.errors import UserError, usage_error
-from transferkit.events import Event
+from transferkit.events import Event, Working
 
 if TYPE_CHECKING:
     from transferkit.config import Predict
@@ -155,6 +155,7 @@ def start(
         exported.require_trust(Path(run), trusted)
         if processes.count() > 1:
             raise usage_error("an exported model runs in one process", "", "name the run folder")
+        show(Working("loading the model"))
         options = exported.exported_options(*typed, outputs)
         sources = (images, sys.stdin)
         fetch(images, show)
@@ -165,6 +166,7 @@ def start(
     options = predict_options(folders[0], *typed)
     verb.check_outputs(outputs, options, len(folders))
     fetch(images, show)
+    show(Working("loading the model"))
     job = verb.open_job(folders, images, sys.stdin, options)
     return options, verb.predict(job, outputs, show)
 

@@ -36,6 +36,7 @@ def view(
         options = verb.view_options(folder, sets or [], given_flags(flags))
 
         def ready(address: str) -> None:
+            shown.clear()
             if json:
                 console.print_json({"address": address, "run": run})
             else:

@@ -17,7 +17,7 @@ from transferkit.data.addresses import address_of, fetch
 from transferkit.data.index import DatasetIndex, ScanOptions, scan
 from transferkit.data.loader import ViewMaker
 from transferkit.errors import usage_error
-from transferkit.events import Event, Notice, Progress
+from transferkit.events import Event, Notice, Progress, Working
 from transferkit.files.cache_dir import default_cache_dir
 from transferkit.finetuning.first_pass import Channels, channel_statistics, recalibrate_batchnorm
 from transferkit.runs.folder import RunFolder
@@ -128,6 +128,7 @@ def build(
     config: Config, index: DatasetIndex, show: Callable[[Event], None], watch: Stopwatch
 ) -> Session:
     """Build the model for the pictures of an index, its plan, and what it trains on."""
+    show(Working(f"building {config.backbone.name}"))
     fabric = make_fabric(config)
     backbone = make_backbone(config, config.backbone.pretrained, config.backbone.weights)
     with watch.on("pictures"):
@@ -136,6 +137,7 @@ def build(
     classifier = make_classifier(config, backbone, len(index.classes))
     classifier.to(fabric.device)
     classifier.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    show(Working(f"checking where {backbone.name} can be cut"))
     chain = find_chain(backbone.model, random_images(backbone).to(fabric.device))
     reinitialize_above(config, backbone, chain.groups)
     if config.training.checkpoint_activations:
@@ -228,6 +230,7 @@ def scan_pictures(config: Config, show: Callable[[Event], None]) -> DatasetIndex
         max_pixels=data.max_pixels,
         allow_outside=data.allow_outside,
     )
+    show(Working("reading pictures"))
     index = scan(data.path, options, lambda done, total: show(Progress("pictures", done, total)))
     for warning in index.warnings:
         show(Notice(warning, warning=True))

@@ -10,7 +10,7 @@ import torch
 
 from transferkit.data.addresses import fetch
 from transferkit.errors import UserError, usage_error
-from transferkit.events import Event, Notice, Progress
+from transferkit.events import Event, Notice, Progress, Working
 from transferkit.files.atomic_write import disk_error
 from transferkit.files.row_files import SUFFIXES, ArrayFile, open_rows
 from transferkit.inference.predict import (
@@ -55,6 +55,7 @@ def embed(run: Path, files: Sequence[Path], output: Path, engine: str, show: Sho
     suffixes = (ARRAY, *SUFFIXES)
     if output.suffix.lower() not in suffixes:
         raise usage_error(f"--output {output}: the name must end in one of {', '.join(suffixes)}")
+    show(Working("loading the model"))
     loaded = load_backbone(open_run(run))
     device = torch.device("cpu")
     running = picture_engine(loaded.classifier, loaded.maker, len(files), engine, device)

@@ -15,7 +15,7 @@ from transferkit.evaluation.bootstrap import bootstrap_intervals
 from transferkit.evaluation.measured import Measured
 from transferkit.evaluation.metrics import evaluate_logits, with_examples
 from transferkit.evaluation.selective import detection_auroc, risk_coverage
-from transferkit.events import Event, Notice, Progress
+from transferkit.events import Event, Notice, Progress, Working
 from transferkit.inference.decide import MEASURES, Rules, make_rules, uniform_of
 from transferkit.inference.members import open_members
 from transferkit.inference.uncertainty import Uncertainty
@@ -43,6 +43,7 @@ def evaluate(
     """
     config = config_of(folders[0]) if "recipe" in folders[0].files else Config()
     index = scan_labelled(data, config, show, allow_outside)
+    show(Working("loading the model"))
     members = open_members(folders, options, len(index), config.augment.flip)
     loaded = members[0].loaded
     is_own = loaded.description.get("data", {}).get("fingerprint") == index.fingerprint
@@ -65,6 +66,7 @@ def evaluate(
             found.add(labels, measured, batch.unlike, batch.keys)
         done += len(reads)
         show(Progress("pictures", done, len(files)))
+    show(Working("computing figures"))
     result = found.result(Counter(index.classes[int(index.labels[p])] for p in positions))
     tell_differences(result, show)
     return result
@@ -87,6 +89,7 @@ def scan_labelled(
         allow_outside=allow_outside,
     )
     fetch([folder], show)
+    show(Working("reading pictures"))
     index = scan(folder, options, lambda done, total: show(Progress("scan", done, total)))
     for warning in index.warnings:
         show(Notice(warning, warning=True))

@@ -19,7 +19,7 @@ from transferkit.backbones.folding import fold_batchnorm
 from transferkit.data.index import DatasetIndex
 from transferkit.data.loader import CLEAN, ViewMaker, ahead, epoch_order
 from transferkit.errors import UserError, usage_error
-from transferkit.events import Event, Notice
+from transferkit.events import Event, Notice, Working
 from transferkit.exporting.compare import Comparison, compare
 from transferkit.exporting.formats import (
     FORMATS,
@@ -82,6 +82,7 @@ def export(
     """
     suffix = refuse_combinations(options, output)
     folder = open_run(run)
+    show(Working("loading the model"))
     loaded = load_run(folder)
     config = config_of(folder)
     if options.data is not None:
@@ -98,6 +99,7 @@ def export(
     if options.sparsity:
         augmentation = (config.augment.level, config.augment.flip)
         loaded = thinned_out(loaded, index, options, augmentation, show)
+    show(Working(f"writing {options.format}"))
     files = made_files(loaded, index, options, images[:2], show)
     kinds = [] if options.precision == "fp32" else [options.precision]
     kinds += ["sparse"] if options.sparsity else []
@@ -109,6 +111,7 @@ def export(
             for end, data in files.items():
                 path = (waiting / target.name).with_suffix(end)
                 write_atomically(path, lambda file, data=data: file.write(data))  # type: ignore[misc]
+            show(Working("comparing with the original"))
             back = open_exported(waiting / target.name, trusted=True)
             sizes = (before, sum(map(len, files.values())))
             result = compare(original, back.engine.run, images, labels, sizes)

@@ -7,7 +7,7 @@ from pathlib import Path
 from transferkit.config import Config
 from transferkit.errors import usage_error
 from transferkit.evaluation.rate_plot import rate_range
-from transferkit.events import Event, Notice
+from transferkit.events import Event, Notice, Working
 from transferkit.files.atomic_write import disk_error, png_of, write_atomically
 from transferkit.finetuning.session import Session, make_run, prepare, recalibrate
 from transferkit.runs.folder import RunFolder
@@ -39,6 +39,7 @@ def find_lr(
         found = measure(session, RunFolder(path.parent), tried, show)
     finally:
         session.sources.close()
+    show(Working("drawing the plot"))
     try:
         write_atomically(path, png_of(rate_range(found)))
     except OSError as error:

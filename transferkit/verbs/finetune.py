@@ -14,7 +14,7 @@ from transferkit.errors import usage_error
 from transferkit.evaluation.layer_plots import inside
 from transferkit.evaluation.plots import confusion, curves, learning_rates
 from transferkit.evaluation.reliability_plot import reliability
-from transferkit.events import Event, Notice, StageEnded, StageStarted
+from transferkit.events import Event, Notice, StageEnded, StageStarted, Working
 from transferkit.files.foreign_files import understood
 from transferkit.finetuning.batch_parts import resolve_parts
 from transferkit.finetuning.final_validation import Validation, validate
@@ -84,6 +84,7 @@ def plan_budget(session: Session, folder: RunFolder, show: Show) -> None:
     text = session.config.training.budget
     if text is None:
         return
+    show(Working("measuring what fits into the time"))
     with session.watch.on("measuring"):
         notice = choose(session, parse_duration(text))
     show(notice)
@@ -153,6 +154,7 @@ def run_plan(session: Session, folder: RunFolder, show: Show) -> RunSummary:
 def finish(session: Session, run: Run, folder: RunFolder, show: Show) -> RunSummary:
     """Validate the best model as `predict` will run it; write model, predictions, plots, report."""
     session.sources.close()
+    show(Working("validating the best model"))
     with session.watch.on("final validation"):
         validation = validate(session, folder, show)
     evaluation = validation.evaluation
@@ -163,6 +165,7 @@ def finish(session: Session, run: Run, folder: RunFolder, show: Show) -> RunSumm
     }
     with session.watch.on("checkpoint"):
         folder.save_model(description, tensors)
+    show(Working("drawing plots and the report"))
     with session.watch.on("plots"):
         draw(session, run, folder, validation)
     summary = summarize(session, run, folder, evaluation)

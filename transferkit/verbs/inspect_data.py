@@ -6,7 +6,7 @@ from pathlib import Path
 from transferkit.data.addresses import fetch
 from transferkit.data.index import ScanOptions, scan
 from transferkit.data.inspect import Inspection, inspect
-from transferkit.events import Event, Progress
+from transferkit.events import Event, Progress, Working
 from transferkit.files.atomic_write import disk_error, write_atomically
 from transferkit.files.strict_json import strict_json
 from transferkit.redaction import redacted
@@ -27,7 +27,9 @@ def inspect_data(
     """
     options = ScanOptions(manifest=manifest, strict=strict, allow_outside=allow_outside)
     fetch([data], show)
+    show(Working("reading pictures"))
     index = scan(data, options, lambda done, total: show(Progress("pictures", done, total)))
+    show(Working("looking for duplicates"))
     found = inspect(index)
     path = output or Path(f"inspection-{(data or manifest or Path('data')).resolve().stem}.json")
     text = redacted(strict_json(found.to_dict(), indent=2)) + "\n"

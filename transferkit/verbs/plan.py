@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from transferkit.config import Config
-from transferkit.events import Event
+from transferkit.events import Event, Working
 from transferkit.finetuning.session import Session, prepare
 from transferkit.finetuning.speed import (
     forward_seconds,
@@ -26,6 +26,7 @@ def plan(
     watch: counts the time from the start of the command, which a budget of time counts as well.
     """
     session = prepare(config, show, watch)
+    show(Working("measuring a few steps"))
     notices = []
     if config.training.lr == "auto":
         notices = ["finetune finds the first rate by a range test; shown is the usual one"]

@@ -21,7 +21,7 @@ from transferkit.data.kept import KeptPictures
 from transferkit.data.unlabeled import scan_unlabeled
 from transferkit.errors import usage_error
 from transferkit.evaluation.pretraining_plots import feature_map, filters, pretraining_curves
-from transferkit.events import Event, Notice, PretrainingEpoch, Progress
+from transferkit.events import Event, Notice, PretrainingEpoch, Progress, Working
 from transferkit.pretraining.encoder import Encoder
 from transferkit.pretraining.features import ProbeData, features_of
 from transferkit.pretraining.loop import fit, split_epochs
@@ -127,6 +127,7 @@ def prepare(config: Config, show: Show) -> PretrainingSession:
     probe_index = processes.from_first(scan_probe, config, show)
     index = processes.from_first(scan_pictures, config, show)
     config, resized = fit_size(config, index)
+    show(Working(f"building {config.backbone.name}"))
     backbone = make_backbone(config, options.init == "pretrained", config.backbone.weights)
     for scale in take_scale(backbone, config.backbone.weights):
         show(scale)
@@ -178,6 +179,8 @@ def scan_pictures(config: Config, show: Show) -> DatasetIndex:
     """Read the pictures to learn from: with classes if the method learns those, else without."""
     data, options = config.data, config.pretraining
     path = pictures_of(config)
+
+    show(Working("reading pictures"))
 
     def progress(done: int, total: int) -> None:
         show(Progress("pictures", done, total))
@@ -296,6 +299,7 @@ def finish(
 ) -> PretrainingSummary:
     """Write the backbone, the plots, the summary and the report."""
     started = time.perf_counter()
+    watch.show(Working("drawing plots and the report"))
     backbone = session.backbone
     if session.method.finish is not None:
         session.method.finish()

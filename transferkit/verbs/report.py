@@ -7,7 +7,7 @@ from pathlib import Path
 from transferkit.config import Config
 from transferkit.errors import UserError, usage_error
 from transferkit.evaluation.bootstrap import bootstrap_intervals
-from transferkit.events import Event, Notice
+from transferkit.events import Event, Notice, Working
 from transferkit.files.atomic_write import disk_error, write_atomically
 from transferkit.files.foreign_files import understood
 from transferkit.inference.calibration import log_softmax
@@ -39,6 +39,7 @@ def report_together(paths: Sequence[Path], output: Path, show: Callable[[Event],
     """
     if output.suffix.lower() not in (".html", ".htm"):
         raise usage_error(f"--output {output}: the name must end in .html")
+    show(Working("writing the page"))
     folders = [open_run(path) for path in paths]
     for folder in folders:
         if is_pretraining(folder):
@@ -75,6 +76,7 @@ def intervals_of(folder: RunFolder) -> Intervals:
 
 def write_report(folder: RunFolder, show: Callable[[Event], None]) -> Path:
     """Write report.html; tells when the pictures are no longer where they were."""
+    show(Working("writing the report"))
     if is_pretraining(folder):
         recipe, config = recipe_of(folder)
         return folder.write_page(REPORT, pretraining_page(folder, config, recipe))

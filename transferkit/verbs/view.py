@@ -8,7 +8,7 @@ from typing import Any
 
 from transferkit.config import Predict
 from transferkit.errors import UserError, usage_error
-from transferkit.events import Event, Notice
+from transferkit.events import Event, Notice, Working
 from transferkit.files.foreign_files import understood
 from transferkit.inference.dropout import active_dropout
 from transferkit.inference.exported import is_exported
@@ -69,6 +69,7 @@ def view(
     def failed(error: Exception) -> None:
         show(Notice(f"a picture failed: {type(error).__name__}: {error}", warning=True))
 
+    show(Working("loading the model"))
     with Answerer(folder, options, flip) as answerer:
         pages = make_pages(folder, answerer, show)
         with open_server(port, pages, lambda p: answerer(p).to_dict(), failed) as server:
