@@ -115,6 +115,33 @@ MUTATIONS = (
         ("tests/runs/test_lock.py::test_a_second_process_is_turned_away_until_the_first_is_gone",),
     ),
     Mutation(
+        "run folder not held while it begins",
+        "transferkit/runs/creation.py",
+        "        hold(held, path)\n",
+        "",
+        ("tests/runs/test_folder.py::test_a_folder_is_held_from_its_creation_on",),
+    ),
+    Mutation(
+        "drafts written through links",
+        "transferkit/files/atomic_write.py",
+        '    path.unlink(missing_ok=True)\n    return path.open("xb")',
+        '    return path.open("wb")',
+        (
+            "tests/files/test_atomic_write.py"
+            "::test_a_draft_is_never_written_through_what_lies_there",
+        ),
+    ),
+    Mutation(
+        "rows of several models in one file",
+        "transferkit/files/row_files.py",
+        "if there.get(name) != now.get(name)]:",
+        "if False]:",
+        (
+            "tests/files/test_row_files.py"
+            "::test_rows_of_another_model_or_other_options_are_not_mixed",
+        ),
+    ),
+    Mutation(
         "weights_only dropped for weights",
         "transferkit/backbones/weights.py",
         "weights_only=True",
@@ -231,6 +258,68 @@ MUTATIONS = (
         '}", redacted(text))',
         '}", text)',
         ("tests/end_to_end/test_secrets.py::test_messages_and_tracebacks_hide_secrets",),
+    ),
+    Mutation(
+        "blocks that start random thought to stay frozen",
+        "transferkit/config/__init__.py",
+        "return not self.backbone.has_random_blocks",
+        "return True",
+        (
+            "tests/test_config.py::test_options_of_blocks_are_taken_where_random_blocks_train",
+            "tests/training/test_stages.py::test_the_options_tell_which_plans_train_the_head_alone",
+        ),
+    ),
+    Mutation(
+        "streams that break end a run",
+        "transferkit/cli/__init__.py",
+        "    outlast()\n    try:",
+        "    try:",
+        (
+            "tests/end_to_end/test_standard_streams.py"
+            "::test_a_run_is_finished_though_nobody_can_read_it",
+        ),
+    ),
+    Mutation(
+        "a hangup ends a run at once",
+        "transferkit/stopping.py",
+        "*([HANGUP] if HANGUP else [])",
+        "",
+        ("tests/test_stopping.py::test_a_hangup_asks_once_however_often_it_is_told",),
+    ),
+    Mutation(
+        "view answers without the token",
+        "transferkit/viewing/server.py",
+        "if not (self.server.opens(given) if in_address",
+        "if not (True if True",
+        ("tests/viewing/test_server.py::test_who_has_not_the_token_is_given_nothing",),
+    ),
+    Mutation(
+        "strangers keep their connections to view",
+        "transferkit/viewing/server.py",
+        "request.shutdown(socket.SHUT_RDWR)",
+        "pass",
+        (
+            "tests/viewing/test_server.py::test_slow_strangers_keep_nobody_out",
+            "tests/viewing/test_server.py::test_a_request_has_to_arrive_in_time",
+        ),
+    ),
+    Mutation(
+        "folders merged into a class without a word",
+        "transferkit/data/listing.py",
+        "if first.setdefault(label, name) != name:",
+        "if False:",
+        ("tests/data/test_names_alike.py::test_folders_that_become_one_class_are_told_of",),
+    ),
+    Mutation(
+        "no advice for an unusable cache",
+        "transferkit/files/cache_dir.py",
+        "name another place with the variable TRANSFERKIT_CACHE, or --cache-dir where there is one",
+        "",
+        (
+            "tests/training/test_boundary_cache.py"
+            "::test_without_a_home_the_advice_is_another_place",
+            "tests/data/test_addresses.py::test_copies_that_cannot_be_kept_are_told_of_with_advice",
+        ),
     ),
     Mutation(
         "OpenMP's threads spin",

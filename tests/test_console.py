@@ -308,11 +308,11 @@ def test_plan_table(capsys):
         ["head", "3e-3", "1e-3"],
         ["top", "frozen", "5e-4"],
         ["stem", "frozen", "2.5e-4"],
-        ["epochs, at most", "30", "4"],
+        ["epochs (maximum)", "30", "4"],
         ["parameters trained", "10.2 k", "4.7 M"],
         ["cache", "5.4 MB", "live"],
         ["expected time", "31 s", "1 min 05 s"],
-        ["expected in all: 1 min 36 s; stages end earlier when validation stops improving"],
+        ["expected total: 1 min 36 s; stages end earlier when validation stops improving"],
     ]
 
 
@@ -342,23 +342,23 @@ def test_closing_table(capsys):
     closing_table(SUMMARY)
     lines = [line for line in capsys.readouterr().out.splitlines() if line and "──" not in line]
     assert [re.split(r"\s{2,}", line) for line in lines] == [
-        ["accuracy 94.1% on 340 validation pictures of 17 classes (head alone 91.0%: +3.1 points)"],
+        ["accuracy 94.1% on 340 validation pictures of 17 classes (head only 91.0%: +3.1 points)"],
         ["balanced 93.8% · log loss 0.212"],
-        ["Weak spots"],
-        ["class", "found", "of pictures", "most often taken for"],
+        ["Weakest classes"],
+        ["class", "recall", "pictures", "most confused with"],
         ["snow [b]drop", "71.4%", "14", "tulip (3)"],
         ["Stages"],
         ["stage", "epochs", "s/epoch", "pictures/s", "trunk", "time", "accuracy", "ended"],
         ["head", "12", "0.42", "2,400", "cached", "31 s", "91.0%", "early"],
         ["all", "0", "skipped"],
         ["Where the time went"],
-        ["seconds", "head", "outside", "all"],
+        ["seconds", "head", "outside", "total"],
         ["scan", "102.1", "102.1"],
         ["trunk", "25.0", "25.0"],
         ["training", "6.2", "6.2"],
         ["plots", "9.7", "9.7"],
-        ["all", "31.2", "111.8", "143.0"],
-        ["2 min 23 s in all"],
+        ["total", "31.2", "111.8", "143.0"],
+        ["2 min 23 s in total"],
         ["run folder", "runs/flowers"],
         ["model", "runs/flowers/model.safetensors"],
         ["next", "transferkit predict runs/flowers PICTURES..."],

@@ -6,13 +6,16 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from types import FrameType
 
 SAVE_EVERY_S = 600.0
 """Within an epoch: a killed run loses no more."""
-
+HANGUP = getattr(signal, "SIGHUP", None)
+"""The terminal, or the connection to it, is gone; Windows has no such signal."""
+STOPPING = (signal.SIGINT, signal.SIGTERM, *([HANGUP] if HANGUP else []))
+"""Signals that ask for a stop."""
 
 ASKED = b"\nstopping when this step is saved; once more stops at once\n"
 
@@ -41,26 +44,28 @@ class Stop:
 
 @contextmanager
 def between_steps() -> Iterator[Stop]:
-    """Within, the first SIGINT or SIGTERM only asks for a stop; the second is KeyboardInterrupt.
+    """Within, the first of the signals only asks for a stop; the second is KeyboardInterrupt.
 
-    A person at a terminal is told, because a step may take a while.
+    A person at a terminal is told, because a step may take a while. One hangup may be told twice,
+    by the shell and by the kernel: the second time it asks for nothing more.
     A signal that is ignored, as SIGINT in background jobs of a shell, stays so. In other threads
     than the main one, which get no signals, nobody ever asks.
     """
     stop = Stop()
 
     def ask(number: int, frame: FrameType | None) -> None:
-        if stop.asked:
+        if stop.asked and number != HANGUP:
             raise KeyboardInterrupt
         stop.asked = True
-        if sys.stderr.isatty():
-            os.write(sys.stderr.fileno(), ASKED)  # not through a stream that may be in use
+        with suppress(OSError):  # the terminal may be gone
+            if sys.stderr is not None and sys.stderr.isatty():
+                os.write(sys.stderr.fileno(), ASKED)  # not through a stream that may be in use
 
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = {n: handler for n in numbers if (handler := signal.getsignal(n)) is not signal.SIG_IGN}
+    handlers = {number: signal.getsignal(number) for number in STOPPING}
+    before = {n: handler for n, handler in handlers.items() if handler is not signal.SIG_IGN}
     for number in before:
         signal.signal(number, ask)
     try:
@@ -78,4 +83,5 @@ def last_words() -> None:
     The process is on its way out; SIGKILL still ends it at once.
     """
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        for number in STOPPING[1:]:
+            signal.signal(number, signal.SIG_IGN)

@@ -2,10 +2,13 @@ import argparse
 import os
 import pickle
 import re
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict
+from datetime import datetime
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import safetensors.torch
 
@@ -13,10 +16,12 @@ import transferkit.timm_import  # noqa: F401  # isort: skip
 import timm
 import torch
 from timm.layers import resample_abs_pos_embed
+from timm.models import adapt_input_conv
 from torch import Tensor, nn
 
+from transferkit.backbones.fitting import WeightReport, adapted, compare, unfilled
 from transferkit.backbones.weights import (
-    compare,
+    Loaded,
     load_weights_file,
     map_by_order,
     read_tensors,
@@ -52,14 +57,135 @@ WRAPPINGS = {
     "plain": lambda t: t,
     "state_dict": lambda t: {"epoch": 3, "state_dict": t, "best": 0.5},
     "model": lambda t: {"model": t, "optimizer": {"state": {}}},
-    "ema first": lambda t: {"state_dict_ema": t, "state_dict": {n: v + 1 for n, v in t.items()}},
     "nested twice": lambda t: {"model": {"state_dict": t}},
     "module.": lambda t: {f"module.{n}": v for n, v in t.items()},
     "backbone.": lambda t: {f"backbone.{n}": v for n, v in t.items()},
     "module.model.": lambda t: {"state_dict": {f"module.model.{n}": v for n, v in t.items()}},
     "timm's train.py": lambda t: {"state_dict": t, "args": argparse.Namespace(lr=0.1)},
     "compiled": lambda t: {f"_orig_mod.{n}": v for n, v in t.items()},
+    "compiled inside": lambda t: {n.replace(".0.", "._orig_mod.0.", 1): v for n, v in t.items()},
+    "sharded": lambda t: {"module": {f"_fsdp_wrapped_module.{n}": v for n, v in t.items()}},
+    "transformers": lambda t: {f"timm_model.{n}": v for n, v in t.items()},
+    "fastai": lambda t: {"model": {f"0.model.{n}": v for n, v in t.items()}, "opt": {"hypers": []}},
+    "open_clip": lambda t: (
+        {"state_dict": {f"module.visual.trunk.{n}": v for n, v in t.items()}}
+        | {"logit_scale": torch.ones([])}
+    ),
+    "any key": lambda t: {"my_own_weights": t, "acc": 0.9, "epoch": torch.tensor(3)},
+    "list": lambda t: [{"epoch": 3}, ({"net": t},)],
+    "numpy": lambda t: {"net": {n: v.numpy() for n, v in t.items()}, "acc": np.float64(0.9)},
+    "other things": lambda t: {
+        "hyper_parameters": defaultdict(dict, lr=0.1),
+        "time": datetime(2024, 1, 1),
+        "kind": Kind.ONE,
+        "place": Path("/data"),
+        "state_dict": {f"net.{n}": v for n, v in t.items()},
+    },
+    "optimizer's copies": lambda t: {
+        "optimizer": {"state": dict(enumerate({"exp_avg": v + 1} for v in t.values()))},
+        "encoder": t,
+    },
 }
+
+
+class Kind(Enum):
+    ONE = 1
+
+
+def other(tensors: Tensors, prefix: str = "") -> Tensors:
+    return {prefix + n: v + 1 for n, v in tensors.items()}
+
+
+AVERAGES = {
+    "EMA": (lambda t: {"state_dict": other(t), "state_dict_ema": t}, "took state_dict_ema"),
+    "DINO": (
+        lambda t: {
+            "student": other(t, "module.backbone."),
+            "teacher": {f"backbone.{n}": v for n, v in t.items()},
+        },
+        "took teacher.backbone (there are student.backbone, too)",
+    ),
+    "MoCo": (
+        lambda t: (
+            {f"encoder_k.{n}": v + 1 for n, v in t.items()}
+            | {f"encoder_q.{n}": v for n, v in t.items()}
+        ),
+        "took encoder_q (there are encoder_k, too)",
+    ),
+    "a part of an average": (lambda t: {"ema": dict(list(other(t).items())[9:]), "model": t}, ""),
+}
+
+
+@pytest.mark.parametrize(("wrap", "told"), AVERAGES.values(), ids=AVERAGES)
+def test_of_several_copies_the_one_to_use_is_taken(
+    wrap: Any, told: str, trained: Tensors, target: nn.Module, tmp_path: Path
+) -> None:
+    path = tmp_path / "weights.pth"
+    torch.save(wrap(trained), path)
+    notices = load_weights_file(target, path).notices
+    assert [told in notice for notice in notices] == [True] * bool(told)
+    assert_same(target, trained)
+
+
+def test_a_whole_model_is_not_unpickled(target: nn.Module, tmp_path: Path) -> None:
+    path = tmp_path / "whole.pth"
+    torch.save({"model": target, "optimizer": {"state": {0: torch.ones(3)}}}, path)
+    with pytest.raises(UserError) as caught:
+        load_weights_file(target, path)
+    assert caught.value.exit_code == 1
+    assert "does not hold the backbone's tensors" in caught.value.what
+    assert "timm.models.resnet.ResNet" in caught.value.where
+    assert "torch.save(model.state_dict(), file)" in caught.value.remedy
+    torch.save(target, path)
+    with pytest.raises(UserError, match="more than plain tensors") as caught:
+        load_weights_file(target, path)
+    assert "timm.models.resnet.ResNet" in caught.value.where
+
+
+@pytest.mark.parametrize(("have", "wanted"), [(3, 1), (3, 4), (3, 3)])
+def test_channels_are_adapted_as_timm_does(have: int, wanted: int) -> None:
+    weight = torch.randn(8, have, 3, 3, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(adapted(weight, wanted), adapt_input_conv(wanted, weight))
+
+
+@pytest.mark.parametrize("channels", [1, 4])
+def test_a_stem_for_other_channels_is_adapted(
+    channels: int, trained: Tensors, target: nn.Module, tmp_path: Path
+) -> None:
+    path = tmp_path / "weights.pth"
+    stem = adapt_input_conv(channels, trained["conv1.0.weight"])
+    torch.save(trained | {"conv1.0.weight": stem}, path)
+    loaded = load_weights_file(target, path)
+    told = f"weights.pth: conv1.0.weight adapted from {channels} to 3 channels"
+    assert loaded == Loaded((told,))
+    found = target.state_dict()["conv1.0.weight"]
+    if channels == 4:
+        torch.testing.assert_close(found, trained["conv1.0.weight"])
+    grey = torch.randn(1, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(
+        nn.functional.conv2d(grey.repeat(1, 3, 1, 1), found),
+        nn.functional.conv2d(grey, trained["conv1.0.weight"].sum(1, keepdim=True)),
+        rtol=1e-4,
+        atol=1e-5,
+    )
+
+
+def test_a_stem_of_unknown_bands_is_unfilled(
+    trained: Tensors, target: nn.Module, tmp_path: Path
+) -> None:
+    path = tmp_path / "bands.pth"
+    torch.save(trained | {"conv1.0.weight": torch.ones(16, 13, 3, 3)}, path)
+    loaded = load_weights_file(target, path)
+    assert loaded.unfilled == ("conv1.0.weight",)
+    assert "1 tensor of another shape: conv1.0.weight" in loaded.notices[0]
+
+
+def test_what_is_computed_or_neutral_is_not_missed() -> None:
+    model = nn.Sequential(nn.Linear(2, 3), nn.LayerNorm(3), nn.BatchNorm1d(3))
+    model.register_buffer("index", torch.arange(3))
+    names = ("0.weight", "1.weight", "1.bias", "2.running_mean", "index")
+    report = WeightReport(matched=(), missing=names, unexpected=(), wrong_shape=())
+    assert unfilled(model, report) == ("0.weight", "2.running_mean")
 
 
 @pytest.mark.parametrize("wrap", WRAPPINGS.values(), ids=WRAPPINGS)
@@ -68,7 +194,7 @@ def test_state_dicts_as_people_save_them(
 ) -> None:
     path = tmp_path / "weights.pth"
     torch.save(wrap(trained), path)
-    assert load_weights_file(target, path) == []
+    assert load_weights_file(target, path) == Loaded()
     assert_same(target, trained)
 
 
@@ -78,7 +204,7 @@ def test_safetensors_by_content(
 ) -> None:
     path = tmp_path / f"weights.{suffix}"
     safetensors.torch.save_file(trained, path)
-    assert load_weights_file(target, path) == []
+    assert load_weights_file(target, path) == Loaded()
     assert_same(target, trained)
 
 
@@ -88,7 +214,7 @@ def test_old_files_without_batch_norm_counters(
     path = tmp_path / "old.pth"
     kept = {n: v for n, v in trained.items() if "num_batches" not in n}
     torch.save(kept, path)
-    assert load_weights_file(target, path) == []
+    assert load_weights_file(target, path) == Loaded()
     assert_same(target, target.state_dict() | {n: v for n, v in kept.items() if "fc" not in n})
 
 
@@ -115,7 +241,7 @@ def test_partial_file_is_reported_by_kind(
     before = target.state_dict()["layer1.0.conv1.weight"].clone()
     path = tmp_path / "partial.pth"
     torch.save(tensors, path)
-    (notice,) = load_weights_file(target, path)
+    (notice,) = load_weights_file(target, path).notices
     total = len([n for n in target.state_dict() if "num_batches" not in n or n in tensors])
     assert f"partial.pth: {total - 3} of {total} backbone tensors loaded" in notice
     assert f"2 tensors missing in the file: {', '.join(gone)}" in notice
@@ -152,7 +278,7 @@ def test_exactly_half_is_enough(trained: Tensors, target: nn.Module, tmp_path: P
     half = (len(others) + len(kept)) // 2
     path = tmp_path / "part.pth"
     torch.save({name: trained[name] for name in [*kept, *others][:half]}, path)
-    (notice,) = load_weights_file(target, path)
+    (notice,) = load_weights_file(target, path).notices
     assert f"{half} of {2 * half} backbone tensors loaded" in notice
     torch.save({name: trained[name] for name in [*kept, *others][: half - 1]}, path)
     with pytest.raises(UserError, match="another architecture"):
@@ -174,7 +300,7 @@ def test_position_embeddings_are_resampled(tmp_path: Path) -> None:
     target = build("test_vit", seed=2, img_size=96)
     path = tmp_path / "vit64.pth"
     torch.save(source, path)
-    assert load_weights_file(target, path) == []
+    assert load_weights_file(target, path) == Loaded()
     prefix = 1 if source["pos_embed"].shape[1] % 2 else 0
     expected = resample_abs_pos_embed(source["pos_embed"], (6, 6), num_prefix_tokens=prefix)
     torch.testing.assert_close(target.state_dict()["pos_embed"], expected)

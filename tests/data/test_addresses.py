@@ -141,6 +141,24 @@ def test_what_cannot_be_fetched_is_named(
     assert len(fetched("memory://b/1.tar")) == 1  # the copy that did not fit counts for nothing
 
 
+def test_copies_that_cannot_be_kept_are_told_of_with_advice(
+    store: fsspec.AbstractFileSystem, own_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.pipe("/b/1.tar", b"x")
+
+    def refuse(path: Path, write: object) -> None:
+        raise PermissionError(13, "Permission denied", str(path.with_name(".1.tar.tmp")))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(addresses, "write_atomically", refuse)
+        said = refusal("memory://b/1.tar")
+    assert said.startswith(f"cannot write to {own_cache}/shards/memory/b: Permission denied")
+    assert "TRANSFERKIT_CACHE" in said
+    (own_cache / "shards" / "memory" / "b").rmdir()
+    (own_cache / "shards" / "memory" / "b").write_text("a file in the way")
+    assert "TRANSFERKIT_CACHE" in refusal("memory://b/1.tar")
+
+
 def broken(*_: object) -> int:
     raise RuntimeError("Unable to locate credentials")
 

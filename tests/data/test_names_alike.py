@@ -11,6 +11,7 @@ from transferkit.data.checks import case_warnings
 from transferkit.data.index import ScanOptions, scan
 from transferkit.data.inspect import class_counts, inspect
 from transferkit.data.listing import Entry, Listing
+from transferkit.errors import UserError
 
 SHADES = iter(range(10**6))
 
@@ -45,6 +46,25 @@ def test_classes_and_pictures_alike_but_for_case_are_kept_apart_and_told_of(tree
         "copy on Windows or macOS would keep one of each",
     )
     assert class_counts(index)["Cat"] == {"train": 1, "val": 1, "test": 0}
+
+
+def test_folders_that_become_one_class_are_told_of(tmp_path: Path) -> None:
+    names = ("ant", "ant ", "caf\u00e9", "cafe\u0301", "dog")
+    for name in names:
+        for number in range(2):
+            picture(tmp_path / name / f"{number}.png")
+    if len(os.listdir(tmp_path)) < len(names):
+        pytest.skip("this file system does not tell such names apart")
+    index = scan(tmp_path)
+    assert index.classes == ("ant", "caf\u00e9", "dog")
+    (told,) = (warning for warning in index.warnings if "one class" in warning)
+    assert told.startswith("2 class folders called like another but for blanks or how letters are")
+    assert "(first: 'ant' and 'ant ')" in told
+    renamed = tmp_path / "dog"
+    renamed.rename(tmp_path / " ")
+    with pytest.raises(UserError, match="1 class folder whose name is blank") as refused:
+        scan(tmp_path)
+    assert refused.value.where == "' '"
 
 
 def test_labels_of_a_manifest_are_compared_too(tree: Path) -> None:
@@ -94,7 +114,7 @@ def test_a_hundred_thousand_classes_are_inspected(tmp_path: Path) -> None:
         folder.mkdir(parents=True)
         for copy in range(2):
             os.link(sources[(number + copy) % 4], folder / f"{copy}.png")
-    found = inspect(scan(tmp_path / "data", ScanOptions(to_train=False)))
+    found = inspect(scan(tmp_path / "data", ScanOptions(use="look")))
     assert found.pictures == 200_000
     assert len(found.counts) == 100_000
     assert {count["train"] for count in found.counts.values()} == {2}

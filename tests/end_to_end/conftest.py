@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from transferkit.cli import main
+from transferkit.stopping import STOPPING
 
 SAMPLES = Path(__file__).resolve().parents[2] / "data_samples"
 TINY = ("--backbone", "test_efficientnet", "--no-pretrained", "--image-size", "32")
@@ -39,12 +40,13 @@ class Result:
 def call(*arguments: object) -> Result:
     """Run a command of transferkit in this process, as the shell would."""
     out, err = io.StringIO(), io.StringIO()
-    before = signal.getsignal(signal.SIGTERM)
+    before = {number: signal.getsignal(number) for number in STOPPING}
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
         patch.setattr(sys, "argv", ["transferkit", *map(str, arguments)])
         with pytest.raises(SystemExit) as left:
             main()
-    signal.signal(signal.SIGTERM, before)
+    for number, handler in before.items():
+        signal.signal(number, handler)
     result = Result(int(left.value.code or 0), out.getvalue(), err.getvalue())
     assert "bug in transferkit" not in result.out + result.err
     assert "Traceback" not in result.out + result.err

@@ -398,7 +398,7 @@ COMMANDS = {
     ("finetune", "--resume", "flat"): (1, "flat is not a run folder"),
     ("finetune", "--resume", "nowhere"): (1, "nowhere is not a run folder"),
     ("finetune", "--resume", "flat", "--lr", "1"): (2, "--resume takes no other option"),
-    ("finetune", "flat", "--resume", "flat"): (2, "--resume takes no other option"),
+    ("finetune", "flat", "--resume", "flat"): (1, "flat is not a run folder"),
     ("predict",): (2, "Missing argument 'RUN"),
     ("predict", "flat", "flat"): (1, "flat is not a run folder"),
     ("predict", "RUN", "none.png"): (2, "none.png does not exist"),

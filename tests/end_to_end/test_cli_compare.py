@@ -25,7 +25,7 @@ def test_runs_stand_side_by_side(run: Path, other: Path, pictures: Path, cli: Cl
     with Image.open("curves.png") as image:
         assert image.width > 1000
     out = cli("compare", run, other).out
-    assert "What differed" in out
+    assert "Options that differ" in out
     assert "training.batch_size" in out
     assert "1:2@0.01" in out
 

@@ -75,3 +75,29 @@ def test_a_split_that_is_not_there(run: Path, pictures: Path, cli: Cli) -> None:
     result = cli("evaluate", run, pictures, "--split", "test")
     assert result.code == 2
     assert result.message[0] == "error: the data set has no test pictures"
+
+
+def test_held_out_sets_need_no_training_part(run: Path, pictures: Path, cli: Cli) -> None:
+    shutil.copytree(pictures / "val", "alone/test")
+    expected = cli("evaluate", run, pictures, "--json").json["accuracy"]
+    for words in (("--split", "test"), ("--split", "all"), ()):
+        result = cli("evaluate", run, "alone", *words, "--json")
+        assert (result.json["count"], result.json["accuracy"]) == (12, expected)
+    files = sorted(Path("alone/test").glob("*/*.png"))
+    rows = [f"{file.relative_to('alone')},{file.parent.name},test" for file in files]
+    Path("alone/table.csv").write_text("\n".join(["path,label,split", *rows]))
+    table = ("--manifest", "alone/table.csv", "--split", "test")
+    assert cli("evaluate", run, *table, "--json").json["count"] == 12
+
+
+def test_classes_are_those_of_the_model(run: Path, pictures: Path, cli: Cli) -> None:
+    shutil.copytree(pictures / "val", "part/test")
+    for name in ("disc", "square"):
+        shutil.copytree(pictures / "train" / name, f"part/train/{name}")
+    result = cli("evaluate", run, "part", "--split", "test", "--json")
+    assert (result.code, result.json["count"], result.json["unknown"]) == (0, 12, {})
+    shutil.copytree(pictures / "val", "batch")
+    shutil.rmtree("batch/disc")
+    Path("batch/disc").mkdir()
+    result = cli("evaluate", run, "batch", "--json")
+    assert (result.code, result.json["count"], result.json["missing"]) == (0, 8, ["disc"])

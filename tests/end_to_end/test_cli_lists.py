@@ -31,11 +31,11 @@ def test_version_of_the_module_run_as_a_program() -> None:
 
 def test_help_loads_nothing_heavy() -> None:
     code = (
-        "import sys; sys.argv = ['transferkit', 'finetune', '--help']\n"
+        "import sys; sys.argv = ['transferkit', 'finetune', '--help-all']\n"
         "from transferkit.cli import main\n"
         "try: main()\n"
         "except SystemExit as left: print(left.code, sorted({'torch', 'timm', 'numpy', 'PIL', "
-        "'matplotlib', 'onnxruntime'} & set(sys.modules)))"
+        "'matplotlib', 'onnxruntime', 'pydantic', 'rich'} & set(sys.modules)))"
     )
     done = shell(sys.executable, "-c", code)
     assert done.stdout.splitlines()[-1] == "0 []"
@@ -130,7 +130,7 @@ def test_the_plan_of_a_budget_shows_what_fits(pictures: Path, cli: Cli) -> None:
     assert [stage["name"] for stage in found["stages"]] == ["all"]  # nothing is pretrained
     assert found["stages"][0]["epochs"] > 0
     assert any(note.startswith("10 min 00 s allow all ") for note in found["notices"])
-    assert "epochs, at most" in cli("plan", pictures, *TINY, "--budget", "10m").out
+    assert "epochs (maximum)" in cli("plan", pictures, *TINY, "--budget", "10m").out
     refused = cli("plan", pictures, *TINY, "--budget", "10m", "--stages", "1:2")
     assert refused.code == 2
     assert "stages have no effect with training.budget" in refused.err
@@ -142,7 +142,7 @@ def test_the_plan_as_a_table(pictures: Path, cli: Cli) -> None:
     assert lines["head"] == ["4e-3", "1e-3"]
     assert lines["stem"][0] == "frozen"
     assert "if improving" in out
-    assert "expected in all" in out
+    assert "expected total" in out
 
 
 def test_the_wheel_holds_every_package_the_pages_and_the_recipes() -> None:

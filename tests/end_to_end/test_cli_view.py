@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -16,10 +17,11 @@ LISTENING = (  # a shell that starts the tests in the background has Ctrl-C igno
 )
 
 
-def post(port: int, picture: bytes) -> tuple[int, Any]:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
-    kind = {"Content-Type": "application/octet-stream", "Origin": f"http://127.0.0.1:{port}"}
-    connection.request("POST", "/predict", picture, kind)
+def post(address: str, picture: bytes) -> tuple[int, Any]:
+    found = urlsplit(address)
+    connection = http.client.HTTPConnection(found.netloc, timeout=120)
+    kind = {"Content-Type": "application/octet-stream", "Origin": f"http://{found.netloc}"}
+    connection.request("POST", f"/predict?{found.query}", picture, kind)
     response = connection.getresponse()
     return response.status, json.loads(response.read())
 
@@ -37,15 +39,15 @@ def test_a_picture_is_answered_as_predict_answers_it(
     try:
         assert process.stdout is not None
         address = json.loads(process.stdout.readline())["address"]
-        port = int(address.rsplit(":", 1)[1].strip("/"))
-        status, found = post(port, picture.read_bytes())
-        unreadable = post(port, b"\xff\xd8\xff")
+        status, found = post(address, picture.read_bytes())
+        unreadable = post(address, b"\xff\xd8\xff")
+        stranger = post(address.partition("?")[0], picture.read_bytes())
     finally:
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (0, "")
     assert "Traceback" not in err
-    assert status == 200
+    assert (status, stranger[0]) == (200, 403)
     row = cli("predict", run, picture, "--mc-dropout", "30", "--json").json["predictions"][0]
     first = found["answers"][0]
     assert first["label"] == row["label"]

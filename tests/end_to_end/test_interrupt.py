@@ -23,7 +23,7 @@ LISTENING = (  # a shell that starts the tests in the background has Ctrl-C igno
 TINY = ("--backbone", "test_efficientnet", "--no-pretrained", "--image-size", "32", "--views", "1")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_run_that_is_told_to_stop_is_saved_and_can_go_on(
     pictures: Path, cli: Cli, number: signal.Signals
 ) -> None:

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
@@ -105,11 +106,13 @@ def resident_mb(pid: int) -> float:
     return pages * resource.getpagesize() / 1e6
 
 
-def ask(port: int, picture: bytes) -> bool:
+def ask(address: str, picture: bytes) -> bool:
     """Send a picture, then load a page; return whether both went well."""
-    kind = {"Content-Type": "application/octet-stream", "Origin": f"http://127.0.0.1:{port}"}
-    for words in (("POST", "/predict", picture, kind), ("GET", "/", None, {})):
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    found = urlsplit(address)
+    cookie = {"Cookie": f"transferkit-{found.port}={found.query.removeprefix('token=')}"}
+    kind = {"Content-Type": "application/octet-stream", "Origin": f"http://{found.netloc}"}
+    for words in (("POST", "/predict", picture, kind | cookie), ("GET", "/", None, cookie)):
+        connection = http.client.HTTPConnection(found.netloc, timeout=60)
         connection.request(*words)  # type: ignore[arg-type]
         response = connection.getresponse()
         body = response.read()
@@ -132,12 +135,11 @@ def test_a_page_answers_many_at_once_in_flat_memory(
     try:
         assert process.stdout is not None
         address = json.loads(process.stdout.readline())["address"]
-        port = int(address.rsplit(":", 1)[1].strip("/"))
 
         def client(number: int) -> tuple[int, int]:
             tried = held = 0
             while not ends.is_set():
-                held += ask(port, files[(number + tried) % len(files)].read_bytes())
+                held += ask(address, files[(number + tried) % len(files)].read_bytes())
                 tried += 1
             return tried, held
 

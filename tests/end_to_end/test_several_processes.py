@@ -1,6 +1,7 @@
 """The same command in two processes: the same numbers, the same files, one voice."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -109,13 +110,15 @@ def test_prediction_goes_on_with_parts_and_writes_the_file_of_one_process(
     whole = Path("one.csv").read_bytes()
     lines = whole.splitlines(keepends=True)
     Path("two.part-1-of-2.csv.partial").write_bytes(b"".join(lines[:5]) + lines[5][:9])  # killed
+    shutil.copy("one.csv.made.json", "two.part-1-of-2.csv.partial.made.json")
     ended = as_by_srun(*job, "-o", "two.csv", "--skip-existing")
     assert ended.codes == [0, 0], ended.err
     assert "4 pictures were done already" in ended.out[0]
     assert f"{len(lines) - 5} rows written to two.csv" in ended.out[0]
     assert ended.out[1] == ended.err[1] == ""
     assert Path("two.csv").read_bytes() == whole
-    assert {path.name for path in Path().iterdir()} == {"torn.png", "one.csv", "two.csv"}
+    made = {"one.csv.made.json", "two.csv.made.json"}
+    assert {path.name for path in Path().iterdir()} == {"torn.png", "one.csv", "two.csv", *made}
 
 
 def test_two_processes_fetch_shards_and_write_the_file_of_one(

@@ -218,5 +218,5 @@ def test_weights_that_cannot_be_shared_out_are_refused() -> None:
 def test_the_recipe_keeps_the_strategy(ran: Any, cli: Cli) -> None:
     recipe = tomllib.loads(RunFolder(ran[0] / "plain").read_recipe())
     assert load_config(recipe).device.strategy == recipe["device"]["strategy"] == "fsdp"
-    assert "--strategy" in cli("finetune", "--help").out
-    assert "--strategy" not in cli("pretrain", "--help").out
+    assert "--strategy" in cli("finetune", "--help-all").out
+    assert "--strategy" not in cli("pretrain", "--help-all").out

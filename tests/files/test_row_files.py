@@ -7,7 +7,15 @@ from safetensors.numpy import load_file
 
 from transferkit.errors import UserError
 from transferkit.files.csv_rows import from_csv
-from transferkit.files.row_files import ArrayFile, open_rows, part_path, partial_path
+from transferkit.files.row_files import (
+    ArrayFile,
+    folder_of,
+    not_in,
+    open_rows,
+    part_path,
+    partial_path,
+    picture_key,
+)
 
 NAMES = ["path", "label", "entropy", "error"]
 ODD = ['a,"b".png', "new\nline.png", "=formula.png", "é.png", "plain.png"]
@@ -29,7 +37,7 @@ def test_wherever_a_job_is_killed_the_next_one_ends_the_same(tmp_path: Path, suf
         path.unlink(missing_ok=True)
         partial_path(path).write_bytes(expected[:cut])
         table = open_rows(path, NAMES, go_on=True)
-        table.write([row for row in rows() if row["path"] not in table.done])
+        table.write([row for row in rows() if picture_key(row["path"]) not in table.done])
         table.close(whole=True)
         assert path.read_bytes() == expected
         assert not partial_path(path).exists()
@@ -121,3 +129,86 @@ def test_parts_make_the_array_of_one_job(tmp_path: Path) -> None:
         file.append(part)
     file.close(whole=True)
     assert put.read_bytes() == whole.read_bytes()
+
+
+MADE = {"by": {"models": ["m1"], "top_k": 3}, "folder": ""}
+
+
+def job(path: Path, names: list[str], go_on: bool = True, made=MADE, error: str = "") -> list[str]:
+    """Write rows for the pictures that have none yet; return their names."""
+    table = open_rows(path, NAMES, go_on, made)
+    left = [str(file) for file in not_in(table.done, map(Path, names))]
+    table.write([{**row, "error": error} for row in rows(left)])
+    table.close(whole=True)
+    return left
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
+@pytest.mark.parametrize("killed", [False, True])
+def test_rows_of_another_model_or_other_options_are_not_mixed(
+    tmp_path: Path, suffix: str, killed: bool
+) -> None:
+    path = tmp_path / f"r{suffix}"
+    job(path, ["a", "b"])
+    if killed:
+        open_rows(path, NAMES, go_on=True, made=MADE).close(whole=False)
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    for by, told in (
+        ({"models": ["m2"], "top_k": 3}, "models: there ['m1'], now ['m2']"),
+        ({"models": ["m1"], "top_k": 1}, "top_k: there 3, now 1"),
+    ):
+        with pytest.raises(UserError, match="another model or other options made it") as caught:
+            job(path, ["c"], made={**MADE, "by": by})
+        assert caught.value.where == told
+        assert "leave --skip-existing out" in caught.value.remedy
+        assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
+    assert job(path, ["c", "a"]) == ["c"]
+    job(path, ["d"], go_on=False, made={**MADE, "by": {"models": ["m2"]}})  # the remedy works
+    assert job(path, ["d", "e"], made={**MADE, "by": {"models": ["m2"]}}) == ["e"]
+
+
+def test_rows_of_unknown_making_are_not_gone_on_with(tmp_path: Path) -> None:
+    path = tmp_path / "r.csv"
+    job(path, ["a"], made=None)
+    for damage in (None, "{", "[1]", '{"by": 3}'):
+        if damage:
+            (tmp_path / "r.csv.made.json").write_text(damage)
+        with pytest.raises(UserError, match="nothing tells which model and options made it"):
+            job(path, ["b"])
+    assert from_csv(path.read_text())[0]["path"] == "a"
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
+def test_pictures_with_an_error_are_tried_again(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"r{suffix}"
+    job(path, ["a"])
+    job(path, ["b\n", "c"], error="the disk was\naway")
+    assert job(path, ["a", "b\n", "c"]) == ["b\n", "c"]
+    assert job(path, ["a", "b\n", "c"]) == []
+    text = path.read_text()
+    found = from_csv(text) if suffix == ".csv" else [json.loads(t) for t in text.splitlines()]
+    assert [row["path"] for row in found] == ["a", "b\n", "c"]
+    assert not any(row.get("error") for row in found)
+
+
+def test_a_picture_is_known_however_it_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    (tmp_path / "real" / "a.png").touch()
+    monkeypatch.chdir(tmp_path)
+    here = {**MADE, "folder": folder_of([Path("real/a.png")])}
+    assert here["folder"] == str(tmp_path)
+    path = tmp_path / "r.csv"
+    assert job(path, ["real/a.png"], made=here) == ["real/a.png"]
+    whole = str(tmp_path / "real" / "a.png")
+    for name in ("./real/../real/a.png", "link/a.png", whole):
+        assert job(path, [name], made=here) == []
+    (tmp_path / "other").mkdir()
+    monkeypatch.chdir(tmp_path / "other")
+    assert folder_of([Path(whole)]) == ""
+    assert job(path, [whole], made=MADE) == []
+    elsewhere = {**MADE, "folder": folder_of([Path("real/a.png")])}
+    with pytest.raises(UserError, match="seen from another folder"):  # it is another picture
+        job(path, ["real/a.png"], made=elsewhere)

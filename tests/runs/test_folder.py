@@ -2,6 +2,7 @@ import errno
 import json
 import math
 import os
+from contextlib import ExitStack
 from datetime import datetime
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from matplotlib.figure import Figure
 
 from transferkit.errors import UserError
 from transferkit.files import atomic_write
+from transferkit.runs import creation
 from transferkit.runs.creation import create_run, default_run_path
 from transferkit.runs.folder import FORMAT_VERSION, RunFolder, open_run
 
@@ -305,3 +307,35 @@ def test_json_and_log_and_plot(run):
     assert path == run.plot_path("curves") == run.path / "plots" / "curves.png"
     assert path.read_bytes().startswith(b"\x89PNG")
     assert set(run.files) == {"recipe", "plots", "log"}
+
+
+def test_a_folder_is_held_from_its_creation_on(tmp_path):
+    path = tmp_path / "r"
+    with ExitStack() as first:
+        made = create_run(path, first)
+        made.write_json("data", {"fingerprint": "1"})  # the scan is over, the recipe not written
+        before = names(path)
+        with pytest.raises(UserError, match="another process is working on"):
+            create_run(path)
+        assert names(path) == before == ["data.json"]
+    assert create_run(path).made == ()  # it ended before it began: the same command begins it again
+    assert names(path) == []
+
+
+def test_runs_that_begin_in_the_same_second_have_folders_of_their_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    both = iter([Path("runs/a"), Path("runs/a"), Path("runs/b")])  # the second sees no folder yet
+    monkeypatch.setattr(creation, "default_run_path", lambda *_: next(both))
+    with ExitStack() as held:
+        found = [creation.begin_run(held, None, "flowers").path for _ in range(2)]
+        assert found == [Path("runs/a"), Path("runs/b")]
+        with pytest.raises(UserError, match="another process"):
+            creation.begin_run(held, Path("runs/a"), "flowers")
+
+
+def test_a_failure_to_make_a_folder_removes_nothing_that_was_there(run, monkeypatch):
+    before = names(run.path)
+    monkeypatch.setattr(creation, "_clear", disk_full)
+    with pytest.raises(UserError, match="cannot make the run folder"):
+        create_run(run.path)
+    assert names(run.path) == before == ["recipe.toml"]

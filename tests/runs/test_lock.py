@@ -42,3 +42,23 @@ def test_the_folder_is_let_go_after_an_error(tmp_path: Path) -> None:
         raise ZeroDivisionError
     with only_process(tmp_path):
         pass
+
+
+def test_a_file_is_held_beside_it_and_nothing_is_left(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    (tmp_path / ".rows.csv.lock").touch()  # of a job that was killed
+    with only_process(path):
+        assert os.listdir(tmp_path) == [".rows.csv.lock"]
+        with pytest.raises(UserError, match="another process is working on"), only_process(path):
+            pass
+        assert os.listdir(tmp_path) == [".rows.csv.lock"]
+        with only_process(tmp_path / "other.csv"):
+            pass
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_lock_is_not_made_behind_a_link(tmp_path: Path) -> None:
+    (tmp_path / ".rows.csv.lock").symlink_to(tmp_path / "outside")
+    with pytest.raises(OSError, match="is a link"), only_process(tmp_path / "rows.csv"):
+        pass
+    assert not (tmp_path / "outside").exists()

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from transferkit.cli import environment_error
 from transferkit.errors import UserError
 from transferkit.files.cache_dir import default_cache_dir
 from transferkit.training.boundary_cache import (
@@ -294,6 +295,34 @@ def test_a_cache_in_use_is_not_removed(tmp_path: Path) -> None:
         assert path.exists()
     make_room(tmp_path, 2**20, 2**21)
     assert not path.exists()
+
+
+def test_a_folder_that_cannot_be_looked_into_is_told_with_advice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def closed(path: Path) -> bool:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "exists", closed)
+    with pytest.raises(UserError, match=r"cannot write the cache in .*: Permission denied") as told:
+        make_room(tmp_path / "caches", 1, 2)
+    assert "--cache-dir" in told.value.remedy
+    error = PermissionError(13, "Permission denied", str(tmp_path / "cache" / "shards"))
+    assert "--cache-dir" in environment_error(error).remedy
+    error.filename = str(tmp_path / "pictures")
+    assert environment_error(error).remedy == ""
+
+
+def test_without_a_home_the_advice_is_another_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    def homeless() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("TRANSFERKIT_CACHE")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", homeless)
+    with pytest.raises(UserError, match="no home folder") as told:
+        default_cache_dir()
+    assert "--cache-dir" in told.value.remedy
 
 
 def test_default_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

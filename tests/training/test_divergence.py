@@ -1,6 +1,8 @@
 """A loss that is no number: the run stops, or goes back to what was good at half the rate."""
 
+import itertools
 import math
+import shlex
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,10 +13,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from transferkit.cli import main
 from transferkit.config import Averaging, Config, Stage
 from transferkit.errors import UserError
 from transferkit.events import EpochEnded, Event, Notice
-from transferkit.runs.folder import RunFolder, open_run
+from transferkit.recipes.reading import config_of
+from transferkit.runs.folder import open_run
+from transferkit.training import loop
 from transferkit.training.compiling import Forward
 from transferkit.training.divergence import MOST_HALVINGS, Diverged, checked, halved
 from transferkit.training.supervised import Objective
@@ -84,22 +89,6 @@ def test_stop_says_where_and_at_which_rate(
     assert "2e-2" in caught.value.where
     assert caught.value.remedy.endswith("--on-divergence rewind")  # nothing is there to be kept
     assert not (tmp_path / "run").exists()
-
-
-def test_stop_in_a_later_epoch_says_where_the_others_are(
-    config: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    real, steps = Objective.loss, iter(range(99))
-
-    def loss(self: Objective, *given: Any) -> tuple[Tensor, Tensor]:
-        value, logits = real(self, *given)
-        return value * (math.nan if next(steps) == 4 else 1.0), logits
-
-    monkeypatch.setattr(Objective, "loss", loss)
-    with pytest.raises(UserError, match="became NaN at step 5") as caught:
-        finetune(config(on_divergence="stop"), tmp_path / "run", lambda _: None)
-    assert caught.value.remedy.endswith(f"; the epochs before are kept in {tmp_path / 'run'}")
-    assert len(RunFolder(tmp_path / "run").read_metrics()) == 1
 
 
 @pytest.mark.parametrize("ema", [0.0, 0.9])
@@ -216,3 +205,62 @@ def test_a_resumed_run_goes_on_with_the_halved_rate(
     assert (tmp_path / "run" / MODEL).read_bytes() == whole
     summaries = [open_run(tmp_path / name).read_json("summary") for name in ("whole", "run")]
     assert summaries[0]["diagnosis"] == summaries[1]["diagnosis"] == texts
+
+
+@pytest.mark.parametrize("interrupted", [False, True])
+def test_rewinding_goes_to_the_start_of_the_epoch_though_a_step_of_it_was_saved(
+    config: Callable[..., Config],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    stopped_after: Callable[..., Any],
+    *,
+    interrupted: bool,
+) -> None:
+    with monkeypatch.context() as patch:
+        explode_once(patch, step=4)  # the second of epoch 2
+        expected, told = trained(config(), tmp_path / "whole")
+    explode_once(monkeypatch, step=4)
+    if interrupted:
+        with stopped_after(4, loop), pytest.raises(UserError, match="interrupted"):
+            finetune(config(), tmp_path / "run", lambda _: None)
+        resume(tmp_path / "run", lambda _: None)
+    else:
+        steps = itertools.count(1)
+        monkeypatch.setattr(loop, "is_time", lambda stop: next(steps) == 4)  # ten minutes are over
+        finetune(config(), tmp_path / "run", lambda _: None)
+    assert open_run(tmp_path / "run").read_json("summary")["diagnosis"] == told
+    assert (tmp_path / "run" / MODEL).read_bytes() == expected
+
+
+def test_a_run_that_stops_ends_with_its_best_weights_and_one_can_go_on(
+    config: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = config(on_divergence="stop")
+    plain = replace(plain, stages=(*plain.stages, Stage("all", 1, if_improving=True)))
+    with monkeypatch.context() as patch:
+        explode_once(patch, step=4)
+        with pytest.raises(UserError, match="became NaN at step 5") as caught:
+            finetune(plain, tmp_path / "run", lambda _: None)
+    run = open_run(tmp_path / "run")
+    assert len(run.read_metrics()) == 1
+    summary, rows, best = run.read_json("summary"), run.read_metrics(), run.load_checkpoint("best")
+    assert summary["stopped"] == caught.value.what
+    assert [(s["reason"], s["epochs"]) for s in summary["stages"]] == [
+        ("diverged", 1),
+        ("not reached", 0),
+    ]
+    assert summary["metrics"]["accuracy"] == pytest.approx(rows[0]["val_accuracy"])
+    weights = run.load_model()[1]
+    assert best is not None
+    assert all(torch.equal(weights[name], tensor) for name, tensor in best["model"].items())
+    command = shlex.split(caught.value.remedy.split("go on from them: ")[1])
+    assert command[command.index("--stages") + 1] == "head:30,1:3@0.01~1,all:1@0.0025?"
+    short = command[command.index("--stages") + 1].replace("head:30", "head:1")
+    more = ["--out", str(tmp_path / "next"), "--image-size", "32", "--engine", "torch"]
+    command[command.index("--stages") + 1] = short
+    monkeypatch.setattr("sys.argv", [*command, *more])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code in (0, None)
+    config_used = config_of(open_run(tmp_path / "next"))
+    assert config_used.backbone.weights == tmp_path / "run" / MODEL

@@ -1,3 +1,4 @@
+import itertools
 from dataclasses import replace
 
 import pytest
@@ -229,3 +230,21 @@ def test_plans_that_leave_random_groups_untrained_are_refused(
     with pytest.raises(UserError, match=what) as refused:
         make_plan(Config(backbone=BackboneOptions(reuse_blocks=kept), stages=stages), EIGHT)
     assert refused.value.exit_code == 2
+
+
+@pytest.mark.parametrize("name", ["resnet18", "mlp"])
+def test_the_options_tell_which_plans_train_the_head_alone(name: str) -> None:
+    """What the checks of the options take for granted is what the plan does."""
+    several = ((), (Stage("head", 1), Stage(2, 1)), (Stage("head", 1),), (Stage("all", 1),))
+    for pretrained, reuse, depth, full, stages in itertools.product(
+        (True, False), (None, 5), (0, 1), (0, 2), several
+    ):
+        backbone = BackboneOptions(name, pretrained=pretrained, reuse_blocks=reuse)
+        training = Training(depth=depth, full_epochs=full)
+        config = Config(backbone=backbone, training=training, stages=stages)
+        try:
+            plan = make_plan(config, EIGHT).stages
+        except UserError:
+            continue  # random blocks that would stay as they are
+        heads = [stage.boundary == len(EIGHT) for stage in plan]
+        assert (config.head_trains_first, config.trains_head_alone) == (heads[0], all(heads))

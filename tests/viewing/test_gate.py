@@ -48,6 +48,14 @@ def test_pages_are_given_to_their_own_address(
         assert (refusal and refusal.status) == status
 
 
+@pytest.mark.parametrize(("port", "status"), [(80, None), (8000, 421)])
+def test_browsers_leave_the_usual_port_out(port: int, status: int | None) -> None:
+    given = headers(UPLOAD | {"Host": "127.0.0.1", "Origin": "http://127.0.0.1"})
+    for check in (refuse, refuse_upload):
+        refusal = check(given, port)
+        assert (refusal and refusal.status) == status
+
+
 def test_two_hosts_are_none() -> None:
     given = headers(PAGE)
     given["Host"] = "evil.example"

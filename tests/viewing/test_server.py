@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from transferkit.errors import UserError
-from transferkit.viewing.server import Page, Server, open_server
+from transferkit.viewing import server as viewing_server
+from transferkit.viewing.server import Handler, Page, Server, open_server
 
 PAGES = {"/": Page("<p>hello", "default-src 'none'")}
 
@@ -45,7 +46,8 @@ def ask(server: Server) -> Ask:
     def send(method: str, path: str, body: bytes = b"", **more: str) -> Any:
         own = f"127.0.0.1:{server.server_port}"
         kind = {"Content-Type": "application/octet-stream", "Origin": f"http://{own}"}
-        wanted = {"Host": own, **(kind if method == "POST" else {}), **more}
+        cookie = {"Cookie": f"a=b; transferkit-{server.server_port}={server.token}"}
+        wanted = {"Host": own, **cookie, **(kind if method == "POST" else {}), **more}
         connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=60)
         connection.request(method, path, body or None, wanted)
         response = connection.getresponse()
@@ -58,7 +60,58 @@ def ask(server: Server) -> Ask:
 
 def test_it_listens_on_the_loopback_alone(server: Server) -> None:
     assert server.server_address[0] == "127.0.0.1"
-    assert server.address == f"http://127.0.0.1:{server.server_port}/"
+    assert server.address == f"http://127.0.0.1:{server.server_port}/?token={server.token}"
+
+
+def test_who_has_not_the_token_is_given_nothing(ask: Ask, server: Server) -> None:
+    others = ("", f"transferkit-{server.server_port}=wrong", f"transferkit-1={server.token}")
+    for cookie in others:
+        for found in (ask("GET", "/", Cookie=cookie), ask("POST", "/predict", b"a", Cookie=cookie)):
+            assert (found[0], "hello" in found[2]) == (403, False)
+            assert server.token not in str(found)
+    for wrong in ("", "wrong", server.token[:-1], f"{server.token}x"):
+        assert ask("GET", f"/?token={wrong}", Cookie="")[0] == 403
+
+
+def test_a_token_in_the_address_moves_into_a_cookie(ask: Ask, server: Server) -> None:
+    status, headers, text = ask("GET", f"/?token={server.token}", Cookie="")
+    assert (status, headers["Location"], text) == (303, "/", "")
+    cookie, *rest = headers["Set-Cookie"].split("; ")
+    assert rest == ["Path=/", "HttpOnly", "SameSite=Strict"]
+    assert ask("GET", "/", Cookie=cookie)[2] == "<p>hello"
+    assert ask("POST", f"/predict?token={server.token}", b"abc", Cookie="")[0] == 200
+    # nobody is sent elsewhere
+    assert ask("GET", f"//evil.example?token={server.token}", Cookie="")[0] == 404
+
+
+def test_what_the_browser_is_started_with_opens_the_page_once(ask: Ask, server: Server) -> None:
+    once = server.address_once().removeprefix(server.origin)
+    assert server.token not in once
+    assert [ask("GET", once, Cookie="")[0] for _ in range(2)] == [303, 403]
+
+
+def test_headers_alone_are_given_without_the_page(ask: Ask) -> None:
+    page, head = ask("GET", "/"), ask("HEAD", "/")
+    assert head == (200, {**page[1], "Date": head[1]["Date"]}, "")
+    assert ask("HEAD", "/", Cookie="")[0] == 403
+
+
+def test_slow_strangers_keep_nobody_out(ask: Ask, server: Server) -> None:
+    slow = [socket.create_connection(("127.0.0.1", server.server_port)) for _ in range(80)]
+    for connection in slow:
+        connection.sendall(b"GET / HT")
+    assert [ask("GET", "/")[0] for _ in range(20)] == [200] * 20
+    for connection in slow:
+        connection.close()
+
+
+def test_a_request_has_to_arrive_in_time(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also one that goes on arriving, byte by byte: what is waited for is the whole of it."""
+    monkeypatch.setattr(Handler, "timeout", 1000.0)
+    with socket.create_connection(("127.0.0.1", server.server_port), timeout=20) as connection:
+        connection.sendall(b"GET / HTTP/1.0\r\nA: ")
+        monkeypatch.setattr(viewing_server, "ARRIVAL_S", 0.0)
+        assert connection.recv(100) == b""
 
 
 def test_every_answer_has_the_headers(ask: Ask) -> None:
@@ -90,7 +143,7 @@ def test_pictures_are_answered(ask: Ask, failures: list[Exception]) -> None:
     assert ask("POST", "/predict", b"abc")[0] == 200  # it goes on
 
 
-@pytest.mark.parametrize("method", ["PUT", "DELETE", "OPTIONS", "HEAD", "<script>"])
+@pytest.mark.parametrize("method", ["PUT", "DELETE", "OPTIONS", "<script>"])
 def test_other_methods_are_refused(ask: Ask, method: str) -> None:
     status, _, text = ask(method, "/")
     assert status == 501
@@ -106,6 +159,7 @@ def test_what_does_not_arrive_is_given_up(server: Server) -> None:
     own = f"127.0.0.1:{server.server_port}"
     lines = (
         *("POST /predict HTTP/1.1", f"Host: {own}", f"Origin: http://{own}"),
+        f"Cookie: transferkit-{server.server_port}={server.token}",
         *("Content-Type: application/octet-stream", "Content-Length: 10", "", "abc"),
     )
     with socket.create_connection(("127.0.0.1", server.server_port), timeout=60) as connection:

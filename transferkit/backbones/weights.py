@@ -1,70 +1,76 @@
-"""Reading weights files and mapping their tensors onto a backbone's."""
+"""Weights files: read without running what they hold, and loaded into a backbone."""
 
-import argparse
 import pickle
 import re
-import sys
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
+from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
+from transferkit.backbones.fitting import Fit, Tensors, best_fit, shorten, unfilled
 from transferkit.errors import UserError, usage_error
 from transferkit.files.tensor_files import from_safetensors
 
-Tensors = dict[str, Tensor]
-NESTED_UNDER = ("state_dict_ema", "model_ema", "state_dict", "model")
-PREFIXES = ("module.", "_orig_mod.", "model.", "backbone.")
-MAX_PREFIXES = 3  # one inside the other, as in "module.model."
-SHOWN = 5  # names of each kind in a report
+MAX_DEPTH = 8  # of mappings and lists in a checkpoint
+DANGEROUS = (
+    *("os", "posix", "nt", "sys", "builtins", "__builtin__", "subprocess", "shutil", "socket"),
+    *("importlib", "runpy", "ctypes", "pty", "webbrowser", "code", "types", "operator"),
+)
+"""Packages of which no checkpoint needs anything."""
+_ARRAY, _NUMBER = (value.__reduce__()[0] for value in (np.zeros(1), np.float32(0)))
+_NUMPYS = ("numpy.core.multiarray", "numpy._core.multiarray")
+HARMLESS: list[Any] = [
+    *((_ARRAY, f"{name}._reconstruct") for name in _NUMPYS),
+    *((_NUMBER, f"{name}.scalar") for name in _NUMPYS),
+    *(np.ndarray, np.dtype, *{type(np.dtype(kind)) for kind in "?bBhHiIlLqQefd"}),
+    *(dict, list, tuple, set, frozenset, slice, range),
+    *(bool, int, float, complex, str, bytes),
+]
+"""What makes numbers and arrays of numpy, and plain values of Python."""
+
+
+class Inert:
+    """Stands for whatever else a checkpoint holds (options, paths, whole models): does nothing."""
+
+    def __new__(cls, *_: Any, **__: Any) -> Any:
+        """Take any arguments; what comes is of the one class that torch lets anything be put in."""
+        return Counter()
 
 
 @dataclass(frozen=True)
-class WeightReport:
-    """How a file's tensors fit a backbone: names of the backbone's tensors, except `unexpected`."""
+class Held:
+    """What a weights file holds.
 
-    matched: tuple[str, ...]
-    missing: tuple[str, ...]
-    unexpected: tuple[str, ...]
-    wrong_shape: tuple[str, ...]
+    tensors: by their path in it, as in "teacher.backbone.conv1.weight". objects: the classes of
+    what else there is, and was not made.
+    """
 
-    @property
-    def expected(self) -> int:
-        """The number of tensors that the backbone has."""
-        return len(self.matched) + len(self.missing) + len(self.wrong_shape)
-
-    @property
-    def fit(self) -> str:
-        """How many of the backbone's tensors fit, as in "10 of 294"."""
-        return f"{len(self.matched)} of {self.expected}"
-
-    def lines(self) -> list[str]:
-        """Return one line for each kind of misfit; none when everything fits."""
-        kinds = {
-            "missing in the file": self.missing,
-            "of another shape": self.wrong_shape,
-            "unknown to the backbone": self.unexpected,
-        }
-        return [
-            f"{len(names)} {'tensor' if len(names) == 1 else 'tensors'} {kind}: {shorten(names)}"
-            for kind, names in kinds.items()
-            if names
-        ]
+    tensors: Tensors
+    objects: tuple[str, ...] = ()
 
 
-def shorten(names: Sequence[str]) -> str:
-    """Join the first few names, and say how many more there are."""
-    more = len(names) - SHOWN
-    return ", ".join(names[:SHOWN]) + (f" and {more} more" if more > 0 else "")
+@dataclass(frozen=True)
+class Loaded:
+    """What loading a file came to. unfilled: the model's learned tensors that it has no values for.
+
+    notices: for people.
+    """
+
+    notices: tuple[str, ...] = ()
+    unfilled: tuple[str, ...] = ()
 
 
-def read_tensors(path: Path) -> Tensors:
-    """Read a safetensors file or a torch state dict, also one nested in a training checkpoint.
+def read_tensors(path: Path) -> Held:
+    """Read a safetensors file or what torch saved: a state dict, or anything with tensors in it.
 
     Told apart by content, not by suffix. Never runs code that a pickle holds (`weights_only`).
     Raises UserError: no such file (exit code 2); damaged, not a weights file, holds code (1).
@@ -80,8 +86,8 @@ def read_tensors(path: Path) -> Tensors:
     if not start:
         raise UserError(f"weights file {path} is empty")
     if start[8:9] == b"{":  # 8 bytes of header length, then a JSON header
-        return _read_safetensors(path)
-    return _read_state_dict(path)
+        return Held(_read_safetensors(path))
+    return _read_pickled(path)
 
 
 def _read_safetensors(path: Path) -> Tensors:
@@ -91,34 +97,69 @@ def _read_safetensors(path: Path) -> Tensors:
         raise _damaged(path, str(error)) from None
 
 
-def _read_state_dict(path: Path) -> Tensors:
+def _read_pickled(path: Path) -> Held:
     if not _has_pickle(path):
         raise _damaged(path, "it begins like neither of them")
-    harmless: list[Any] = [
-        argparse.Namespace
-    ]  # holds the options in the checkpoints of timm's train.py
     try:
-        with warnings.catch_warnings(), torch.serialization.safe_globals(harmless):
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch warns of newer pickle protocols
-            loaded = torch.load(path, map_location="cpu", weights_only=True)
+            loaded, objects = _loaded(path)
     except pickle.UnpicklingError as error:
         found = re.search(r"GLOBAL (\S+)", str(error))
-        raise UserError(
-            f"weights file {path} is more than plain tensors: it was not loaded",
+        raise _not_plain(
+            path,
             f"it asks for {found[1]}" if found else "its pickle has parts that tensors do not need",
-            "loading it could run code that it holds; save the tensors alone, with "
-            "torch.save(model.state_dict(), file) or as safetensors",
         ) from None
     except Exception as error:  # a damaged pickle or archive can raise anything
         script = "it is a TorchScript archive" if "TorchScript" in str(error) else str(error)
         raise _damaged(path, script) from None
-    tensors = _state_dict_in(loaded)
+    tensors: Tensors = {}
+    _collect(loaded, "", tensors)
+    if not tensors and objects:
+        own = [name for name in objects if not name.startswith("torch.")]
+        raise _not_plain(path, f"it holds whole objects: {shorten(own or objects)}")
     if not tensors:
         raise UserError(
             f"weights file {path} holds no state dict",
             f"a state dict maps names to tensors; found {type(loaded).__name__}",
+            "save one with torch.save(model.state_dict(), file)",
         )
-    return tensors
+    return Held(tensors, objects)
+
+
+def _loaded(path: Path) -> tuple[Any, tuple[str, ...]]:
+    """Return what torch saved, and the names of what is `Inert` in it."""
+    names: list[str] = []
+    with suppress(ValueError):  # of the format before torch 1.6: the names come one by one
+        names = get_unsafe_globals_in_checkpoint(path)
+    known = {part[1] for part in HARMLESS if isinstance(part, tuple)}
+    known |= {f"{part.__module__}.{part.__name__}" for part in HARMLESS if isinstance(part, type)}
+    inert = {name: None for name in sorted(names) if name not in known and _is_inert(name)}
+    while True:
+        stands: list[Any] = [(Inert, name) for name in inert]
+        try:
+            with safe_globals([*stands, *HARMLESS]):
+                return torch.load(path, map_location="cpu", weights_only=True), tuple(inert)
+        except pickle.UnpicklingError as error:
+            found = re.search(r"GLOBAL (\S+)", str(error))
+            if not found or found[1] in inert or not _is_inert(found[1]):
+                raise
+            inert[found[1]] = None
+
+
+def _is_inert(name: str) -> bool:
+    """Whether something of this name may be left out of what is read, and the rest be taken."""
+    module = name.rpartition(".")[0]
+    return bool(module) and module.split(".")[0] not in DANGEROUS
+
+
+def _not_plain(path: Path, why: str) -> UserError:
+    return UserError(
+        f"weights file {path} is more than plain tensors: it was not loaded",
+        why,
+        "loading it could run code that it holds; save the tensors alone, with "
+        "torch.save(model.state_dict(), file) or as safetensors",
+    )
 
 
 def _has_pickle(path: Path) -> bool:
@@ -136,14 +177,17 @@ def _damaged(path: Path, reason: str) -> UserError:
     )
 
 
-def _state_dict_in(loaded: Any) -> Tensors:
-    """Return the tensors of a state dict, or of the first one nested under a usual key."""
-    if not isinstance(loaded, Mapping):
-        return {}
-    for key in NESTED_UNDER:
-        if isinstance(loaded.get(key), Mapping):
-            return _state_dict_in(loaded[key])
-    return {str(name): value for name, value in loaded.items() if isinstance(value, Tensor)}
+def _collect(held: Any, path: str, found: Tensors, depth: int = 0) -> None:
+    """Add the tensors and arrays of nested mappings and lists to `found`, under their paths."""
+    if isinstance(held, np.ndarray) and held.dtype.kind in "fiub" and held.size:
+        held = torch.from_numpy(np.array(held, dtype=held.dtype.newbyteorder("=")))
+    if isinstance(held, Tensor):
+        if held.layout == torch.strided and not held.is_quantized and not held.is_meta:
+            found.setdefault(path, held.detach())
+    elif isinstance(held, Mapping | list | tuple) and depth < MAX_DEPTH:
+        pairs = held.items() if isinstance(held, Mapping) else enumerate(held)
+        for name, value in pairs:
+            _collect(value, f"{path}.{name}" if path else str(name), found, depth + 1)
 
 
 def map_by_order(source: Tensors, target: Tensors, classifier: str) -> Tensors:
@@ -164,82 +208,42 @@ def map_by_order(source: Tensors, target: Tensors, classifier: str) -> Tensors:
     return mapped
 
 
-def compare(source: Tensors, target: Tensors) -> WeightReport:
-    """Compare names and shapes; batch-norm counters that old files lack are not missed."""
-    needed = [name for name in target if name in source or not _is_counter(name)]
-    return WeightReport(
-        matched=tuple(n for n in needed if n in source and source[n].shape == target[n].shape),
-        missing=tuple(n for n in needed if n not in source),
-        unexpected=tuple(n for n in source if n not in target),
-        wrong_shape=tuple(n for n in needed if n in source and source[n].shape != target[n].shape),
-    )
+def load_weights_file(model: nn.Module, path: Path) -> Loaded:
+    """Load what fits of a weights file into a timm model without classifier.
 
-
-def _is_counter(name: str) -> bool:
-    return name.endswith("num_batches_tracked")
-
-
-def load_weights_file(model: nn.Module, path: Path) -> list[str]:
-    """Load what fits of a weights file into a timm model without classifier; return notices.
-
-    Prefixes of wrappers are removed, and timm's own converter for the architecture is used where
-    more fits with it (original layouts, position embeddings of another picture size).
+    The tensors may lie anywhere in the file and under any prefix, see `best_fit`.
     Raises UserError when fewer than half of the model's tensors fit, or when some are not finite.
     """
-    target = model.state_dict()
-    source = _without_classifier(_best_fit(read_tensors(path), model, target), model)
-    report = compare(source, target)
+    held = read_tensors(path)
+    fit = best_fit(held.tensors, model)
+    report = fit.report
     if 2 * len(report.matched) < report.expected:
-        raise UserError(
-            f"weights file {path} is of another architecture",
-            "\n".join([f"{report.fit} of the backbone's tensors fit", *report.lines()]),
-            "name the backbone that the file was saved from with --backbone",
-        )
-    fitting = {name: source[name] for name in report.matched}
+        raise _another(path, held, fit)
+    fitting = {name: fit.tensors[name] for name in report.matched}
     bad = [n for n, v in fitting.items() if v.is_floating_point() and not v.isfinite().all()]
     if bad:
         raise UserError(f"weights file {path} holds values that are not finite", shorten(bad))
     model.load_state_dict(fitting, strict=False)
-    if not report.lines():
-        return []
-    loaded = f"{path.name}: {report.fit} backbone tensors loaded"
-    return ["; ".join([loaded, *report.lines()])]
+    notices = [f"{path.name}: {told}" for told in fit.told]
+    if lines := report.lines():
+        loaded = f"{path.name}: {report.fit} backbone tensors loaded"
+        notices.append("; ".join([loaded, *lines]))
+    return Loaded(tuple(notices), unfilled(model, report))
 
 
-def _best_fit(source: Tensors, model: nn.Module, target: Tensors) -> Tensors:
-    """Return the renaming of the source's tensors that fits the target best."""
-
-    def fit(tensors: Tensors) -> tuple[int, int]:
-        return len(compare(tensors, target).matched), sum(name in target for name in tensors)
-
-    renamed = [source]
-    for _ in range(MAX_PREFIXES):
-        renamed.append({_strip(name): value for name, value in renamed[-1].items()})
-    best = max(renamed, key=fit)
-    return max(best, _convert(source, model), _convert(best, model), key=fit)
-
-
-def _strip(name: str) -> str:
-    """Remove one wrapper's prefix from a tensor's name, if it has one."""
-    return next((name.removeprefix(p) for p in PREFIXES if name.startswith(p)), name)
-
-
-def _convert(source: Tensors, model: nn.Module) -> Tensors:
-    """Run timm's checkpoint converter for the model's architecture, if there is one and it can."""
-    convert: Callable[..., Any] | None = getattr(
-        sys.modules[type(model).__module__], "checkpoint_filter_fn", None
-    )
-    if convert is None:
-        return {}
-    try:
-        return dict(convert(dict(source), model))
-    except Exception:  # made for known files only: on others it may fail in any way
-        return {}
-
-
-def _without_classifier(source: Tensors, model: nn.Module) -> Tensors:
-    """Leave out the tensors of the classifier, which a backbone has none of."""
-    names = getattr(model, "pretrained_cfg", {}).get("classifier") or ()
-    prefixes = tuple(f"{n}." for n in ((names,) if isinstance(names, str) else names))
-    own = model.state_dict()
-    return {n: v for n, v in source.items() if n in own or not n.startswith(prefixes or ("\0",))}
+def _another(path: Path, held: Held, fit: Fit) -> UserError:
+    """Return what to tell of a file that fits badly, with what it does hold."""
+    report = fit.report
+    lines = [f"{report.fit} of the backbone's tensors fit", *report.lines()]
+    count = len(held.tensors)
+    lines.append(f"the file holds {count} tensors: {shorten(list(held.tensors))}")
+    if held.objects:
+        lines.append(f"and objects, which are not loaded: {shorten(held.objects)}")
+    what = "is of another architecture"
+    if len(report.wrong_shape) > len(report.missing):
+        what = "is of another size of this architecture"
+    remedy = "name the backbone that the file was saved from with --backbone"
+    if held.objects and count < report.expected / 2:
+        what = "does not hold the backbone's tensors"
+        remedy = "save them alone: torch.save(model.state_dict(), file)"
+    return UserError(f"weights file {path} {what}", "\n".join(lines), remedy)

@@ -5,6 +5,7 @@ The options of `finetune` and `plan` are made from the table of all options in
 """
 
 import errno
+import os
 import re
 import signal
 import sys
@@ -23,12 +24,17 @@ from transferkit.cli import (  # noqa: F401  # their commands join the applicati
 )
 from transferkit.cli.app import app
 from transferkit.cli.options import with_default_samples
+from transferkit.cli.standard_streams import lost_output, outlast
 from transferkit.errors import UserError, usage_error
+from transferkit.files.cache_dir import ADVICE, default_cache_dir
 from transferkit.redaction import show_traceback
-from transferkit.stopping import last_words
+from transferkit.stopping import STOPPING, last_words
 from transferkit.waiting import sleep_soon
 
 __all__ = ["app", "main"]
+
+KEPT_IN_FILES = ("finetune", "pretrain", "embed", "export", "report", "view")
+"""Commands that are not run for what they print, unless it is JSON or help."""
 
 UsageError: Any = typer.BadParameter.__mro__[1]  # of the click that typer carries or depends on
 
@@ -40,7 +46,12 @@ def environment_error(error: Exception) -> UserError | None:
     if isinstance(error, ValueError) and "embedded null" in str(error):
         return usage_error("a path holds a character that no path can hold: NUL")
     if isinstance(error, OSError) and error.strerror:
-        return UserError(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+        if not error.filename:
+            return UserError(str(error))
+        cache = os.path.abspath(default_cache_dir().expanduser())
+        in_cache = os.path.abspath(os.fsdecode(error.filename)).startswith(cache)
+        what = f"{error.filename}: {error.strerror}"
+        return UserError(what, remedy=ADVICE if in_cache else "")
     if isinstance(error, MemoryError) or re.search("out of memory|alloc.* memory", str(error)):
         remedy = "try a smaller --batch-size or --image-size, or a smaller --backbone"
         return UserError("there is not enough memory", str(error)[:200], remedy)
@@ -58,11 +69,33 @@ def fail(error: UserError, as_json: bool) -> NoReturn:
         if here.rank > 0:
             error.what = f"process {here.rank} of {here.count}: {error.what}"
         console.print_error(error, as_json)
+        if as_json and lost_output():
+            console.print_error(error)
     sys.exit(error.exit_code)
+
+
+def prints_results(arguments: list[str]) -> bool:
+    """Whether a command is run for what it prints: nothing else keeps it."""
+    command, *words = arguments or [""]
+    if {"--json", "--help"} & set(words):
+        return True
+    into_file = any(re.match(r"-o|--output(=|$)", word) for word in words)
+    return command not in KEPT_IN_FILES and not (command == "predict" and into_file)
+
+
+def leave(code: int) -> NoReturn:
+    """Leave after a command that went well, unless nobody got what it was run for."""
+    lost = lost_output()
+    if code or lost is None or not prints_results(sys.argv[1:]):
+        sys.exit(code)
+    if lost.errno == errno.EPIPE:  # whoever read it has seen enough
+        sys.exit(1)
+    fail(UserError(f"cannot write to standard output: {lost.strerror}"), as_json=False)
 
 
 def main() -> None:
     """Run the command line; turn every failure into one message and an exit code."""
+    outlast()
     try:
         run()
     except KeyboardInterrupt:  # one more, while a failure was being told
@@ -73,9 +106,11 @@ def run() -> None:
     """Run the command line. Leaves by SystemExit, or by a second KeyboardInterrupt."""
     sleep_soon()  # torch is not loaded yet
     as_json, debug = "--json" in sys.argv, "--debug" in sys.argv
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # like Ctrl-C: saved, then out
+    for number in STOPPING[1:]:  # like Ctrl-C: saved, then out
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup asks for
+            signal.signal(number, signal.default_int_handler)
     try:
-        sys.exit(app(with_default_samples(sys.argv[1:]), standalone_mode=False) or 0)
+        leave(app(with_default_samples(sys.argv[1:]), standalone_mode=False) or 0)
     except UserError as error:
         if debug:
             raise
@@ -86,8 +121,6 @@ def run() -> None:
         fail(usage_error(what, "", hint), as_json)
     except (KeyboardInterrupt, typer.Abort):
         fail(UserError("interrupted", exit_code=130), as_json)
-    except BrokenPipeError:
-        sys.exit(1)
     except Exception as error:
         if debug:
             raise

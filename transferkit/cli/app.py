@@ -3,24 +3,35 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from transferkit import __version__, console, processes
+from transferkit.cli.help import Command, Group
 from transferkit.errors import usage_error
 from transferkit.events import Working
 
-app = typer.Typer(
+
+class App(typer.Typer):
+    """An application whose commands all have the same help."""
+
+    def command(self, *names: Any, **settings: Any) -> Any:
+        """Add a command, as typer does."""
+        return super().command(*names, cls=Command, **settings)
+
+
+app = App(
     name="transferkit",
+    cls=Group,
     help="Transfer learning for image classification: frozen first, then progressively unfrozen.",
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
-Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback if an error occurs.")]
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]
 
 
@@ -39,7 +50,8 @@ SHARED = ("finetune", "pretrain", "predict")
 def root(
     context: typer.Context,
     version: Annotated[
-        bool, typer.Option("--version", callback=show_version, is_eager=True, help="Show version.")
+        bool,
+        typer.Option("--version", callback=show_version, is_eager=True, help="Show the version."),
     ] = False,
 ) -> None:
     """Transfer learning for image classification: frozen first, then progressively unfrozen."""

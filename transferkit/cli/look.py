@@ -1,4 +1,4 @@
-"""The commands that only look: at pictures, at what there is to choose from."""
+"""The commands that inspect data and list what there is to choose from."""
 
 from pathlib import Path
 from typing import Annotated
@@ -16,19 +16,22 @@ from transferkit.errors import usage_error
 
 @app.command()
 def inspect(
-    data: Annotated[Path | None, typer.Argument(help=DATA_HELP)] = None,
+    data: Annotated[Path | None, typer.Argument(metavar="DATA", help=DATA_HELP)] = None,
     manifest: Annotated[
         Path | None, typer.Option("--manifest", help="CSV with columns path,label[,split].")
     ] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Where to write the findings [DATA.json].")
+        Path | None,
+        typer.Option("--output", "-o", help="File for the findings [inspection-DATA.json]."),
     ] = None,
-    strict: Annotated[bool, typer.Option("--strict", help="Fail if a file is unreadable.")] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Fail if any file is unreadable.")
+    ] = False,
     allow_outside: AllowOutside = False,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Look at a data set: counts, sizes, unreadable files, duplicates, warnings."""
+    """Check a data set: counts, sizes, unreadable files, duplicates."""
     with live_view(json) as view:
         from transferkit.verbs import inspect_data as verb
 
@@ -44,15 +47,16 @@ def inspect(
 @app.command()
 def models(
     pattern: Annotated[
-        str, typer.Argument(help="Part of a name, or a pattern like 'resnet*'.")
+        str,
+        typer.Argument(metavar="PATTERN", help="Part of a name, or a pattern such as 'resnet*'."),
     ] = "",
     offline: Annotated[
-        bool, typer.Option("--offline", help="Only those whose weights are at hand.")
+        bool, typer.Option("--offline", help="Only models whose weights are available offline.")
     ] = False,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """List backbones: parameters, input size, licence, whether weights are at hand offline."""
+    """List backbones: parameters, input size, licence, offline weights."""
     with live_view(json):
         from transferkit.backbones.models import list_models
 
@@ -79,7 +83,7 @@ def models(
 
 @app.command()
 def recipes(json: Json = False, debug: Debug = False) -> None:
-    """List the recipes that come with transferkit."""
+    """List the recipes shipped with transferkit."""
     from transferkit.recipes.reading import describe_recipe, shipped_recipes
 
     rows = [(name, describe_recipe(path), path) for name, path in shipped_recipes().items()]
@@ -87,19 +91,22 @@ def recipes(json: Json = False, debug: Debug = False) -> None:
         keys = ("name", "description", "path")
         console.print_json({"recipes": [dict(zip(keys, row, strict=True)) for row in rows]})
         return
-    console.print_table("recipes", ("name", "what for"), [row[:2] for row in rows])
+    console.print_table("recipes", ("name", "purpose"), [row[:2] for row in rows])
     console.print_lines(["use one: transferkit finetune DATA --recipe NAME"])
 
 
 @app.command()
 def explain(
     topic: Annotated[
-        str, typer.Argument(help="A topic, or an option's name; none lists the topics.")
+        str,
+        typer.Argument(
+            metavar="TOPIC", help="A topic or an option; without one, topics are listed."
+        ),
     ] = "",
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Explain a family of options: what, when, formula, defaults, source."""
+    """Explain a technique: when to use it, formula, options, source."""
     from transferkit.explain import find_topic, read_page, topics
 
     if not topic:
@@ -119,14 +126,14 @@ def explain(
 
 @app.command()
 def compare(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN RUN...", help="Run folders.")],
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="Run folders.")],
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Draw their curves into a .png file.")
+        Path | None, typer.Option("--output", "-o", help="Plot the learning curves to a .png file.")
     ] = None,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Put runs side by side: what came out, and which options differed."""
+    """Compare runs side by side: results, and options that differ."""
     with live_view(json):
         from transferkit.verbs import compare as verb
 

@@ -1,5 +1,6 @@
 """Command-line options made from the table of options, and what was typed as a configuration."""
 
+import csv
 import inspect as signatures
 import re
 from collections.abc import Callable, Iterable
@@ -12,22 +13,6 @@ from transferkit.config import Config, OptionField, option_fields, words_beside_
 from transferkit.config.predict import SECTION
 from transferkit.errors import usage_error
 
-PANELS = {
-    "data": "Pictures",
-    "backbone": "Backbone",
-    "head": "New layers",
-    "augment": "Augmentation",
-    "cache": "Boundary cache",
-    "training": "Training",
-    "optimizer": "Optimiser",
-    "schedule": "Learning-rate schedule",
-    "clipping": "Gradient clipping",
-    "regularization": "Regularisation",
-    "averaging": "Weight averaging",
-    "device": "Device",
-    "predict": "How sure is it",
-    "pretraining": "Pretraining",
-}
 PRETRAINING_READS = ("pretraining", "backbone", "optimizer", "schedule", "clipping", "device")
 """Sections whose options `pretrain` takes, and single options beside them."""
 PRETRAINING_READS_ALSO = (
@@ -51,15 +36,8 @@ def option_parameter(item: OptionField) -> signatures.Parameter:
     elif type(None) in get_args(kind) and get_origin(kind) is not Literal:
         kind = next(a for a in get_args(kind) if a is not type(None))
         kind = get_args(kind)[0] if get_origin(kind) is Annotated else kind
-    default = ",".join(map(str, item.default)) if isinstance(item.default, tuple) else item.default
-    note = f" [{item.key}" + ("" if default in (None, "") else f", default {default}") + "]"
-    section = item.key.split(".")[0]
     option = typer.Option(
-        item.option.flag,
-        help=item.option.help + note,
-        show_default=False,
-        metavar="|".join(("NUMBER", *words)) if words else None,
-        rich_help_panel=PANELS[section],
+        item.option.flag, help=item.option.help, show_default=False, metavar=_metavar(item, words)
     )
     return signatures.Parameter(
         item.key.replace(".", "__"),
@@ -67,6 +45,18 @@ def option_parameter(item: OptionField) -> signatures.Parameter:
         default=None,
         annotation=Annotated[kind | None, option],
     )
+
+
+def _metavar(item: OptionField, words: tuple[str, ...]) -> str | None:
+    """Return how the help shows a list, or words beside a number; None: as typer shows it."""
+    if words:
+        return f"<{'|'.join(('number', *words))}>"
+    if get_origin(item.annotation) is not tuple:
+        return None
+    kind = get_args(item.annotation)[0]
+    if get_origin(kind) is Literal:
+        return f"<{'|'.join(get_args(kind))},...>"
+    return f"<{(get_args(kind) or (kind,))[0].__name__},...>"
 
 
 def with_config_options(*without: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -110,7 +100,7 @@ def require_read(sets: Iterable[str]) -> None:
         key = pair.partition("=")[0].strip()
         if key in known and not pretrains(key):
             what = f"--set {pair}: {key} has no effect on pretraining"
-            raise usage_error(what, "", "`transferkit pretrain --help` lists what has")
+            raise usage_error(what, "", "`transferkit pretrain --help-all` lists what has")
 
 
 def _finetunes(item: OptionField) -> bool:
@@ -179,8 +169,12 @@ NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNOREC
 
 
 def split_list(texts: list[str], numbers: bool) -> list[int | float | str]:
-    """Read `256,64`, `0.2,0.5` or `cat,dog`, given once or repeated; what is no number is kept."""
-    parts = [part.strip() for text in texts for part in text.split(",") if part.strip()]
+    """Read `256,64`, `0.2,0.5` or `cat,dog`, given once or repeated; what is no number is kept.
+
+    A part with a comma of its own stands in double quotes, as in a CSV table.
+    """
+    cells = csv.reader((text.strip() for text in texts), skipinitialspace=True)
+    parts = [part.strip() for row in cells for part in row if part.strip()]
     found: list[int | float | str] = []
     for part in parts:
         number = numbers and NUMBER.fullmatch(part)
@@ -188,28 +182,34 @@ def split_list(texts: list[str], numbers: bool) -> list[int | float | str]:
     return found
 
 
-DATA_HELP = "Folder: train/CLASS/, or CLASS/; or WebDataset shards: 'a-{000..127}.tar'."
+DATA_HELP = "Folder with CLASS/ or train/CLASS/ folders, or shards: 'a-{000..127}.tar'."
 
 Recipe = Annotated[
-    str | None, typer.Option("--recipe", help="A recipe: a file, a shipped name, or a run folder.")
+    str | None,
+    typer.Option("--recipe", help="Recipe: a file, the name of a shipped one, or a run folder."),
 ]
 Sets = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Any key of a recipe; may be repeated."),
+    typer.Option("--set", metavar="KEY=VALUE", help="Set any key of a recipe; repeatable."),
 ]
 Stages = Annotated[
     str | None,
     typer.Option(
-        "--stages", help='The plan: "head:20@3e-3, 1:8@1e-3~0.5, all:4?"; see the README.'
+        "--stages",
+        help='Training plan, e.g. "head:20@3e-3, 1:8@1e-3~0.5, all:4?"; see explain stages.',
     ),
 ]
 
 
-Out = Annotated[Path | None, typer.Option("--out", help="Run folder to make [runs/TIME-NAME].")]
+Out = Annotated[Path | None, typer.Option("--out", help="Run folder to create [runs/TIME-NAME].")]
 AllowOutside = Annotated[
-    bool, typer.Option("--allow-outside", help="Read what --manifest names outside of its folder.")
+    bool,
+    typer.Option("--allow-outside", help="Read files that the manifest names outside its folder."),
 ]
-Resume = Annotated[Path | None, typer.Option("--resume", help="Continue an interrupted run.")]
+Resume = Annotated[
+    Path | None,
+    typer.Option("--resume", help="Continue an interrupted run; DATA only if it has moved."),
+]
 
 
 def require_manifest(allow_outside: bool, manifest: Path | None) -> None:
@@ -223,7 +223,7 @@ def require_alone(resume: Path | None, given: Iterable[Any]) -> None:
     if resume is not None and any(value not in (None, []) for value in given):
         raise usage_error(
             "--resume takes no other option",
-            "the run continues exactly as it was started",
+            "the run continues exactly as it was started; DATA says where its pictures lie now",
             f"for other options start a new run: --recipe {resume}",
         )
 

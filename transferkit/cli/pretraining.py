@@ -1,4 +1,4 @@
-"""The commands that learn from pictures without labels."""
+"""The command that learns from unlabelled pictures."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -24,7 +24,10 @@ from transferkit.cli.tables.pretraining import pretraining_table
 @with_pretraining_options
 def pretrain(
     unlabeled: Annotated[
-        Path | None, typer.Argument(help="Folder of pictures, nested as you like, or shards.")
+        Path | None,
+        typer.Argument(
+            metavar="UNLABELED", help="Folder of pictures (searched recursively), or shards."
+        ),
     ] = None,
     recipe: Recipe = None,
     sets: Sets = None,
@@ -34,8 +37,8 @@ def pretrain(
     debug: Debug = False,
     **flags: Any,
 ) -> None:
-    """Train a backbone on pictures without labels, for `finetune DATA --from RUN`."""
-    require_alone(resume, [unlabeled, recipe, sets, out, *flags.values()])
+    """Pretrain a backbone on unlabelled pictures (finetune --from RUN)."""
+    require_alone(resume, [recipe, sets, out, *flags.values()])
     require_read(sets or ())
     with live_view(json) as view:
         raw = None if resume else build_raw(unlabeled, recipe, sets, None, flags)
@@ -44,7 +47,7 @@ def pretrain(
             from transferkit.verbs import pretrain as verb
 
             if resume is not None:
-                summary = verb.resume(resume, view.show)
+                summary = verb.resume(resume, view.show, unlabeled)
             else:
                 assert raw is not None
                 summary = verb.pretrain(validate(verb.resolve(raw)), out, view.show)

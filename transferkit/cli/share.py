@@ -1,4 +1,4 @@
-"""The commands that show a finished run to others, or take its model elsewhere."""
+"""The commands that present a finished run, or export its model."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -11,27 +11,30 @@ from transferkit.cli.tables.export import export_table
 from transferkit.errors import usage_error
 
 Compared = Annotated[
-    Path | None, typer.Option("--data", help="Pictures to compare on [those of the run].")
+    Path | None, typer.Option("--data", help="Labelled pictures to compare on [those of the run].")
 ]
 Sparsity = Annotated[
-    float, typer.Option("--sparsity", min=0, max=0.99, help="Share of weights to set to 0.")
+    float,
+    typer.Option(
+        "--sparsity", min=0, max=0.99, help="Prune this share of the weights (set them to zero)."
+    ),
 ]
 SparseEpochs = Annotated[
-    int, typer.Option("--sparse-epochs", min=0, help="Train on so long with the others.")
+    int, typer.Option("--sparse-epochs", min=0, help="Epochs of fine-tuning after pruning.")
 ]
 
 
 @app.command()
 def report(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN [RUN...]", help="Run folders.")],
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="Run folders.")],
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="Page of several runs [comparison.html]."),
+        typer.Option("--output", "-o", help="Page that compares several runs [comparison.html]."),
     ] = None,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Write a run's report.html again, or one page of several runs side by side."""
+    """Rewrite the HTML report of a run, or compare several on one page."""
     if len(runs) == 1 and output is not None:
         raise usage_error(
             "--output has no effect on the report of one run",
@@ -54,43 +57,42 @@ def report(
 def export(
     run: RunArgument,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="File to write [RUN/exports/...].")
+        Path | None, typer.Option("--output", "-o", help="File to write [in RUN/exports/].")
     ] = None,
     format: Annotated[
         Literal["onnx", "torchscript", "torch-export", "openvino", "safetensors"],
-        typer.Option("--format", help="What kind of file."),
+        typer.Option("--format", help="File format."),
     ] = "onnx",
     precision: Annotated[
         Literal["fp32", "fp16", "bf16", "int8"],
-        typer.Option("--precision", help="Of weights; int8 also of activations, calibrated."),
+        typer.Option("--precision", help="Precision of the weights; int8: also of activations."),
     ] = "fp32",
     fold: Annotated[
         bool | None,
         typer.Option(
             "--fold-batchnorm/--no-fold-batchnorm",
-            help="Fold batch norms into their layers [yes, but for safetensors].",
+            help="Fold batch norm into the layers before it [yes, except for safetensors].",
         ),
     ] = None,
     max_drop: Annotated[
         float,
         typer.Option(
-            "--max-accuracy-drop", min=0, max=1, help="Refuse a model that loses more accuracy."
+            "--max-accuracy-drop", min=0, max=1, help="Fail if accuracy drops by more than this."
         ),
     ] = 0.015,
     data: Compared = None,
     pictures: Annotated[
-        int, typer.Option("--pictures", min=2, help="Compare on at most so many.")
+        int, typer.Option("--pictures", min=2, help="Maximum number of pictures to compare on.")
     ] = 300,
     calibration: Annotated[
-        int,
-        typer.Option("--calibration-pictures", min=16, help="Training pictures that set int8."),
+        int, typer.Option("--calibration-pictures", min=16, help="Pictures that calibrate int8.")
     ] = 96,
     sparsity: Sparsity = 0.0,
     sparse_epochs: SparseEpochs = 0,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Write a run's model as a file for other programs; compare it with the original."""
+    """Export a model (ONNX, TorchScript, OpenVINO ...) and verify it."""
     with live_view(json) as view:
         from transferkit.verbs import export as verb
 

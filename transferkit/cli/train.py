@@ -1,4 +1,4 @@
-"""The commands that train, or say how they would."""
+"""The commands that fine-tune, or plan it."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -25,7 +25,7 @@ from transferkit.stopwatch import Stopwatch
 @app.command()
 @with_config_options()
 def finetune(
-    data: Annotated[Path | None, typer.Argument(help=DATA_HELP)] = None,
+    data: Annotated[Path | None, typer.Argument(metavar="DATA", help=DATA_HELP)] = None,
     recipe: Recipe = None,
     sets: Sets = None,
     stages: Stages = None,
@@ -35,8 +35,10 @@ def finetune(
     debug: Debug = False,
     **flags: Any,
 ) -> None:
-    """Train a classifier on a folder of labelled pictures."""
-    require_alone(resume, [data, recipe, sets, stages, out, *flags.values()])
+    """Fine-tune a classifier on a folder of labelled pictures."""
+    place = (data, flags["data__manifest"])
+    others = [value for name, value in flags.items() if name != "data__manifest"]
+    require_alone(resume, [recipe, sets, stages, out, *others])
     watch = Stopwatch()
     with live_view(json) as view:
         config = None if resume else build_config(data, recipe, sets, stages, flags)
@@ -45,7 +47,7 @@ def finetune(
                 from transferkit.verbs import finetune as verb
 
             if resume is not None:
-                summary = verb.resume(resume, view.show, watch)
+                summary = verb.resume(resume, view.show, watch, place)
             else:
                 assert config is not None
                 summary = verb.finetune(config, out, view.show, watch)
@@ -60,7 +62,7 @@ def finetune(
 @app.command()
 @with_config_options()
 def plan(
-    data: Annotated[Path | None, typer.Argument(help=DATA_HELP)] = None,
+    data: Annotated[Path | None, typer.Argument(metavar="DATA", help=DATA_HELP)] = None,
     recipe: Recipe = None,
     sets: Sets = None,
     stages: Stages = None,
@@ -68,7 +70,7 @@ def plan(
     debug: Debug = False,
     **flags: Any,
 ) -> None:
-    """Show what finetune would do: stages, rates per block, cache size, expected time."""
+    """Show the stages, learning rates, cache and time of a fine-tuning."""
     watch = Stopwatch()
     with live_view(json) as view:
         config = build_config(data, recipe, sets, stages, flags)
@@ -86,27 +88,29 @@ def plan(
 @app.command("find-lr")
 @with_config_options("training.lr", "training.unfrozen_lr", "device.strategy", "device.compile")
 def find_lr(
-    data: Annotated[Path | None, typer.Argument(help=DATA_HELP)] = None,
+    data: Annotated[Path | None, typer.Argument(metavar="DATA", help=DATA_HELP)] = None,
     recipe: Recipe = None,
     sets: Sets = None,
     stages: Stages = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="The plot [learning-rate-DATA.png].")
+        Path | None,
+        typer.Option("--output", "-o", help="File for the plot [learning-rate-DATA.png]."),
     ] = None,
     lowest: Annotated[
-        float, typer.Option("--from-lr", min=1e-12, max=1e3, help="The first rate tried.")
+        float, typer.Option("--from-lr", min=1e-12, max=1e3, help="Lowest learning rate.")
     ] = 1e-6,
     highest: Annotated[
-        float, typer.Option("--to-lr", min=1e-12, max=1e3, help="The last rate tried.")
+        float, typer.Option("--to-lr", min=1e-12, max=1e3, help="Highest learning rate.")
     ] = 10.0,
     steps: Annotated[
-        int, typer.Option("--steps", min=20, max=100_000, help="Batches from one to the other.")
+        int,
+        typer.Option("--steps", min=20, max=100_000, help="Steps from the lowest to the highest."),
     ] = 200,
     json: Json = False,
     debug: Debug = False,
     **flags: Any,
 ) -> None:
-    """Suggest a learning rate for the plan's first stage, and plot the loss over the rate."""
+    """Suggest a learning rate by a range test of the first stage."""
     with live_view(json) as view:
         config = build_config(data, recipe, sets, stages, flags)
         from transferkit.training.rate_range import Range

@@ -30,20 +30,20 @@ if TYPE_CHECKING:
 MOST_SHOWN = 1000  # rows of a table on the screen
 
 Runs = Annotated[
-    str, typer.Argument(metavar="RUN[,RUN...]", help="A run folder, or several: an ensemble.")
+    str, typer.Argument(metavar="RUN[,RUN...]", help="A run folder, or several (an ensemble).")
 ]
 
 Images = Annotated[
     list[str],
     typer.Argument(
-        metavar="IMAGES...",
-        help="Files, folders, patterns like 'a/*.jpg', shards like 'a-{000..127}.tar', or - for a "
-        "list on standard input.",
+        metavar="PICTURES",
+        help="Files, folders, patterns ('a/*.jpg'), shards ('a-{000..127}.tar'), or - for a list "
+        "on standard input.",
     ),
 ]
 
 Trust = Annotated[
-    bool, typer.Option("--trust", help="Open a .ts or .pt2 archive: it can run any program.")
+    bool, typer.Option("--trust", help="Allow .ts and .pt2 archives, which can run arbitrary code.")
 ]
 
 
@@ -57,20 +57,21 @@ def predict(
         typer.Option("--output", "-o", help="Write the rows to a .csv, .jsonl or .parquet file."),
     ] = None,
     skip_existing: Annotated[
-        bool, typer.Option("--skip-existing", help="Go on with what --output holds already.")
+        bool, typer.Option("--skip-existing", help="Resume: skip pictures already in --output.")
     ] = False,
     save_samples: Annotated[
-        Path | None, typer.Option("--save-samples", help="Write all samples, .safetensors.")
+        Path | None, typer.Option("--save-samples", help="Save all samples (.safetensors).")
     ] = None,
     save_features: Annotated[
-        Path | None, typer.Option("--save-features", help="Write features, .safetensors.")
+        Path | None,
+        typer.Option("--save-features", help="Save the features of the backbone (.safetensors)."),
     ] = None,
     copy_to: Annotated[
-        Path | None, typer.Option("--copy-to", help="Copy the pictures of --select to a folder.")
+        Path | None,
+        typer.Option("--copy-to", help="Copy the pictures chosen by --select to this folder."),
     ] = None,
     saliency: Annotated[
-        Path | None,
-        typer.Option("--saliency", help="Draw where each answer comes from into a folder."),
+        Path | None, typer.Option("--saliency", help="Save Grad-CAM saliency maps to this folder.")
     ] = None,
     trust: Trust = False,
     sets: Sets = None,
@@ -78,7 +79,7 @@ def predict(
     debug: Debug = False,
     **flags: Any,
 ) -> None:
-    """Classify pictures, and say how sure that is."""
+    """Classify pictures, with the uncertainty of each prediction."""
     with live_view(json or output is None) as view, processes.joined():
         from transferkit.verbs.embed import embed_instead
         from transferkit.verbs.predict import Outputs
@@ -184,15 +185,18 @@ def embed(
     images: Images,
     output: Annotated[
         Path,
-        typer.Option("--output", "-o", help="A .safetensors, .csv, .jsonl or .parquet file."),
+        typer.Option(
+            "--output", "-o", help="File to write: .safetensors, .csv, .jsonl or .parquet."
+        ),
     ],
     engine: Annotated[
-        Literal["auto", "torch", "onnx"], typer.Option("--engine", help="What runs the backbone.")
+        Literal["auto", "torch", "onnx"],
+        typer.Option("--engine", help="Inference engine for the backbone."),
     ] = "auto",
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Write the features of pictures, of a fine-tuned or a pretrained backbone."""
+    """Extract feature vectors with a fine-tuned or pretrained backbone."""
     with live_view(json) as view:
         from transferkit.data.addresses import fetch
         from transferkit.verbs import embed as verb
@@ -209,13 +213,13 @@ def embed(
 @with_predict_options(*DECIDING, "abstain_by")
 def evaluate(
     run: Runs,
-    data: Annotated[Path | None, typer.Argument(help=DATA_HELP)] = None,
+    data: Annotated[Path | None, typer.Argument(metavar="DATA", help=DATA_HELP)] = None,
     manifest: Annotated[
         Path | None, typer.Option("--manifest", help="CSV with columns path,label[,split].")
     ] = None,
     split: Annotated[
         Literal["auto", "train", "val", "test", "all"],
-        typer.Option("--split", help="Which pictures; auto is val if there is one, else all."),
+        typer.Option("--split", help="Split to evaluate on; auto: val if there is one, else all."),
     ] = "auto",
     allow_outside: AllowOutside = False,
     sets: Sets = None,
@@ -223,7 +227,7 @@ def evaluate(
     debug: Debug = False,
     **flags: Any,
 ) -> None:
-    """Measure a run's model, and its uncertainty, on labelled pictures."""
+    """Evaluate accuracy, calibration and uncertainty on labelled data."""
     unused = {f"predict.{name}" for name in (*DECIDING, "abstain_by")}
     for pair in sets or ():
         if pair.partition("=")[0].strip() in unused:

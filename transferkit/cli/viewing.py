@@ -7,6 +7,7 @@ import typer
 from transferkit import console
 from transferkit.cli.app import Debug, Json, RunArgument, app, live_view
 from transferkit.cli.options import Sets, given_flags, with_predict_options
+from transferkit.files.strict_json import strict_json
 
 
 @app.command()
@@ -14,20 +15,22 @@ from transferkit.cli.options import Sets, given_flags, with_predict_options
 def view(
     run: RunArgument,
     port: Annotated[
-        int, typer.Option("--port", min=0, max=65535, help="Where to listen; 0 is a free one.")
+        int,
+        typer.Option("--port", min=0, max=65535, help="Port to listen on; 0 chooses a free one."),
     ] = 0,
     browser: Annotated[
-        bool, typer.Option("--browser/--no-browser", help="Open the page in your browser.")
+        bool, typer.Option("--browser/--no-browser", help="Open the page in a browser.")
     ] = True,
     sets: Sets = None,
     json: Json = False,
     debug: Debug = False,
     **flags: Any,
 ) -> None:
-    """Drop pictures on a page: answers, how sure they are, what they rest on.
+    """Classify pictures in the browser, with uncertainty and saliency.
 
-    The page is served on this machine alone (127.0.0.1), until Ctrl-C. Where the model has dropout
-    in its head, answers are sampled 30 times; --mc-dropout 0 turns that off.
+    The page is served to this machine only (127.0.0.1), until Ctrl-C, to whoever has the address
+    with its token. If the head has dropout, each prediction uses 30 Monte Carlo samples;
+    --mc-dropout 0 turns that off.
     """
     with live_view(json) as shown:
         from transferkit.verbs import view as verb
@@ -35,14 +38,16 @@ def view(
         folder = verb.open_folder(run)
         options = verb.view_options(folder, sets or [], given_flags(flags))
 
-        def ready(address: str) -> None:
+        def ready(address: str, once: str) -> None:
             shown.clear()
-            if json:
-                console.print_json({"address": address, "run": run})
-            else:
-                console.print_lines([f"{address}   (Ctrl-C ends it)"])
+            # not through the console, which would hide the token
+            typer.echo(
+                strict_json({"address": address, "run": run})
+                if json
+                else f"{address}   (Ctrl-C to stop)"
+            )
             if browser:
-                verb.open_browser(address)
+                verb.open_browser(once)
 
         verb.view(folder, options, port, shown.show, ready)
     if not json:

@@ -65,6 +65,20 @@ class Config:
 
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
 
+    @property
+    def head_trains_first(self) -> bool:
+        """Whether the first stage trains the head alone."""
+        if self.stages:
+            return self.stages[0].unfreeze == "head"
+        return not self.backbone.has_random_blocks
+
+    @property
+    def trains_head_alone(self) -> bool:
+        """Whether no stage unfreezes any block."""
+        if self.stages:
+            return all(stage.unfreeze == "head" for stage in self.stages)
+        return self.head_trains_first and self.training.depth == self.training.full_epochs == 0
+
 
 @dataclass(frozen=True)
 class OptionField:
@@ -75,6 +89,19 @@ class OptionField:
     default: Any
     option: Option
     constraints: tuple[Any, ...] = ()
+
+    @property
+    def shown_default(self) -> str:
+        """The default as a person reads it; "" where there is nothing to say."""
+        if self.option.default:
+            return self.option.default
+        if isinstance(self.default, bool):
+            return "yes" if self.default else "no"
+        if isinstance(self.default, tuple):
+            return ",".join(map(str, self.default))
+        if isinstance(self.default, float):
+            return f"{self.default:g}"
+        return "" if self.default is None else str(self.default)
 
 
 def words_beside_a_number(annotation: Any) -> tuple[str, ...]:

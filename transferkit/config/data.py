@@ -16,44 +16,43 @@ class Data(Section):
     path: Path | None = None
     manifest: Annotated[
         Path | None,
-        Option("--manifest", "CSV with columns path,label[,split] in place of folders."),
+        Option(
+            "--manifest", "CSV with columns path,label[,split], instead of folders.", usual=True
+        ),
     ] = None
     allow_outside: Annotated[
         bool,
-        Option(
-            "--allow-outside/--no-allow-outside",
-            "Read pictures that a manifest names outside of its folder (or of DATA).",
-        ),
+        Option("--allow-outside/--no-allow-outside", "Read files outside the manifest's folder."),
     ] = False
     val_fraction: Annotated[
         float,
         Gt(0),
         Lt(1),
-        Option("--val-fraction", "Share held out for validation when DATA has no val/ folder."),
+        Option("--val-fraction", "Fraction held out for validation if DATA has no val/ folder."),
     ] = 0.2
     exclude: Annotated[
         tuple[str, ...], Option("--exclude", "Classes to leave out, separated by commas.")
     ] = ()
     strict: Annotated[
-        bool, Option("--strict/--no-strict", "Stop on an unreadable file; else it is left out.")
+        bool, Option("--strict/--no-strict", "Stop at an unreadable file instead of skipping it.")
     ] = False
     background: Annotated[
-        str, Option("--background", "Colour behind transparent pictures: a name or #rrggbb.")
+        str,
+        Option("--background", "Background colour for transparent pictures: a name or #rrggbb."),
     ] = "white"
     max_pixels: Annotated[
-        int, Ge(1), Option("--max-pixels", "Pictures with more pixels than this are not decoded.")
+        int,
+        Ge(1),
+        Option("--max-pixels", "Largest picture to decode; larger ones count as unreadable."),
     ] = 100_000_000
     normalize: Annotated[
         Literal["backbone", "dataset", "none"],
-        Option(
-            "--normalize",
-            "Mean and deviation of the input: the backbone's, measured on DATA, or as they are.",
-        ),
+        Option("--normalize", "Input mean and deviation: the backbone's, DATA's, or none."),
     ] = "backbone"
     balance: Annotated[
         Literal["none", "sampler", "loss"],
         Option(
-            "--balance", "Against class imbalance: draw rare classes more often, or weigh them."
+            "--balance", "Class imbalance: oversample rare classes, or weight the loss.", usual=True
         ),
     ] = "none"
 
@@ -64,25 +63,28 @@ class Augmentation(Section):
 
     level: Annotated[
         Literal["none", "light", "medium", "strong"],
-        Option("--augment", "How strongly training pictures are varied."),
+        Option("--augment", "Strength of data augmentation.", usual=True),
     ] = "strong"
     flip: Annotated[
-        bool, Option("--flip/--no-flip", "Mirror training pictures; not for text, digits, sides.")
+        bool, Option("--flip/--no-flip", "Mirror at random; not for text or digits.", usual=True)
     ] = True
     views: Annotated[
         int | None,
         Ge(0),
         Le(64),
         Option(
-            "--views",
-            "Augmented views per picture beside the clean one [cached: 3 to 8; live: new].",
+            "--views", "Augmented views per picture.", "3 to 8 if cached, else a new one per epoch"
         ),
     ] = None
     mixup: Annotated[
-        float, Ge(0), Option("--mixup", "Beta parameter of mixup; 0 is off, 0.2 is usual.")
+        float,
+        Ge(0),
+        Option("--mixup", "Mixup: parameter of its Beta distribution; 0 is off, 0.2 is typical."),
     ] = 0.0
     cutmix: Annotated[
-        float, Ge(0), Option("--cutmix", "Beta parameter of CutMix; 0 is off, 1 is usual.")
+        float,
+        Ge(0),
+        Option("--cutmix", "CutMix: parameter of its Beta distribution; 0 is off, 1 is typical."),
     ] = 0.0
 
 
@@ -91,13 +93,14 @@ class Cache(Section):
     """Activations at the frozen boundary, computed once and kept on disk."""
 
     enabled: Annotated[
-        bool, Option("--cache/--no-cache", "Compute frozen blocks once, or in every epoch.")
+        bool,
+        Option("--cache/--no-cache", "Compute frozen blocks once and cache their activations."),
     ] = True
     budget: Annotated[
-        str, Option("--cache-budget", "Most disk space for the run's cache, e.g. 500MB or 8GB.")
+        str, Option("--cache-budget", "Maximum disk space for the run's cache, e.g. 500MB or 8GB.")
     ] = "8GB"
     dir: Annotated[
-        Path | None, Option("--cache-dir", "Where caches lie [~/.cache/transferkit].")
+        Path | None, Option("--cache-dir", "Folder of the caches.", "~/.cache/transferkit")
     ] = None
     dtype: Annotated[
         Literal["float16", "float32"], Option("--cache-dtype", "Precision of cached activations.")

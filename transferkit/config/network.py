@@ -31,83 +31,89 @@ class BackboneOptions(Section):
     """The network under the new head: pretrained, or one of `FROM_SCRATCH`."""
 
     name: Annotated[
-        str,
-        Option("--backbone", "Any timm model (`transferkit models`), or from scratch mlp, cnn."),
+        str, Option("--backbone", "Any timm model (`transferkit models`), or mlp, cnn.", usual=True)
     ] = "tf_efficientnet_lite0"
     pretrained: Annotated[
-        bool, Option("--pretrained/--no-pretrained", "Start from pretrained or random weights.")
+        bool, Option("--pretrained/--no-pretrained", "Start from pretrained weights.")
     ] = True
     weights: Annotated[
-        Path | None, Option("--weights", "Weights file: .safetensors, or a torch state dict.")
+        Path | None, Option("--weights", "Weights file: .safetensors or a PyTorch state dict.")
     ] = None
     from_run: Annotated[
         Path | None,
-        Option("--from", "Start from the backbone of an earlier run, e.g. of pretrain."),
+        Option("--from", "Start from the backbone of another run, e.g. of pretrain.", usual=True),
     ] = None
     image_size: Annotated[
         int | None,
         Ge(16),
         Le(2048),
-        Option("--image-size", "Input side in pixels; else the model's."),
+        Option("--image-size", "Input size in pixels.", "the backbone's", usual=True),
     ] = None
     drop_path: Annotated[
-        float, Ge(0), Lt(1), Option("--drop-path", "Stochastic depth rate in unfrozen blocks.")
+        float,
+        Ge(0),
+        Lt(1),
+        Option("--drop-path", "Stochastic depth (drop path) rate of unfrozen blocks."),
     ] = 0.0
     depth: Annotated[
         int | None,
         Ge(1),
         Le(200),
-        Option("--backbone-depth", "Of mlp, cnn: hidden layers [mlp 3; cnn 6]."),
+        Option("--backbone-depth", "mlp, cnn: number of hidden layers.", "mlp 3, cnn 6"),
     ] = None
     width: Annotated[
         int | None,
         Ge(1),
         Le(8192),
-        Option("--backbone-width", "Of mlp: units per layer; of cnn: first channels [128; 32]."),
+        Option("--backbone-width", "mlp: units per layer; cnn: first channels.", "mlp 128, cnn 32"),
     ] = None
     activation: Annotated[
-        Activation | None, Option("--activation", "Of mlp, cnn: the layers' activation [relu].")
+        Activation | None, Option("--activation", "mlp, cnn: activation function.", "relu")
     ] = None
     slope: Annotated[
         float | None,
         Ge(0),
         Lt(1),
-        Option("--slope", "Of mlp, cnn: slope of leaky_relu, first one of prelu [0.01; 0.25]."),
+        Option(
+            "--slope", "mlp, cnn: slope of leaky_relu, initial slope of prelu.", "0.01; prelu 0.25"
+        ),
     ] = None
     initializer: Annotated[
         str | None,
-        Option("--initializer", "Of mlp, cnn: he_normal, normal:0.1 ... [by --activation]."),
+        Option("--initializer", "mlp, cnn: weights, e.g. he_normal, normal:0.1.", "by activation"),
     ] = None
     batchnorm: Annotated[
         tuple[Literal["first", "before", "after"], ...],
-        Option("--backbone-batchnorm", "Of mlp, cnn: first layer; before or after activations."),
+        Option("--backbone-batchnorm", "mlp, cnn: on the input; before or after activations."),
     ] = ()
     dropout: Annotated[
         float | None,
         Ge(0),
         Lt(1),
-        Option("--backbone-dropout", "Of mlp, cnn: dropout after every hidden layer [0]."),
+        Option("--backbone-dropout", "mlp, cnn: rate after each hidden layer.", "0"),
     ] = None
     dropout_kind: Annotated[
         Literal["plain", "alpha", "spatial"],
-        Option("--backbone-dropout-kind", "Of mlp, cnn: alpha is for SELU, spatial for cnn."),
+        Option("--backbone-dropout-kind", "mlp, cnn: alpha suits SELU, spatial suits cnn."),
     ] = "plain"
 
     pooling: Annotated[
         Literal["avg", "max", "avgmax", "catavgmax", "token"] | None,
-        Option("--pooling", "How the last maps or tokens become features [the model's own way]."),
+        Option("--pooling", "Global pooling of the last feature maps or tokens.", "its own"),
     ] = None
     drop_top_blocks: Annotated[
-        int, Ge(0), Option("--drop-top-blocks", "Block groups to take off before the new head.")
+        int,
+        Ge(0),
+        Option("--drop-top-blocks", "Remove this many block groups from the top of the backbone."),
     ] = 0
     reuse_blocks: Annotated[
         int | None,
         Ge(1),
-        Option("--reuse-blocks", "Lowest block groups to keep the weights of; random above."),
+        Option("--reuse-blocks", "Reinitialise all but this many lowest block groups.", "all"),
     ] = None
     replace_activations: Annotated[
         Activation | None,
-        Option("--replace-activations", "Another activation in all blocks of a timm model."),
+        Option("--replace-activations", "Activation for all blocks of a timm model."),
     ] = None
 
     @property
@@ -120,6 +126,11 @@ class BackboneOptions(Section):
         """Whether the network starts from random weights."""
         return not self.pretrained or (self.from_scratch and self.weights is None)
 
+    @property
+    def has_random_blocks(self) -> bool:
+        """Whether any block starts from random weights, and has to train from the first stage."""
+        return self.starts_random or self.reuse_blocks is not None
+
 
 @dataclass(frozen=True)
 class HeadOptions(Section):
@@ -127,39 +138,40 @@ class HeadOptions(Section):
 
     layers: Annotated[
         tuple[Annotated[int, Ge(1)], ...],
-        Option("--head-layers", "Widths of new hidden layers before the classifier, e.g. 256,64."),
+        Option("--head-layers", "Widths of hidden layers before the classifier, e.g. 256,64."),
     ] = ()
     activation: Annotated[
-        Activation, Option("--head-activation", "Activation of the new hidden layers.")
+        Activation, Option("--head-activation", "Activation function of the head's hidden layers.")
     ] = "relu"
     slope: Annotated[
         float | None,
         Ge(0),
         Lt(1),
-        Option("--head-slope", "Slope of leaky_relu, first slope of prelu [0.01; 0.25]."),
+        Option(
+            "--head-slope", "Head: slope of leaky_relu, initial slope of prelu.", "0.01; prelu 0.25"
+        ),
     ] = None
     initializer: Annotated[
         str | None,
-        Option(
-            "--head-initializer", "Start of hidden layers: he_normal, normal:0.1 [by activation]."
-        ),
+        Option("--head-initializer", "Initialiser of the head's hidden layers.", "by activation"),
     ] = None
     classifier_initializer: Annotated[
         str | None,
         Option(
             "--classifier-initializer",
-            "Start of the last layer [zeros; mlp, cnn: glorot_normal].",
+            "Initialiser of the classifier.",
+            "zeros; mlp, cnn: glorot_normal",
         ),
     ] = None
     batchnorm: Annotated[
         tuple[Literal["first", "before", "after"], ...],
-        Option("--head-batchnorm", "As the first new layer; before or after every activation."),
+        Option("--head-batchnorm", "Batch norm on the features; before or after activations."),
     ] = ()
     dropout: Annotated[
         tuple[Annotated[float, Ge(0), Lt(1)], ...],
-        Option("--dropout", "Dropout before each new layer: one rate, or one for each."),
+        Option("--dropout", "Dropout rate before each layer of the head: one, or one for each."),
     ] = (0.2,)
     dropout_kind: Annotated[
         Literal["plain", "alpha"],
-        Option("--dropout-kind", "Alpha keeps mean and variance after SELU."),
+        Option("--dropout-kind", "Dropout in the head: plain, or alpha (for SELU)."),
     ] = "plain"

@@ -15,25 +15,38 @@ class OptimizerOptions(Section):
     """How gradients become steps. None is the optimiser's own default."""
 
     name: Annotated[
-        str, Option("--optimizer", "See `transferkit explain optimizers`; also timm:NAME.")
+        str,
+        Option("--optimizer", "Optimiser (see `transferkit explain optimizers`), or timm:NAME."),
     ] = "adamw"
     momentum: Annotated[
         float | None,
         Ge(0),
         Lt(1),
-        Option("--momentum", "Momentum of momentum, nesterov and some of timm's [0.9]."),
+        Option("--momentum", "Momentum of momentum, nesterov and some of timm's.", "0.9"),
     ] = None
     beta1: Annotated[
-        float | None, Ge(0), Lt(1), Option("--beta1", "Decay of Adam's mean gradient [0.9].")
+        float | None,
+        Ge(0),
+        Lt(1),
+        Option("--beta1", "Adam: decay rate of the first moment.", "0.9"),
     ] = None
     beta2: Annotated[
-        float | None, Ge(0), Lt(1), Option("--beta2", "Decay of Adam's mean square [0.999].")
+        float | None,
+        Ge(0),
+        Lt(1),
+        Option("--beta2", "Adam: decay rate of the second moment.", "0.999"),
     ] = None
     rho: Annotated[
-        float | None, Ge(0), Lt(1), Option("--rho", "Decay of RMSProp's mean square [0.99].")
+        float | None,
+        Ge(0),
+        Lt(1),
+        Option("--rho", "RMSProp: decay rate of the mean squared gradient.", "0.99"),
     ] = None
     eps: Annotated[
-        float | None, Gt(0), Le(1), Option("--eps", "Added to the root that divides [1e-8].")
+        float | None,
+        Gt(0),
+        Le(1),
+        Option("--eps", "Term added to the denominator for numerical stability.", "1e-8"),
     ] = None
 
 
@@ -52,60 +65,68 @@ class ScheduleOptions(Section):
             "1cycle",
             "performance",
         ],
-        Option("--schedule", "How the rate falls after the warm-up."),
+        Option("--schedule", "Learning-rate schedule after the warm-up."),
     ] = "cosine"
     scope: Annotated[
         Literal["stage", "run"],
-        Option("--schedule-scope", "Whether it starts anew in every stage or spans them all."),
+        Option("--schedule-scope", "Restart the schedule in every stage, or span the whole run."),
     ] = "stage"
     every: Annotated[
-        Literal["step", "epoch"], Option("--schedule-every", "When the rate moves.")
+        Literal["step", "epoch"],
+        Option("--schedule-every", "Update the learning rate every step or every epoch."),
     ] = "step"
-    power: Annotated[
-        float, Gt(0), Le(10), Option("--schedule-power", "Exponent of the power schedule.")
-    ] = 1.0
+    power: Annotated[float, Gt(0), Le(10), Option("--schedule-power", "power: its exponent.")] = 1.0
     period: Annotated[
         float,
         Gt(0),
-        Option("--schedule-period", "Share in which exponential falls to 0.1, power to a half."),
+        Option("--schedule-period", "Share in which exponential falls to 0.1, power to 1/2."),
     ] = 0.5
     values: Annotated[
         tuple[Annotated[float, Ge(0), Le(1)], ...],
-        Option("--schedule-values", "Piecewise: shares of the peak rate, e.g. 1,0.1,0.01."),
+        Option("--schedule-values", "piecewise: fractions of the peak rate."),
     ] = (1.0, 0.1, 0.01)
     boundaries: Annotated[
         tuple[Annotated[float, Gt(0), Lt(1)], ...],
-        Option("--schedule-boundaries", "Piecewise: shares where the next value begins."),
+        Option("--schedule-boundaries", "piecewise: where each next value begins."),
     ] = (0.5, 0.75)
     patience: Annotated[
-        int, Ge(0), Option("--plateau-patience", "Performance: epochs without gain that it waits.")
+        int, Ge(0), Option("--plateau-patience", "performance: epochs without improvement.")
     ] = 2
     factor: Annotated[
-        float, Gt(0), Lt(1), Option("--plateau-factor", "Performance: what the rate falls to then.")
+        float,
+        Gt(0),
+        Lt(1),
+        Option("--plateau-factor", "performance: factor by which the rate is reduced."),
     ] = 0.5
     cycle_rise: Annotated[
         float,
         Gt(0),
         Le(0.5),
-        Option("--cycle-rise", "Of 1cycle: share in which it rises, and again in which it falls."),
+        Option("--cycle-rise", "1cycle: share of the rise, and again of the fall."),
     ] = 0.45
     cycle_start: Annotated[
         float,
         Gt(0),
         Le(1),
-        Option("--cycle-start", "Of 1cycle: first rate as share of the peak."),
+        Option("--cycle-start", "1cycle: initial learning rate as a fraction of the peak."),
     ] = 0.1
     cycle_end: Annotated[
-        float, Ge(0), Le(1), Option("--cycle-end", "Of 1cycle: last rate, as a share of the peak.")
+        float,
+        Ge(0),
+        Le(1),
+        Option("--cycle-end", "1cycle: final learning rate as a fraction of the peak."),
     ] = 0.001
     momentum_low: Annotated[
-        float, Ge(0), Lt(1), Option("--cycle-momentum-low", "Of 1cycle: momentum at the peak rate.")
+        float,
+        Ge(0),
+        Lt(1),
+        Option("--cycle-momentum-low", "1cycle: momentum at the peak learning rate."),
     ] = 0.85
     momentum_high: Annotated[
         float,
         Ge(0),
         Lt(1),
-        Option("--cycle-momentum-high", "Of 1cycle: momentum at the start and the end."),
+        Option("--cycle-momentum-high", "1cycle: momentum at the start and at the end."),
     ] = 0.95
 
 
@@ -114,16 +135,17 @@ class Clipping(Section):
     """Limits on gradients; 0 is off. One of them at a time."""
 
     value: Annotated[
-        float, Ge(0), Option("--clip-value", "Largest gradient of a single weight; 0 is off.")
+        float,
+        Ge(0),
+        Option("--clip-value", "Clip each component of the gradient to this magnitude; 0 is off."),
     ] = 0.0
     norm: Annotated[
-        float, Ge(0), Option("--clip-norm", "Largest norm of all gradients together; 0 is off.")
+        float,
+        Ge(0),
+        Option("--clip-norm", "Clip the global gradient norm to this value; 0 is off."),
     ] = 0.0
     adaptive: Annotated[
         float,
         Ge(0),
-        Option(
-            "--clip-adaptive",
-            "Largest ratio of a neuron's gradient norm to its weights', e.g. 0.01; 0 is off.",
-        ),
+        Option("--clip-adaptive", "Largest gradient norm per weight norm, e.g. 0.01; 0 is off."),
     ] = 0.0

@@ -6,10 +6,16 @@ from typing import Any, ClassVar
 
 @dataclass(frozen=True)
 class Option:
-    """How a field looks on the command line. flag: long option; help: one sentence."""
+    """How a field looks on the command line. flag: long option; help: one sentence.
+
+    default: what happens without the option, where the field's default is None and says nothing.
+    usual: whether it is on the first page of `--help`; the rest is shown by `--help-all`.
+    """
 
     flag: str
     help: str
+    default: str = ""
+    usual: bool = False
 
 
 class Section:

@@ -19,79 +19,87 @@ DECIDING = ("top_k", "abstain_above", "target_accuracy", "select", "by")
 class Predict(Section):
     """How pictures are predicted, what is sampled, and what is decided from it."""
 
-    top_k: Annotated[int, Ge(1), Option("--top-k", "Classes named per picture.")] = 3
+    top_k: Annotated[
+        int,
+        Ge(1),
+        Option("--top-k", "Number of most probable classes shown per picture.", usual=True),
+    ] = 3
     engine: Annotated[
-        Literal["auto", "torch", "onnx"], Option("--engine", "What runs the backbone.")
+        Literal["auto", "torch", "onnx"],
+        Option("--engine", "Inference engine; auto: ONNX Runtime on a CPU, else PyTorch."),
     ] = "auto"
     batch_size: Annotated[
-        int, Ge(1), Le(4096), Option("--batch-size", "Pictures computed together.")
+        int, Ge(1), Le(4096), Option("--batch-size", "Pictures per batch.", usual=True)
     ] = 64
     seed: Annotated[
-        int, Ge(0), Lt(2**32), Option("--seed", "Same seed, same samples, in any batch.")
+        int,
+        Ge(0),
+        Lt(2**32),
+        Option("--seed", "Random seed of the samples; results do not depend on the batch size."),
     ] = 0
     temperature: Annotated[
         bool,
-        Option("--temperature/--no-temperature", "Divide logits by the run's fitted temperature."),
+        Option("--temperature/--no-temperature", "Apply the temperature fitted on validation."),
     ] = True
     mc_dropout: Annotated[
         int,
         Ge(0),
         Le(10_000),
-        Option("--mc-dropout", "Samples per picture with dropout kept on; 0 is off, 30 is usual."),
+        Option("--mc-dropout", "Monte Carlo dropout samples; 0 is off, 30 typical.", usual=True),
     ] = 0
     mc_scope: Annotated[
         Literal["head", "all"],
-        Option("--mc-scope", "Sample the new layers alone (fast), or the backbone's dropout too."),
+        Option("--mc-scope", "Keep dropout active in the head only (fast) or in the backbone too."),
     ] = "head"
     enable_dropout: Annotated[
         float | None,
         Gt(0),
         Lt(1),
-        Option("--enable-dropout", "Dropout rate to sample with, for a model trained without."),
+        Option("--enable-dropout", "Dropout rate, for a model trained without dropout."),
     ] = None
     tta: Annotated[
         int,
         Ge(0),
         Le(64),
-        Option("--tta", "Views per picture, the clean one and varied ones; 0 is off, 8 is usual."),
+        Option("--tta", "Test-time augmentation: views; 0 is off, 8 is typical.", usual=True),
     ] = 0
     ood: Annotated[
         Literal["auto", "none", "knn", "mahalanobis", "energy"],
-        Option("--ood", "How pictures unlike the training data are told; auto is knn."),
+        Option("--ood", "How out-of-distribution pictures are detected; auto: knn."),
     ] = "auto"
     coverage: Annotated[
         float | None,
         Gt(0),
         Lt(1),
-        Option("--coverage", "Give the set of classes that holds the truth with this probability."),
+        Option("--coverage", "Conformal sets that contain the truth this often.", usual=True),
     ] = None
     conformal: Annotated[
         Literal["lac", "class", "aps", "raps"],
-        Option("--conformal", "How these sets are made."),
+        Option("--conformal", "Method of conformal prediction."),
     ] = "lac"
     abstain_above: Annotated[
         float | None,
         Ge(0),
-        Option("--abstain-above", "Leave pictures less sure than this to a person."),
+        Option("--abstain-above", "Abstain if the uncertainty exceeds this threshold."),
     ] = None
     abstain_by: Annotated[
         Literal["entropy", "confidence", "margin", "mutual_information", "variation_ratio"],
-        Option("--abstain-by", "The measure that abstaining looks at."),
+        Option("--abstain-by", "Uncertainty measure that decides on abstaining."),
     ] = "entropy"
     target_accuracy: Annotated[
         float | None,
         Gt(0),
         Le(1),
-        Option("--target-accuracy", "Abstain so that the rest was this accurate on validation."),
+        Option("--target-accuracy", "Abstain to reach this accuracy on validation.", usual=True),
     ] = None
     select: Annotated[
         int | None,
         Ge(1),
-        Option("--select", "Name only so many pictures, those most worth labelling next."),
+        Option("--select", "Only list the N pictures most worth labelling.", usual=True),
     ] = None
     by: Annotated[
         Literal["entropy", "margin", "bald", "diverse"],
-        Option("--by", "What makes a picture worth labelling."),
+        Option("--by", "Active learning: how pictures are ranked."),
     ] = "entropy"
 
 

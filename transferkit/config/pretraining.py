@@ -75,143 +75,152 @@ class Pretraining(Section):
     """How a backbone learns from pictures without labels. None is the method's own default."""
 
     method: Annotated[
-        MethodName, Option("--method", "What is learned; see `transferkit explain pretraining`.")
+        MethodName, Option("--method", "See `transferkit explain pretraining`.", usual=True)
     ] = "simclr"
     init: Annotated[
         Literal["random", "pretrained"],
-        Option("--init", "Start the backbone anew, or from its pretrained weights."),
+        Option("--init", "Start from random or from pretrained weights.", usual=True),
     ] = "random"
     epochs: Annotated[
         int | None,
         Ge(1),
         Le(100_000),
-        Option("--epochs", "How often all pictures are seen [100, or what --budget allows]."),
+        Option("--epochs", "Number of epochs.", "100, or what --budget allows", usual=True),
     ] = None
     budget: Annotated[
-        str | None, Option("--budget", "Time to train for, e.g. 90s, 20m, 1h30m; sets the epochs.")
+        str | None,
+        Option("--budget", "Time limit for training, e.g. 20m; chooses the epochs.", usual=True),
     ] = None
     batch_size: Annotated[
-        int, Ge(2), Le(65_536), Option("--batch-size", "Pictures per optimisation step.")
+        int, Ge(2), Le(65_536), Option("--batch-size", "Pictures per optimiser step.", usual=True)
     ] = 64
     lr: Annotated[
-        float | None, Gt(0), Le(10), Option("--lr", "Peak learning rate [by method].")
+        float | None, Gt(0), Le(10), Option("--lr", "Peak learning rate.", "by method", usual=True)
     ] = None
     weight_decay: Annotated[
         float | None,
         Ge(0),
-        Option("--weight-decay", "Of weights, not biases and norms [by method]."),
+        Option("--weight-decay", "Weight decay; biases and norms are exempt.", "by method"),
     ] = None
     warmup: Annotated[
-        float, Ge(0), Lt(1), Option("--warmup", "Share of the steps with a rising rate.")
+        float,
+        Ge(0),
+        Lt(1),
+        Option("--warmup", "Fraction of the steps over which the learning rate warms up."),
     ] = 0.1
     holdout: Annotated[
         float,
         Ge(0),
         Lt(1),
-        Option("--holdout", "Share of the pictures kept aside to measure on, at most 500."),
+        Option("--holdout", "Share of the pictures held out for evaluation, at most 500."),
     ] = 0.05
     probe: Annotated[
-        Path | None,
-        Option("--probe", "Labelled pictures to measure the frozen features on along the way."),
+        Path | None, Option("--probe", "Labelled pictures to evaluate the features on.", usual=True)
     ] = None
     probe_every: Annotated[
-        int | None, Ge(1), Option("--probe-every", "Epochs between probes [a tenth of all].")
+        int | None, Ge(1), Option("--probe-every", "Epochs between two probes.", "a tenth of all")
     ] = None
     variant: Annotated[
         Literal["plain", "denoising", "sparse", "variational", "stacked"],
-        Option("--variant", "Of autoencoder: which kind."),
+        Option("--variant", "autoencoder: its kind."),
     ] = "plain"
     noise: Annotated[
         float,
         Gt(0),
         Le(2),
-        Option("--noise", "Of denoising: deviation of the noise, pictures 0..1."),
+        Option("--noise", "denoising: standard deviation, for pixels from 0 to 1."),
     ] = 0.2
-    loss: Annotated[
-        Literal["mse", "l1", "ssim"], Option("--loss", "How a reconstruction is compared.")
-    ] = "mse"
+    loss: Annotated[Literal["mse", "l1", "ssim"], Option("--loss", "Reconstruction loss.")] = "mse"
     kl_weight: Annotated[
-        float, Ge(0), Option("--kl-weight", "Of variational: weight of the divergence.")
+        float, Ge(0), Option("--kl-weight", "variational autoencoder: weight of the KL divergence.")
     ] = 0.01
     tied: Annotated[
-        bool, Option("--tied/--no-tied", "Of stacked: the way back uses the same weights.")
+        bool, Option("--tied/--no-tied", "stacked: tie the decoder's weights to the encoder's.")
     ] = False
     sparsity: Annotated[
         float | None,
         Gt(0),
         Lt(1),
-        Option("--sparsity", "How often a hidden unit should be on, e.g. 0.05 [no matter]."),
+        Option("--sparsity", "sparse, rbm: target activation of hidden units.", "none"),
     ] = None
     sparsity_weight: Annotated[
         float | None,
         Gt(0),
-        Option("--sparsity-weight", "How much that counts in the loss [autoencoder 0.01; rbm 1]."),
+        Option("--sparsity-weight", "Weight of the sparsity penalty.", "autoencoder 0.01, rbm 1"),
     ] = None
     mask_ratio: Annotated[
         float | None,
         Gt(0),
         Lt(1),
-        Option("--mask-ratio", "Share of the picture that is hidden [mae 0.75, inpainting 0.25]."),
+        Option(
+            "--mask-ratio", "Share of each picture that is masked.", "mae 0.75, inpainting 0.25"
+        ),
     ] = None
     visible: Annotated[
         Literal["gaussian", "bernoulli"],
-        Option("--visible", "Of rbm: what pixels are, any number or on and off."),
+        Option("--visible", "rbm: distribution of the visible units."),
     ] = "gaussian"
     cd_steps: Annotated[
-        int, Ge(1), Le(1000), Option("--cd-steps", "Of rbm: rounds of sampling, CD-k.")
+        int, Ge(1), Le(1000), Option("--cd-steps", "rbm: Gibbs steps per update (CD-k).")
     ] = 1
     persistent: Annotated[
-        bool,
-        Option("--persistent/--no-persistent", "Of rbm: sampling goes on from its last draws."),
+        bool, Option("--persistent/--no-persistent", "rbm: persistent contrastive divergence.")
     ] = False
     latent: Annotated[
-        int, Ge(1), Le(65_536), Option("--latent", "Random numbers that a picture is drawn from.")
+        int,
+        Ge(1),
+        Le(65_536),
+        Option("--latent", "variational autoencoder, gan: dimension of the latent space."),
     ] = 64
     gan_loss: Annotated[
-        Literal["non-saturating", "hinge"], Option("--gan-loss", "Of gan: what both sides lower.")
+        Literal["non-saturating", "hinge"],
+        Option("--gan-loss", "gan: loss of generator and discriminator."),
     ] = "non-saturating"
     gan_penalty: Annotated[
         Literal["r1", "spectral", "none"],
-        Option("--gan-penalty", "Of gan: what holds the discriminator back."),
+        Option("--gan-penalty", "gan: regularisation of the discriminator."),
     ] = "r1"
     temperature: Annotated[
-        float | None,
-        Gt(0),
-        Option("--temperature", "How sharply outputs are compared [simclr 0.2, dino 0.1]."),
+        float | None, Gt(0), Option("--temperature", "Softmax temperature.", "simclr 0.2, dino 0.1")
     ] = None
     teacher_temperature: Annotated[
-        float, Gt(0), Option("--teacher-temperature", "Of dino: how sharp the targets are.")
+        float, Gt(0), Option("--teacher-temperature", "dino: softmax temperature of the teacher.")
     ] = 0.04
     target_momentum: Annotated[
         float | None,
         Ge(0),
         Lt(1),
-        Option("--target-momentum", "What the slow copy keeps of itself in the first step [0.99]."),
+        Option("--target-momentum", "byol, dino: momentum of the target network.", "0.99"),
     ] = None
     projection: Annotated[
         int | None,
         Ge(2),
         Le(65_536),
-        Option("--projection", "Width of the projection's output [by method]."),
+        Option("--projection", "Output dimension of the projection head.", "by method"),
     ] = None
     local_views: Annotated[
-        int, Ge(0), Le(32), Option("--local-views", "Of dino: small crops beside two large ones.")
+        int,
+        Ge(0),
+        Le(32),
+        Option("--local-views", "dino: number of small crops besides the two large ones."),
     ] = 4
     grid: Annotated[
         int | None,
         Ge(2),
         Le(8),
-        Option("--grid", "Of jigsaw: tiles in a row and in a column [2, from 96 px on 3]."),
+        Option("--grid", "jigsaw: tiles per row and column.", "2, from 96 px on 3"),
     ] = None
     permutations: Annotated[
-        int, Ge(2), Le(1000), Option("--permutations", "Of jigsaw: most orders to tell apart.")
+        int,
+        Ge(2),
+        Le(1000),
+        Option("--permutations", "jigsaw: number of permutations to distinguish."),
     ] = 64
     identities: Annotated[
-        bool,
-        Option("--identities/--no-identities", "Pictures in one folder show the same thing."),
+        bool, Option("--identities/--no-identities", "Pictures in one folder show the same thing.")
     ] = False
     aux: Annotated[
-        Path | None, Option("--aux", "Of supervised: the other labelled pictures to learn from.")
+        Path | None, Option("--aux", "supervised: another labelled data set to train on.")
     ] = None
 
 

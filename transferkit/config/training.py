@@ -37,105 +37,112 @@ class Training(Section):
 
     lr: Annotated[
         Annotated[float, Gt(0), Le(10)] | Literal["auto"],
-        Option("--lr", "Peak learning rate of the head while alone; auto: see find-lr."),
+        Option("--lr", "Peak learning rate while only the head trains; auto: find-lr.", usual=True),
     ] = USUAL_LR
     unfrozen_lr: Annotated[
-        float, Gt(0), Le(10), Option("--unfrozen-lr", "Peak head rate once blocks are unfrozen.")
+        float,
+        Gt(0),
+        Le(10),
+        Option("--unfrozen-lr", "Peak learning rate of the head once blocks are unfrozen."),
     ] = 1e-3
     block_decay: Annotated[
         float | None,
         Gt(0),
         Le(1),
         Option(
-            "--block-decay",
-            "Each deeper block group learns at this fraction of the one above [0.5; random: 1].",
+            "--block-decay", "Each block group's rate relative to the one above.", "0.5; random 1"
         ),
     ] = None
     weight_decay: Annotated[
         float | None,
         Ge(0),
-        Option("--weight-decay", "Decoupled; not on biases and norms [0.05; with adam L2, 0]."),
+        Option(
+            "--weight-decay", "Decoupled weight decay, except on biases and norms.", "0.05; adam 0"
+        ),
     ] = None
     batch_size: Annotated[
         Annotated[int, Ge(1)] | Literal["auto"],
-        Option("--batch-size", "Pictures per optimisation step; auto: by how many there are."),
+        Option("--batch-size", "Pictures per step; auto: by the size of the data set.", usual=True),
     ] = USUAL_BATCH
     accumulate: Annotated[
         Annotated[int, Ge(1)] | Literal["auto"] | None,
-        Option(
-            "--accumulate",
-            "Parts that a batch is computed in, to save memory; auto: as needed [1].",
-        ),
+        Option("--accumulate", "Micro-batches per batch; auto: as many as needed.", "1"),
     ] = None
     checkpoint_activations: Annotated[
         bool,
         Option(
             "--checkpoint-activations/--no-checkpoint-activations",
-            "Compute unfrozen blocks twice instead of keeping their activations: less memory.",
+            "Recompute activations to save memory.",
         ),
     ] = False
     warmup: Annotated[
-        float, Ge(0), Lt(1), Option("--warmup", "Share of a stage's steps with a rising rate.")
+        float,
+        Ge(0),
+        Lt(1),
+        Option("--warmup", "Fraction of each stage's steps over which the learning rate warms up."),
     ] = 0.1
     label_smoothing: Annotated[
         float,
         Ge(0),
         Lt(1),
-        Option("--label-smoothing", "Share of the target spread over all classes."),
+        Option("--label-smoothing", "Share of each target that is spread over all classes."),
     ] = 0.1
     head_epochs: Annotated[
-        int, Ge(1), Option("--head-epochs", "Default plan: epochs with the head alone.")
+        int,
+        Ge(1),
+        Option("--head-epochs", "Default plan: epochs of the stage that trains only the head."),
     ] = 30
     block_epochs: Annotated[
-        int, Ge(1), Option("--block-epochs", "Default plan: epochs at each unfreezing step.")
+        int, Ge(1), Option("--block-epochs", "Default plan: epochs of each unfreezing stage.")
     ] = 12
     full_epochs: Annotated[
         int,
         Ge(0),
-        Option("--full-epochs", "Default plan: epochs with all unfrozen; 0 leaves it out."),
+        Option("--full-epochs", "Default plan: epochs with everything unfrozen; 0: none."),
     ] = 2
     depth: Annotated[
-        int, Ge(0), Option("--depth", "Default plan: how many unfreezing steps after the head.")
+        int, Ge(0), Option("--depth", "Default plan: number of unfreezing stages after the head.")
     ] = 2
     patience: Annotated[
-        int, Ge(1), Option("--patience", "Epochs of a stage without a better value before it ends.")
+        int,
+        Ge(1),
+        Option("--patience", "Early stopping: epochs without improvement before a stage ends."),
     ] = 8
     min_delta: Annotated[
-        float, Ge(0), Option("--min-delta", "Smallest gain in the metric that counts as better.")
+        float, Ge(0), Option("--min-delta", "Early stopping: smallest gain that is an improvement.")
     ] = 0.0
     restore_best: Annotated[
         bool,
-        Option(
-            "--restore-best/--no-restore-best", "Keep a stage's best weights, or its last ones."
-        ),
+        Option("--restore-best/--no-restore-best", "Keep each stage's best weights, not its last."),
     ] = True
     metric: Annotated[
         Literal["accuracy", "balanced_accuracy", "loss"],
-        Option("--metric", "What early stopping and the choice of the best weights look at."),
+        Option("--metric", "Metric for early stopping and for choosing the best weights."),
     ] = "accuracy"
     on_divergence: Annotated[
         Literal["stop", "rewind"],
-        Option(
-            "--on-divergence",
-            "When the loss is NaN or infinite: stop, or go back and halve the learning rate.",
-        ),
+        Option("--on-divergence", "If the loss is NaN: stop, or go back and halve the rate."),
     ] = "stop"
     batchnorm: Annotated[
         Literal["train", "frozen", "recalibrate"],
-        Option(
-            "--batchnorm",
-            "The backbone's batch-norm statistics: of each batch, kept, or measured anew.",
-        ),
+        Option("--batchnorm", "Backbone's statistics: updated, frozen, or measured first."),
     ] = "train"
     budget: Annotated[
         str | None,
-        Option("--budget", "Time of the whole command, e.g. 90s, 10m, 1h30m; sets the stages."),
+        Option(
+            "--budget",
+            "Time limit for the whole command, e.g. 10m; chooses the stages.",
+            usual=True,
+        ),
     ] = None
     profile: Annotated[
-        bool, Option("--profile", "Record a few training steps of each stage for a trace viewer.")
+        bool, Option("--profile", "Profile a few training steps of each stage, for a trace viewer.")
     ] = False
     seed: Annotated[
-        int, Ge(0), Lt(2**32), Option("--seed", "Same seed, same machine: same run.")
+        int,
+        Ge(0),
+        Lt(2**32),
+        Option("--seed", "Random seed; the same seed repeats a run exactly.", usual=True),
     ] = 0
 
     @property
@@ -154,27 +161,22 @@ class Device(Section):
     """What the run computes on."""
 
     accelerator: Annotated[
-        Literal["auto", "cpu", "cuda", "mps"], Option("--device", "Where to train.")
+        Literal["auto", "cpu", "cuda", "mps"],
+        Option("--device", "Device to train on; auto: a GPU if there is one.", usual=True),
     ] = "auto"
     precision: Annotated[
         Literal["auto", "32", "bf16", "16"],
-        Option("--precision", "Arithmetic of training: auto is 32 on CPU, mixed bf16 on GPU."),
+        Option("--precision", "auto: bf16 mixed precision on a GPU, else 32-bit."),
     ] = "auto"
     engine: Annotated[
         Literal["auto", "torch", "onnx"],
-        Option("--engine", "What runs the frozen trunk: auto is ONNX Runtime on CPU, else torch."),
+        Option("--engine", "Engine for frozen blocks; auto: ONNX Runtime on a CPU, else PyTorch."),
     ] = "auto"
     strategy: Annotated[
         Literal["ddp", "fsdp"],
-        Option(
-            "--strategy",
-            "Of several processes: each learns all weights, or holds a part of what learns.",
-        ),
+        Option("--strategy", "Replicate the trained weights on every process, or shard them."),
     ] = "ddp"
     compile: Annotated[
         Literal["off", "on", "auto"],
-        Option(
-            "--compile",
-            "Train through torch.compile: auto where a stage is long, and where it is then faster.",
-        ),
+        Option("--compile", "torch.compile; auto: in long stages, if measured to be faster."),
     ] = "off"

@@ -22,7 +22,7 @@ from transferkit.data.names import count, listed, natural_sorted, shown
 from transferkit.errors import UserError, usage_error
 from transferkit.events import Event, Notice, Progress
 from transferkit.files.atomic_write import disk_error, write_atomically
-from transferkit.files.cache_dir import default_cache_dir
+from transferkit.files.cache_dir import ADVICE, default_cache_dir
 from transferkit.redaction import HIDDEN, is_redacted, redacted
 
 MOST_SHARDS = 1_000_000
@@ -213,7 +213,7 @@ def _copy(remote: Remote) -> None:
     try:
         remote.local.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise disk_error(remote.local.parent, error) from error
+        raise _unwritable(remote, error) from None
     system, path = _file_system(remote.address)
     try:
         with system.open(path, "rb") as source:
@@ -221,12 +221,21 @@ def _copy(remote: Remote) -> None:
                 remote.local, lambda target: shutil.copyfileobj(source, target, _CHUNK)
             )
     except Exception as error:
+        here = str(getattr(error, "filename", "")).startswith(str(remote.local.parent))
+        if isinstance(error, OSError) and here:
+            raise _unwritable(remote, error) from None
         raise _unreachable(remote.address, error) from error
     size = remote.local.stat().st_size
     if size != remote.size:
         what = f"{shown(remote.address)} changed while it was read"
         raise UserError(what, f"{size:,} bytes came, {remote.size:,} were announced", "start again")
     write_atomically(_note(remote), lambda file: file.write(_state(remote).encode()))
+
+
+def _unwritable(remote: Remote, error: OSError) -> UserError:
+    told = disk_error(remote.local.parent, error)
+    told.remedy = ADVICE
+    return told
 
 
 def _note(remote: Remote) -> Path:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from transferkit.data.files import walk
 from transferkit.data.listing import Entry, Listing
-from transferkit.data.names import count, did_you_mean, listed, natural_sorted, shown
+from transferkit.data.names import count, did_you_mean, listed, natural_sorted, quoted, shown
 from transferkit.errors import UserError
 
 _SHOWN = 5
@@ -56,7 +56,7 @@ def check_readable(listing: Listing, reasons: Mapping[str, str]) -> None:
     )
     if not empty:
         return
-    flags = " ".join(f"--exclude {shlex.quote(name)}" for name in empty[:_SHOWN])
+    flags = " ".join(f"--exclude {shlex.quote(quoted(name))}" for name in empty[:_SHOWN])
     remedy = f"leave the {'classes' if len(empty) > 1 else 'class'} out with {flags}"
     if any(training[name] for name in empty):
         remedy = f"convert them to JPEG or PNG, or {remedy}"
@@ -72,6 +72,14 @@ def check_readable(listing: Listing, reasons: Mapping[str, str]) -> None:
         for name in empty
     ]
     raise UserError(what, listed(lines, _SHOWN), remedy)
+
+
+def nothing_readable(listing: Listing, reasons: Mapping[str, str]) -> UserError:
+    """Return what to tell of a data set of which no picture can be read."""
+    what = f"{shown(str(listing.root))} has no readable picture"
+    return UserError(
+        what, _reasons_counted(listing.entries, reasons), "convert them to JPEG or PNG"
+    )
 
 
 def check_split_classes(listing: Listing, reasons: Mapping[str, str]) -> None:

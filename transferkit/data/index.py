@@ -5,8 +5,9 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -17,6 +18,7 @@ from transferkit.data.checks import (
     check_split_classes,
     check_strict,
     left_out_warnings,
+    nothing_readable,
 )
 from transferkit.data.decode import (
     DEFAULT_MAX_PIXELS,
@@ -38,7 +40,9 @@ from transferkit.data.names import (
 )
 from transferkit.data.shards import is_shards, read_shards
 from transferkit.data.splits import draw_validation
-from transferkit.errors import usage_error
+from transferkit.errors import UserError, usage_error
+
+Use = Literal["train", "look", "measure"]
 
 
 @dataclass(frozen=True)
@@ -86,6 +90,14 @@ class DatasetIndex:
             hasher.update(f"\n{path}\0{label}\0{split}\0{digest}".encode())
         return hasher.hexdigest()
 
+    @cached_property
+    def contents(self) -> str:
+        """32 hex digits like `fingerprint`, but over no path: the same where all lies elsewhere."""
+        hasher = hashlib.blake2b("\0".join(self.classes).encode(), digest_size=16)
+        for row in zip(self.labels.tolist(), self.splits.tolist(), self.digests, strict=True):
+            hasher.update("\n{}\0{}\0{}".format(*row).encode())
+        return hasher.hexdigest()
+
     def __len__(self) -> int:
         """Return the number of pictures, N."""
         return len(self.paths)
@@ -114,8 +126,9 @@ class ScanOptions:
     manifest: a CSV table to read instead of folders. val_fraction: share of each class that goes
     to validation where the data brings none, > 0 and < 1. seed: of that draw. strict: unreadable
     pictures are an error. exclude: class names to leave out. max_pixels: larger pictures count as
-    unreadable. to_train: refuse what nothing can be trained on: one class alone, or a class that
-    cannot be both in training and in validation. allow_outside: see `read_manifest`.
+    unreadable. allow_outside: see `read_manifest`. use: "train" refuses what nothing can be trained
+    on (no training part, one class alone, a class without a picture or that training lacks);
+    "look" makes warnings of that, and "measure" takes what there is.
     """
 
     manifest: Path | None = None
@@ -124,8 +137,8 @@ class ScanOptions:
     strict: bool = False
     exclude: tuple[str, ...] = ()
     max_pixels: int = DEFAULT_MAX_PIXELS
-    to_train: bool = True
     allow_outside: bool = False
+    use: Use = "train"
 
 
 def scan(
@@ -141,19 +154,37 @@ def scan(
     Raises UserError for everything that is wrong with the data; nothing is written.
     """
     listing = _listing(data, options)
-    check_classes(listing, at_least=2 if options.to_train else 1)
+    require = partial(_require, options.use, listing)
+    require(lambda: check_classes(listing, 2 if options.use != "measure" else 0))
     listing.entries.sort(key=lambda entry: natural_key(entry.path))
     probes = probe_all(listing, options.max_pixels, on_progress)
     pairs = list(zip(listing.entries, probes, strict=True))
     reasons = {entry.path: found for entry, found in pairs if isinstance(found, str)}
     if options.strict:
         check_strict(listing.root, reasons)
-    check_readable(listing, reasons)
-    check_split_classes(listing, reasons)
     usable = [(entry, found) for entry, found in pairs if isinstance(found, Probe)]
+    require(lambda: check_readable(listing, reasons))
+    require(lambda: check_split_classes(listing, reasons))
+    if not usable:
+        raise nothing_readable(listing, reasons)
     splits = _drawn_splits(usable, options, listing)
+    for entry, _ in usable:
+        listing.classes.setdefault(entry.label, "")
     listing.warnings += left_out_warnings(listing, reasons) + case_warnings(listing)
     return make_index(listing, usable, splits, reasons)
+
+
+def _require(use: str, listing: Listing, check: Callable[[], object]) -> None:
+    """Make what a check for training raises a warning where one only looks, and nothing else."""
+    try:
+        check()
+    except UserError as problem:
+        if use == "train" or not listing.entries:
+            raise
+        if use == "look":
+            where = "; ".join(problem.where.splitlines())
+            text = f"{problem.what}: finetune would refuse this data set"
+            listing.warnings.append(f"{text} ({where})" if where else text)
 
 
 def _listing(data: Path | None, options: ScanOptions) -> Listing:
@@ -169,13 +200,14 @@ def _listing(data: Path | None, options: ScanOptions) -> Listing:
             problem = "is not a folder" if data.exists() else "does not exist"
             remedy = "leave it out: paths are then relative to the manifest's own folder"
             raise usage_error(f"{shown(str(data))} {problem}", remedy=remedy)
-        listing = read_manifest(options.manifest, data, exclude, options.allow_outside)
+        reads = (options.allow_outside, options.use == "train")
+        listing = read_manifest(options.manifest, data, exclude, *reads)
     elif data is None:
         raise usage_error("no data given", remedy="give a folder of pictures, or --manifest FILE")
     elif is_shards(data):
         listing = read_shards(data, exclude)
     else:
-        listing = read_folder(data, exclude)
+        listing = read_folder(data, exclude, options.use == "train")
     unknown = natural_sorted(set(exclude) - listing.excluded)
     if unknown:
         hints = [shown(name) + did_you_mean(name, listing.classes) for name in unknown]
@@ -215,13 +247,11 @@ def _drawn_splits(
     open_ones = [(entry, found) for entry, found in usable if entry.split == ""]
     labels = [entry.label for entry, _ in open_ones]
     digests = [found.digest for _, found in open_ones]
-    drawn = iter(
-        draw_validation(
-            labels, digests, options.val_fraction, options.seed, may_fail=not options.to_train
-        )
-    )
+    draw = partial(draw_validation, labels, digests, options.val_fraction, options.seed)
+    _require(options.use, listing, draw)
+    drawn = iter(draw(may_fail=True))
     splits = [entry.split or ("val" if next(drawn) else "train") for entry, _ in usable]
-    if open_ones and listing.lacks_val and options.to_train:
+    if open_ones and listing.lacks_val and options.use != "measure":
         listing.warnings.append(
             f"no validation part found: {options.val_fraction:.0%} of each class is taken from "
             "training for it"

@@ -106,7 +106,7 @@ def inspect(index: DatasetIndex) -> Inspection:
         pictures=len(index),
         counts=counts,
         sizes=sizes,
-        imbalance=max(train) / min(train),
+        imbalance=max(train) / max(1, min(train)),
         unreadable=index.unreadable,
         exact_duplicates=exact,
         label_conflicts=conflicts,
@@ -195,7 +195,8 @@ def _count_warnings(counts: dict[str, dict[str, int]]) -> Iterable[str]:
     if 0 < validation < FEW_VALIDATION_PICTURES:
         yield (
             f"only {count(validation, 'validation picture')}: one picture more or less moves the "
-            f"accuracy by {100 / validation:.1f} points; add pictures or raise --val-fraction"
+            f"accuracy by {100 / validation:.1f} points; add pictures, or train with a larger "
+            "finetune --val-fraction"
         )
 
 

@@ -53,18 +53,18 @@ class Listing:
     warnings: list[str] = field(default_factory=list)
 
 
-def read_folder(data: Path, exclude: Sequence[str] = ()) -> Listing:
+def read_folder(data: Path, exclude: Sequence[str] = (), to_train: bool = True) -> Listing:
     """List DATA/train/<class>/…, DATA/val/…, DATA/test/… or, without these, DATA/<class>/….
 
     "valid" and "validation" count as "val"; letter case does not matter. Without a val folder the
     entries of train carry no split: it is to be drawn, as for DATA/<class>/….
-    exclude: class names to leave out.
+    exclude: class names to leave out. to_train: a train folder is needed where there are others.
     Raises UserError where there are no class folders, or where the layout is ambiguous.
     """
     _require_folder(data)
     listing = Listing(root=Path(os.path.abspath(data)))
     top = walk(data, nested=False)
-    splits = _split_folders(data, top.folders)
+    splits = _split_folders(data, top.folders, to_train)
     if not splits:
         _note_loose(listing, "", top)
         _read_classes(listing, "", "", exclude)
@@ -106,7 +106,7 @@ def _existing_part(data: Path) -> str:
     return f"the path exists up to {shown(str(parent))}"
 
 
-def _split_folders(data: Path, folders: Sequence[str]) -> dict[str, str]:
+def _split_folders(data: Path, folders: Sequence[str], to_train: bool) -> dict[str, str]:
     """Return split to folder name; nothing where the folders are classes."""
     found: dict[str, list[str]] = {}
     for split, names in SPLIT_NAMES.items():
@@ -114,7 +114,7 @@ def _split_folders(data: Path, folders: Sequence[str]) -> dict[str, str]:
         if matches:
             found[split] = matches
     rest = len(folders) - sum(map(len, found.values()))
-    if "train" not in found:
+    if "train" not in found and (to_train or not found or rest):
         if found and rest == 0:
             raise UserError(
                 f"{shown(str(data))} has {' and '.join(found)} but no train folder",
@@ -122,7 +122,7 @@ def _split_folders(data: Path, folders: Sequence[str]) -> dict[str, str]:
             )
         return {}
     # A class may be called "train" (beside "bus" and "car"): then its folder holds pictures only.
-    holds_classes = any(walk(data / name, nested=False).folders for name in found["train"])
+    holds_classes = any(walk(data / n, nested=False).folders for n in found.get("train", ()))
     if rest and "val" not in found and not holds_classes:
         return {}
     doubled = [names for names in found.values() if len(names) > 1]
@@ -139,16 +139,19 @@ def _read_classes(listing: Listing, prefix: str, split: str, exclude: Sequence[s
     """Add every class folder in `prefix` to the listing."""
     folder = listing.root / prefix
     names = walk(folder, nested=False).folders
-    invalid = [shown(name) for name in names if not is_valid_text(name)]
+    invalid = [ascii(name) for name in names if not is_valid_text(name) or not class_name(name)]
     if invalid:
         raise UserError(
-            f"{count(len(invalid), 'class folder')} whose name is not valid UTF-8",
+            f"{count(len(invalid), 'class folder')} whose name is blank, or not valid UTF-8",
             listed(invalid),
             "rename them, so that the classes can be written and shown",
         )
-    repeated = []
+    repeated, merged = [], []
+    first: dict[str, str] = {}
     for name in names:
         label = class_name(name)
+        if first.setdefault(label, name) != name:
+            merged.append(f"{prefix + first[label]!a} and {prefix + name!a}")
         if label in exclude:
             listing.excluded.add(label)
             continue
@@ -162,6 +165,12 @@ def _read_classes(listing: Listing, prefix: str, split: str, exclude: Sequence[s
         for path, kind in files.unsupported.items():
             entry = Entry(f"{prefix}{name}/{path}", label, split, f"{kind} (not supported)")
             listing.entries.append(entry)
+    if merged:
+        listing.warnings.append(
+            f"{count(len(merged), 'class folder')} called like another but for blanks or how "
+            f"letters are composed (first: {merged[0]}): they are read as one class; if they mean "
+            "different ones, rename one of them"
+        )
     if repeated:
         listing.warnings.append(
             f"{count(len(repeated), 'link')} to folders that are read already (first: "

@@ -38,6 +38,7 @@ def read_manifest(
     root: Path | None = None,
     exclude: Sequence[str] = (),
     allow_outside: bool = False,
+    to_train: bool = True,
 ) -> Listing:
     """List the pictures of a manifest; columns other than path, label and split are ignored.
 
@@ -45,6 +46,7 @@ def read_manifest(
     root: the folder that relative paths start from; None: the manifest's own.
     exclude: class names to leave out. allow_outside: paths may lead out of the root; else somebody
     else's table could have any file of this machine read.
+    to_train: a row of train is needed where others have a split.
     Raises UserError that lists every bad line: a missing value, an unknown split, a file that
     does not exist or lies outside, a path with two labels or two splits.
     """
@@ -53,7 +55,7 @@ def read_manifest(
     rows = _Rows(base, allow_outside)
     for line, row in _table(manifest):
         _read_row(rows, line, row)
-    _check_splits(rows)
+    _check_splits(rows, to_train)
     _raise_problems(manifest, rows)
     for entry in rows.entries.values():
         if entry.label in exclude:
@@ -171,7 +173,7 @@ def _located(root: Path, path: str) -> str | None:
     return None
 
 
-def _check_splits(rows: _Rows) -> None:
+def _check_splits(rows: _Rows, to_train: bool) -> None:
     """Note rows without a split where others have one, and splits without a training part."""
     by_split: dict[str, list[str]] = {}
     for path, entry in rows.entries.items():
@@ -180,7 +182,7 @@ def _check_splits(rows: _Rows) -> None:
         first = rows.lines[by_split[""][0]]
         number = len(by_split[""])
         rows.problems.append(f"line {first}: no split, though others have one ({number} such rows)")
-    elif by_split and "" not in by_split and "train" not in by_split:
+    elif to_train and by_split and "" not in by_split and "train" not in by_split:
         rows.problems.append(f"no row has the split train (found: {', '.join(by_split)})")
 
 

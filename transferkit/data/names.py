@@ -43,6 +43,12 @@ def shown(name: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
 
 
+def quoted(name: str) -> str:
+    """Return a name as an option that takes several, separated by commas, takes it as one."""
+    plain = "," not in name and '"' not in name and name == name.strip()
+    return name if plain else '"' + name.replace('"', '""') + '"'
+
+
 def listed(lines: Sequence[str], limit: int = 5, noun: str = "more") -> str:
     """Return at most `limit` of the lines joined by newlines, and how many there are beyond."""
     more = len(lines) - limit

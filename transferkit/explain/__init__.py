@@ -144,14 +144,9 @@ def _flags(page: Page) -> list[str]:
 
 
 def _explain(item: OptionField) -> ExplainedOption:
-    default = item.default
-    shown = ",".join(map(str, default)) if isinstance(default, tuple) else default
-    if isinstance(default, bool):
-        shown = "yes" if default else "no"
-    elif isinstance(default, float):
-        shown = f"{default:g}"
-    text = "" if shown is None else str(shown)
-    return ExplainedOption(item.key, item.option.flag, text, allowed(item), item.option.help)
+    return ExplainedOption(
+        item.key, item.option.flag, item.shown_default, allowed(item), item.option.help
+    )
 
 
 def allowed(item: OptionField) -> str:

@@ -16,7 +16,8 @@ class Comparison:
     """What export changed, on N pictures.
 
     agreement: share with the same first class. largest_difference: of any logit.
-    relative_difference: the same over the largest logit. accuracy_*: 0..1. speed_*: pictures per
+    relative_difference: the same over the largest logit. accuracy_*: 0..1, None where there were no
+    pictures, but noise (`pictures` is 0). speed_*: pictures per
     second of the network alone, in batches of 32, the better of `ROUNDS` alternating rounds.
     sparsity: share of zeros among the weights that were pruned; 0 without pruning.
     """
@@ -25,8 +26,8 @@ class Comparison:
     agreement: float
     largest_difference: float
     relative_difference: float
-    accuracy_before: float
-    accuracy_after: float
+    accuracy_before: float | None
+    accuracy_after: float | None
     bytes_before: int
     bytes_after: int
     speed_before: float
@@ -34,8 +35,10 @@ class Comparison:
     sparsity: float = 0.0
 
     @property
-    def accuracy_drop(self) -> float:
+    def accuracy_drop(self) -> float | None:
         """Return by how much accuracy fell; negative where it rose."""
+        if self.accuracy_before is None or self.accuracy_after is None:
+            return None
         return self.accuracy_before - self.accuracy_after
 
 
@@ -43,10 +46,10 @@ def compare(
     before: Callable[[Tensor], Tensor],
     after: Callable[[Tensor], Tensor],
     images: Tensor,
-    labels: Tensor,
+    labels: Tensor | None,
     sizes: tuple[int, int],
 ) -> Comparison:
-    """Run both on images (N, 3, H, W) with labels (N,) and compare.
+    """Run both on images (N, 3, H, W) with labels (N,), None for noise, and compare.
 
     sizes: bytes of both, before and after.
     """
@@ -60,17 +63,22 @@ def compare(
             run(batch)
             taken.append(time.perf_counter() - started)
     return Comparison(
-        pictures=len(images),
+        pictures=0 if labels is None else len(images),
         agreement=(expected.argmax(1) == found.argmax(1)).double().mean().item(),
         largest_difference=difference.item(),
         relative_difference=(difference / expected.abs().max().clamp_min(1e-12)).item(),
-        accuracy_before=(expected.argmax(1) == labels).double().mean().item(),
-        accuracy_after=(found.argmax(1) == labels).double().mean().item(),
+        accuracy_before=accuracy(expected, labels),
+        accuracy_after=accuracy(found, labels),
         bytes_before=sizes[0],
         bytes_after=sizes[1],
         speed_before=len(batch) / min(times[0]),
         speed_after=len(batch) / min(times[1]),
     )
+
+
+def accuracy(logits: Tensor, labels: Tensor | None) -> float | None:
+    """Return the share of logits (N, K) that are largest at the label (N,), 0..1."""
+    return None if labels is None else (logits.argmax(1) == labels).double().mean().item()
 
 
 def run_all(run: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:

@@ -1,7 +1,8 @@
-"""Files that are either wholly there or as they were before."""
+"""Files that are either wholly there or as they were before, and never behind a link of others."""
 
 import errno
 import os
+import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -14,24 +15,90 @@ if TYPE_CHECKING:
 PLOT_DPI = 144
 
 
-def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
+def write_atomically(path: Path, write: Callable[[BinaryIO], object], lasting: bool = True) -> None:
     """Let `write` fill a temporary file beside `path`, then put it in the place of `path`.
 
-    If anything fails, also an interrupt, the old file is intact and the temporary one is gone.
-    Raises OSError, and whatever `write` raises.
+    lasting: wait until the disk has it. If anything fails, also an interrupt, the old file is
+    intact and the temporary one is gone. Raises OSError, UserError where another process writes
+    the same file, and whatever `write` raises.
     """
-    # a fixed name: what a killed process left behind is overwritten by the next write
+    # a fixed name: what a killed process left behind goes with the next write
     temporary = path.with_name(f".{path.name}.tmp")
+    file = open_draft(temporary)
+    own = os.fstat(file.fileno())
     try:
-        with temporary.open("wb") as file:
+        with file:
             write(file)
             file.flush()
-            os.fsync(file.fileno())
+            if lasting:
+                os.fsync(file.fileno())
+        if not _is(temporary, own):
+            what, remedy = f"another process is writing {path}", "wait until it ends"
+            raise UserError(what, "this one did not touch what it wrote", remedy)
         os.replace(temporary, path)
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        if _is(temporary, own):
+            temporary.unlink(missing_ok=True)
         raise
-    _sync_folder(path.parent)
+    if lasting:
+        _sync_folder(path.parent)
+
+
+def open_draft(path: Path) -> BinaryIO:
+    """Open a new file to write. What a killed process left there is removed, never opened.
+
+    In a folder of others it may be a link to any file, or a pipe that nobody reads. Raises OSError.
+    """
+    path.unlink(missing_ok=True)
+    return path.open("xb")
+
+
+def open_regular(path: Path, flags: int) -> int:
+    """Return a descriptor of a regular file, made where it is missing unless `flags` only read.
+
+    Raises OSError; ELOOP where `path` is a link or anything else, such as a pipe.
+    """
+    safe: int = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+    make = os.O_CREAT if flags & (os.O_WRONLY | os.O_RDWR) else 0
+    try:
+        descriptor = os.open(path, flags | safe | make, 0o666)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENXIO):  # a link; a pipe that nobody reads, a socket
+            raise _link(path) from None
+        raise
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise _link(path)
+    return descriptor
+
+
+def open_to_add(path: Path) -> BinaryIO:
+    """Open a file to write at its end, as `open_regular` does."""
+    return os.fdopen(open_regular(path, os.O_WRONLY | os.O_APPEND), "ab")
+
+
+def make_inside(top: Path, folder: Path) -> None:
+    """Make `folder` inside of `top`, which may be a link that somebody chose; nothing below it may.
+
+    Raises OSError; ELOOP for a link.
+    """
+    place = top
+    for name in folder.relative_to(top).parts:
+        place = place / name
+        if place.is_symlink():
+            raise _link(place)
+        place.mkdir(exist_ok=True)
+
+
+def _link(path: Path) -> OSError:
+    return OSError(errno.ELOOP, f"{path} is a link, or no regular file")
+
+
+def _is(path: Path, status: os.stat_result) -> bool:
+    try:
+        return os.path.samestat(os.lstat(path), status)
+    except OSError:
+        return False
 
 
 def png_of(figure: "Figure") -> Callable[[BinaryIO], object]:
@@ -45,6 +112,8 @@ def disk_error(folder: Path, error: OSError) -> UserError:
     if error.errno == errno.ENAMETOOLONG:
         return usage_error(f"cannot write to {str(folder)[:80]}: a name or the path is too long")
     what = f"cannot write to {folder}: {error.strerror or error}"
+    if error.errno == errno.ELOOP:
+        return UserError(what, "what lies behind it may belong to others", "remove it")
     if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EISDIR):
         return UserError(what, remedy="give the path of a file in a folder that exists")
     return UserError(

@@ -6,26 +6,36 @@ left in NAME.partial ends at most with one torn row, which is cut off when the j
 
 import contextlib
 import csv
+import hashlib
+import io
 import json
 import os
 import shutil
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 
 from transferkit.errors import UserError, usage_error
+from transferkit.files.atomic_write import (
+    open_draft,
+    open_regular,
+    open_to_add,
+    write_atomically,
+)
 from transferkit.files.csv_rows import csv_line, unescape_cell
+from transferkit.files.foreign_files import ODD, parse_json, read_text
 from transferkit.files.strict_json import strict_json
 
 SUFFIXES = (".csv", ".jsonl", ".parquet")
 SAFE: Any = {"errors": "backslashreplace"}
+Made = Mapping[str, Any]
 
 
 class RowFile(Protocol):
-    """Where rows go. done: paths of the rows that were there already."""
+    """Where rows go. done: the `picture_key` of the rows that were there already."""
 
     done: set[str]
 
@@ -39,11 +49,12 @@ class RowFile(Protocol):
         """Stop; `whole` puts the file in its place, else it stays partial."""
 
 
-def open_rows(path: Path, columns: Sequence[str], go_on: bool) -> RowFile:
+def open_rows(path: Path, columns: Sequence[str], go_on: bool, made: Made | None = None) -> RowFile:
     """Start, or go on with, a file of rows in the format that its suffix names.
 
-    go_on: keep the rows of an earlier job. Raises UserError where its columns are others, or where
-    the format cannot be added to.
+    go_on: keep the rows of an earlier job, but for those with an error. made: {"by": the model and
+    options that rows depend on, "folder": of `folder_of`}; kept in NAME.made.json. Raises UserError
+    where columns or `by` are others, or where the format cannot be added to.
     """
     if path.suffix.lower() == ".parquet":
         if go_on:
@@ -53,22 +64,30 @@ def open_rows(path: Path, columns: Sequence[str], go_on: bool) -> RowFile:
                 "write .csv or .jsonl",
             )
         return ParquetFile(path, columns)
-    return TextFile(path, columns, go_on)
+    return TextFile(path, columns, go_on, made)
 
 
 class TextFile:
     """CSV or JSON lines, appended batch by batch."""
 
-    def __init__(self, path: Path, columns: Sequence[str], go_on: bool) -> None:
+    def __init__(self, path: Path, columns: Sequence[str], go_on: bool, made: Made | None) -> None:
         self.path, self.columns = path, list(columns)
         self.is_csv = path.suffix.lower() == ".csv"
         self.partial = partial_path(path)
         self.done: set[str] = set()
-        if go_on:
-            self._take_over()
-        self._file = self.partial.open("ab" if go_on else "wb")
-        if self.is_csv and not self._file.tell():
-            self._append(csv_line(self.columns) + "\n")
+        self._made = made
+        source = self.partial if os.path.lexists(self.partial) else path
+        if go_on and source.exists():
+            with os.fdopen(open_regular(source, os.O_RDONLY), "rb") as rows:
+                self._made = made and self._as_made(source, made)
+                self._record()
+                write_atomically(self.partial, lambda file: self._take_over(rows, file))
+            self._file = open_to_add(self.partial)
+        else:
+            self.partial.unlink(missing_ok=True)
+            self._record()  # first: no rows are there without it
+            self._file = open_draft(self.partial)
+            self._append(self._header())
 
     def write(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Add rows in one write and wait for the disk."""
@@ -76,49 +95,83 @@ class TextFile:
             lines = [csv_line([row.get(name) for name in self.columns]) for row in rows]
         else:
             lines = [strict_json(row) for row in rows]
-        self._append("".join(f"{line}\n" for line in lines))
+        self._append("".join(f"{line}\n" for line in lines).encode(**SAFE))
 
     def append(self, part: Path) -> None:
         """Add the bytes of another file; a CSV's begin after its header."""
         with part.open("rb") as file:
-            file.seek(len(f"{csv_line(self.columns)}\n".encode(**SAFE)) if self.is_csv else 0)
+            file.seek(len(self._header()))
             shutil.copyfileobj(file, self._file)
-        self._append("")
+        self._append(b"")
 
     def close(self, whole: bool) -> None:
         """Close; when the job is `whole`, put the file in its place."""
         self._file.close()
-        if whole:
-            os.replace(self.partial, self.path)
+        if not whole:
+            return
+        if self._made:
+            os.replace(made_path(self.partial), made_path(self.path))
+        else:
+            made_path(self.path).unlink(missing_ok=True)
+        os.replace(self.partial, self.path)
 
-    def _append(self, text: str) -> None:
-        self._file.write(text.encode(**SAFE))
+    def _header(self) -> bytes:
+        return f"{csv_line(self.columns)}\n".encode(**SAFE) if self.is_csv else b""
+
+    def _append(self, data: bytes) -> None:
+        self._file.write(data)
         self._file.flush()
         os.fsync(self._file.fileno())
 
-    def _take_over(self) -> None:
-        """Start from the partial file, or from a finished one, without a torn last row."""
-        if not self.partial.exists() and self.path.exists():
-            # a copy, so that the finished file stays whole whatever happens
-            self.partial.write_bytes(self.path.read_bytes())
-        if not self.partial.exists():
-            return
-        with self.partial.open("r+b") as file:
-            file.truncate(end_of_whole_rows(file, quoted=self.is_csv))
-        with self.partial.open(newline="", encoding="utf-8", errors="replace") as lines:
+    def _record(self) -> None:
+        if self._made:
+            data = strict_json(self._made, indent=2).encode(**SAFE)
+            write_atomically(made_path(self.partial), lambda file: file.write(data))
+
+    def _as_made(self, source: Path, made: Made) -> Made:
+        """Return how rows were made, those of `source` and new ones. Raises UserError if unlike."""
+        record = made_path(source)
+        record = record if record.exists() else made_path(self.path)
+        remedy = "name another --output, or leave --skip-existing out: all are predicted again"
+        try:
+            known = parse_json(read_text(record))
+            there, now = (json.loads(strict_json(each)) for each in (known["by"], made["by"]))
+            folder = str(known["folder"])
+        except (OSError, *ODD):
+            what = f"cannot go on with {source}: nothing tells which model and options made it"
+            raise UserError(what, f"that would lie in {record}", remedy) from None
+        if others := [name for name in {**there, **now} if there.get(name) != now.get(name)]:
+            where = "\n".join(f"{n}: there {there.get(n)}, now {now.get(n)}" for n in others)
+            raise UserError(
+                f"cannot go on with {source}: another model or other options made it", where, remedy
+            )
+        if folder and made["folder"] not in ("", folder):
+            raise UserError(
+                f"cannot go on with {source}: the names in it are seen from another folder",
+                f"there {folder}, now {made['folder']}",
+                f"go on from {folder}, or give pictures by their whole paths",
+            )
+        return {**made, "folder": folder or made["folder"]}
+
+    def _take_over(self, rows: BinaryIO, kept: BinaryIO) -> None:
+        """Copy the rows of an earlier job: no torn last one, none of a picture with an error."""
+        kept.write(self._header())
+        records = whole_records(rows, quoted=self.is_csv)
+        if self.is_csv:
+            self._require_same(_cells(next(records, self._header())))
+        folder = str(self._made["folder"]) if self._made else ""
+        for record in records:
             if self.is_csv:
-                table = csv.reader(lines)
-                header = [unescape_cell(cell) for cell in next(table, [])]
-                self._require_same(header)
-                self.done = {unescape_cell(row[0]) for row in table if row}
+                row = dict(zip(self.columns, _cells(record), strict=False))
             else:
-                for line in lines:
-                    row = json.loads(line)
-                    self._require_same(list(row))
-                    self.done.add(row["path"])
+                row = _object(record)
+                self._require_same(list(row))
+            if not row.get("error"):
+                kept.write(record)
+                self.done.add(picture_key(row["path"], folder))
 
     def _require_same(self, header: list[str]) -> None:
-        if header and header != self.columns:
+        if header != self.columns:
             raise UserError(
                 f"cannot go on with {self.partial}: its columns are others",
                 f"there: {', '.join(header)}\nnow: {', '.join(self.columns)}",
@@ -150,7 +203,8 @@ class ParquetFile:
         self.done: set[str] = set()
         self._table = pyarrow.Table
         self._open = pyarrow.parquet.ParquetFile
-        self._writer = pyarrow.parquet.ParquetWriter(self.partial, self._schema)
+        self._file = open_draft(self.partial)
+        self._writer = pyarrow.parquet.ParquetWriter(self._file, self._schema)
 
     def write(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Add a row group."""
@@ -165,6 +219,7 @@ class ParquetFile:
     def close(self, whole: bool) -> None:
         """Write the index; a job that is not `whole` leaves nothing."""
         self._writer.close()
+        self._file.close()
         if whole:
             os.replace(self.partial, self.path)
         else:
@@ -190,7 +245,7 @@ class ArrayFile:
         }
         text = json.dumps(head).encode()
         text += b" " * (-len(text) % 8)  # the data begins at a multiple of 8 bytes
-        self._file: BinaryIO = self.partial.open("wb")
+        self._file = open_draft(self.partial)
         self._file.write(struct.pack("<Q", len(text)) + text)
 
     def write(self, row: np.ndarray | None) -> None:
@@ -219,16 +274,72 @@ def partial_path(path: Path) -> Path:
     return path.with_name(f"{path.name}.partial")
 
 
-def end_of_whole_rows(file: BinaryIO, quoted: bool) -> int:
-    """Return the position after the last line end; quoted: one that is not inside quotes."""
-    file.seek(0)
-    end = position = quotes = 0
+def made_path(path: Path) -> Path:
+    """Return where it is kept what made the rows of a file."""
+    return path.with_name(f"{path.name}.made.json")
+
+
+def content_digest(paths: Iterable[Path]) -> str:
+    """Return 32 hex digits of the contents of files, in their order."""
+    digest = hashlib.blake2b(digest_size=16)
+    for path in paths:
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, hashlib.blake2b).digest())
+    return digest.hexdigest()
+
+
+def made_by(
+    models: Iterable[Iterable[Path]], options: Mapping[str, Any], files: Iterable[Path]
+) -> Made:
+    """Return what rows depend on, for `open_rows`. models: the files of each. files: pictures."""
+    by = {"models": [content_digest(each) for each in models], **options}
+    return {"by": by, "folder": folder_of(files)}
+
+
+def folder_of(files: Iterable[Path]) -> str:
+    """Return the folder from which relative names of pictures are seen, "" where all are whole."""
+    return "" if all(file.is_absolute() for file in files) else os.getcwd()
+
+
+def picture_key(path: Path | str, folder: str = "") -> str:
+    """Return by what a picture is known, however it is named. folder: where names begin."""
+    whole = os.path.join(folder, path)
+    with contextlib.suppress(ValueError):  # a NUL: there is no such file
+        whole = os.path.realpath(whole)
+    return whole.encode(**SAFE).decode()
+
+
+def not_in(done: Container[str], files: Iterable[Path]) -> list[Path]:
+    """Return the files that have no row yet. done: of a `RowFile`."""
+    return [file for file in files if not done or picture_key(file) not in done]
+
+
+def whole_records(file: BinaryIO, quoted: bool) -> Iterator[bytes]:
+    """Yield a file's rows as they lie there, without a torn last one.
+
+    quoted: a row ends where a line ends that is not inside quotes.
+    """
+    record: list[bytes] = []
+    quotes = 0
     for line in file:  # lines end with \n; the last one may be torn
-        position += len(line)
+        record.append(line)
         quotes += line.count(b'"') if quoted else 0
         if line.endswith(b"\n") and quotes % 2 == 0:
-            end = position
-    return end
+            yield b"".join(record)
+            record = []
+
+
+def _cells(record: bytes) -> list[str]:
+    text = io.StringIO(record.decode(errors="replace"), newline="")
+    return [unescape_cell(cell) for cell in next(csv.reader(text), [])]
+
+
+def _object(record: bytes) -> dict[str, Any]:
+    try:
+        row = parse_json(record.decode(errors="replace"))
+    except ValueError:
+        row = None
+    return row if isinstance(row, dict) else {}
 
 
 def part_path(path: Path, number: int, count: int) -> Path:

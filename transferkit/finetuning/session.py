@@ -14,7 +14,7 @@ from transferkit.backbones.recompute import recompute
 from transferkit.backbones.synchronized import synchronize_
 from transferkit.config import Config
 from transferkit.data.addresses import address_of, fetch
-from transferkit.data.index import DatasetIndex, ScanOptions, scan
+from transferkit.data.index import DatasetIndex, ScanOptions, Use, scan
 from transferkit.data.loader import ViewMaker
 from transferkit.errors import usage_error
 from transferkit.events import Event, Notice, Progress, Working
@@ -40,6 +40,7 @@ from transferkit.training.run import Run
 from transferkit.training.settings import loop_settings
 from transferkit.training.sharded import refuse_old_torch
 from transferkit.training.sources import CacheSettings, Sources
+from transferkit.training.stage_checks import refuse_lone_pictures, refuse_unfilled
 from transferkit.training.stages import StagePlan, column_finder, make_plan
 from transferkit.training.supervised import Objective, balanced_class_weights
 from transferkit.units import parse_bytes, parse_colour
@@ -149,6 +150,11 @@ def build(
     for notice in (*map(Notice, backbone.notices), *start_notices(config, backbone)):
         show(notice)
     plan = make_plan(config, [group.name for group in chain.groups])
+    column_of = column_finder([group.modules for group in chain.groups])
+    refuse_unfilled(backbone, plan.stages, column_of, config.backbone.weights)
+    if config.training.batch_size == 1:
+        image = random_images(backbone)[:1].to(fabric.device)
+        refuse_lone_pictures(classifier, plan.stages, column_of, image)
     material = make_material(config, index, backbone)
     architecture = f"{backbone.name} {make_structure(config.backbone)}"
     sources = Sources(
@@ -212,7 +218,9 @@ def with_batch_size(config: Config, index: DatasetIndex) -> Config:
     return replace(config, training=replace(training, batch_size=size, accumulate=parts))
 
 
-def scan_pictures(config: Config, show: Callable[[Event], None]) -> DatasetIndex:
+def scan_pictures(
+    config: Config, show: Callable[[Event], None], use: Use = "train"
+) -> DatasetIndex:
     """Scan the data set that the configuration names; its warnings become notices."""
     data = config.data
     if data.path is None and data.manifest is None:
@@ -229,6 +237,7 @@ def scan_pictures(config: Config, show: Callable[[Event], None]) -> DatasetIndex
         exclude=data.exclude,
         max_pixels=data.max_pixels,
         allow_outside=data.allow_outside,
+        use=use,
     )
     show(Working("reading pictures"))
     index = scan(data.path, options, lambda done, total: show(Progress("pictures", done, total)))

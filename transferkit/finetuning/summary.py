@@ -1,9 +1,11 @@
 """What a finished run has to say about itself, as data: summary.json and the closing table."""
 
+import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from transferkit.config import Stage
 from transferkit.evaluation.metrics import Evaluation, WeakClass
 from transferkit.files.strict_json import to_plain
 from transferkit.finetuning.diagnosis import diagnose
@@ -12,6 +14,7 @@ from transferkit.runs.folder import RunFolder
 from transferkit.stopwatch import by_part
 from transferkit.training.loop import NO_TIME, NOT_IMPROVED
 from transferkit.training.run import Run
+from transferkit.training.stages import default_stages
 
 
 @dataclass(frozen=True)
@@ -20,7 +23,8 @@ class StageSummary:
 
     epochs: how many ran. seconds: whole stage, with its caches and validation.
     seconds_per_epoch: of training alone, mean; pictures_per_second: training pictures in the same.
-    best_accuracy: best on validation, 0..1. reason: "finished", "stopped early", "skipped: ...".
+    best_accuracy: best on validation, 0..1. reason: "finished", "stopped early", "skipped: ...";
+    "diverged", "not reached" of a run that stopped.
     clipped: share of the steps whose gradients were clipped, 0..1; None without clipping.
     parts: seconds by part of the work ("pictures", "trunk", "training", ...).
     """
@@ -45,6 +49,7 @@ class RunSummary:
     seconds: from the start of the command, and of those before it that it resumed. parts: the same
     by part of the work, stages included. files: what lies where.
     wise_ft: share of the way from before unfreezing to after it, None without interpolation.
+    stopped: why the run ended before its plan, "" where it did not.
     diagnosis: what went wrong inside the network, and what to try; empty when nothing was seen.
     """
 
@@ -62,6 +67,7 @@ class RunSummary:
     files: dict[str, Path] = field(default_factory=dict)
     diagnosis: tuple[str, ...] = ()
     wise_ft: float | None = None
+    stopped: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON has them: paths as text, NaN as None."""
@@ -115,6 +121,7 @@ def summarize(session: Session, run: Run, folder: RunFolder, evaluation: Evaluat
         weak_classes=evaluation.weakest(),
         files=folder.files,
         wise_ft=run.interpolated,
+        stopped=run.stopped,
         diagnosis=(
             *run.state.divergences,
             *diagnose(run.state.monitored, run.state.rows, len(session.index.classes)),
@@ -131,7 +138,9 @@ def stage_summary(
     train_s = sum(row["seconds"] for row in rows)
     epochs = run.epochs[number]
     trained = min(epochs, len(rows))  # the last epoch of a budget may be run in part
-    if not rows:
+    if run.stopped and number >= run.state.stage:
+        reason = "diverged" if number == run.state.stage else "not reached"
+    elif not rows:
         reason = f"skipped: {NO_TIME if run.budget else NOT_IMPROVED}"
     else:
         reason = "finished" if len(rows) >= epochs else "stopped early"
@@ -149,3 +158,26 @@ def stage_summary(
         else None,
         parts=parts,
     )
+
+
+def going_on(session: Session, run: Run) -> str:
+    """Return the command that goes on where a run has diverged, at half the rate of its stage."""
+    config, first = session.config, run.state.stage
+    stages = config.stages or default_stages(config, len(run.plan.groups))
+    parts = [
+        stage_text(stage, planned.lr / 2)
+        for stage, planned in zip(stages[first:], run.plan.stages[first:], strict=True)
+    ]
+    if run.plan.stages[first].boundary < len(run.plan.groups):  # the new run's head knows nothing
+        parts.insert(0, f"head:{config.training.head_epochs}")
+    parts[0] = parts[0].removesuffix("?")
+    data = [] if config.data.path is None else [str(config.data.path)]
+    data += [] if config.data.manifest is None else ["--manifest", str(config.data.manifest)]
+    plan = ["--from", str(run.folder.path), "--stages", ",".join(parts)]
+    return shlex.join(["transferkit", "finetune", *data, *plan])
+
+
+def stage_text(stage: Stage, lr: float) -> str:
+    """Write a stage as --stages takes it. lr: its peak rate."""
+    decay = "" if stage.decay is None else f"~{stage.decay:g}"
+    return f"{stage.unfreeze}:{stage.epochs}@{lr:g}{decay}{'?' * stage.if_improving}"

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from transferkit.errors import usage_error
-from transferkit.files.atomic_write import write_atomically
+from transferkit.files.atomic_write import make_inside, write_atomically
 from transferkit.inference.members import Member, Read
 from transferkit.inference.saliency import Run, choose_runs, overlay, saliency
 
@@ -65,11 +65,12 @@ def write_overlays(
     targets: (N,) the class that each is explained for. Raises OSError.
     """
     evidence = saliency(members, overlays.runs, reads, targets)
+    overlays.folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for read, map_ in zip(reads, evidence, strict=True):
         assert read.views is not None
         path = overlay_path(overlays, read.file)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_inside(overlays.folder, path.parent)
         image: Image.Image = overlay(read.views[0][0], map_)
         write_atomically(path, lambda file, image=image: image.save(file, format="PNG"))  # type: ignore[misc]
         paths.append(path)

@@ -19,7 +19,7 @@ def combination_problems(config: Config) -> list[str]:
     found = []
     if config.backbone.weights is not None and not config.backbone.pretrained:
         found.append("--weights and --no-pretrained contradict each other: leave one out")
-    if config.backbone.starts_random and config.stages and config.stages[0].unfreeze == "head":
+    if config.backbone.starts_random and config.head_trains_first:
         found.append(
             "stages: the first one trains only the head on random frozen blocks (--no-pretrained "
             'or from scratch); start with unfreeze = "all"'
@@ -66,8 +66,6 @@ def memory_problems(config: Config) -> list[str]:
             f"training.accumulate = {parts} needs a batch of {2 * parts} or more, two pictures for "
             f"each part; training.batch_size is {training.batch_size}"
         )
-    heads = [stage.unfreeze == "head" for stage in config.stages]
-    only_head = all(heads) if heads else training.depth == training.full_epochs == 0
-    if training.checkpoint_activations and only_head and not config.backbone.starts_random:
+    if training.checkpoint_activations and config.trains_head_alone:
         found.append("training.checkpoint_activations has no effect: only the head trains")
     return found

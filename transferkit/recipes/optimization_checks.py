@@ -37,9 +37,7 @@ def rate_problems(config: Config) -> list[str]:
             "training.lr = auto has no effect: it finds the first stage's rate, "
             "and that stage has one of its own"
         ]
-    first = config.stages[0].unfreeze if config.stages else "head"
-    fresh = config.backbone.starts_random or config.backbone.reuse_blocks is not None
-    unfreezes = first != "head" or fresh
+    unfreezes = not config.head_trains_first
     if unfreezes and config.training.unfrozen_lr != Training().unfrozen_lr:
         return [
             "training.unfrozen_lr has no effect with training.lr = auto, which finds it: the first "
@@ -130,7 +128,7 @@ def regularization_problems(config: Config) -> list[str]:
             "training.patience has no effect with averaging.swa, whose stages run all their epochs"
         )
     found += interpolation_problems(config)
-    if trains_head_alone(config):
+    if config.trains_head_alone:
         found += [
             f"regularization.{name} has no effect: every stage trains the head alone"
             for name in ("backbone_l1", "backbone_l2", "backbone_weight_decay", "l2_sp")
@@ -179,11 +177,9 @@ def interpolation_problems(config: Config) -> list[str]:
     """Say where there is nothing to interpolate between."""
     if config.averaging.wise_ft is None:
         return []
-    if trains_head_alone(config):
+    if config.trains_head_alone:
         return ["averaging.wise_ft has no effect: every stage trains the head alone"]
-    first = config.stages[0].unfreeze if config.stages else "head"
-    random = config.backbone.starts_random or config.backbone.reuse_blocks is not None
-    if first != "head" or random:
+    if not config.head_trains_first:
         return [
             "averaging.wise_ft needs a first stage that trains the head alone on pretrained "
             "blocks: it goes back towards the weights after that stage"
@@ -217,12 +213,3 @@ def budget_problems(config: Config) -> list[str]:
     if config.device.compile != "off":
         found.append("device.compile takes a time that training.budget cannot foresee")
     return found
-
-
-def trains_head_alone(config: Config) -> bool:
-    """Whether no stage unfreezes any block."""
-    if config.stages:
-        return all(stage.unfreeze == "head" for stage in config.stages)
-    training = config.training
-    whole = config.backbone.pretrained and config.backbone.reuse_blocks is None
-    return whole and training.depth == 0 and training.full_epochs == 0

@@ -1,43 +1,66 @@
 """Where a new run goes: a folder of its own, which holds nothing else."""
 
+import contextlib
 import errno
 import re
+from contextlib import ExitStack
 from datetime import datetime
 from pathlib import Path
 
 from transferkit.errors import UserError, usage_error
 from transferkit.files.atomic_write import disk_error, write_atomically
 from transferkit.runs.folder import BEGINNINGS, LOG, RECIPE, RunFolder
+from transferkit.runs.lock import BusyError, hold
 
+RUNS = Path("runs")
 TRIED = "write_test"
 DESCRIPTIONS = {"data.json": "fingerprint", "budget.json": "costs"}
 """What is written before the recipe -> a key by which it is known as ours."""
 
 
-def create_run(path: Path) -> RunFolder:
-    """Make the folder of a new run, with its parents.
+def begin_run(held: ExitStack, out: Path | None, name: str) -> RunFolder:
+    """Make the folder of a new run and hold it until the stack is left.
 
-    Raises UserError: exit code 2 when `path` is a file or a folder with something in it, 1 when
-    it cannot be made or written to (tried with a real file).
+    out: None makes one below runs/ with the time and `name`. Raises as `create_run`.
     """
-    run = RunFolder(path)
+    path = out or default_run_path(RUNS, name, datetime.now())
+    try:
+        return create_run(path, held)
+    except BusyError:
+        if out is not None:
+            raise
+        return begin_run(held, out, name)  # another run began within this second
+
+
+def create_run(path: Path, held: ExitStack | None = None) -> RunFolder:
+    """Make the folder of a new run, with its parents, and hold it until the stack is left.
+
+    Without a stack it is let go at once. It is held before anything in it is looked at.
+    Raises UserError: exit code 2 when `path` is a file or a folder with something in it, 1 when
+    it cannot be made or written to (tried with a real file) or when another process has it.
+    """
+    if held is None:
+        with ExitStack() as held:
+            return create_run(path, held)
+    missing: list[Path] = []
     try:
         if path.exists() and not path.is_dir():
             raise usage_error(f"{path} is a file, not a folder", remedy="choose another --out")
-        if path.is_dir():
-            _clear(path)
         missing = [folder for folder in (path, *path.parents) if not folder.exists()]
-        run = RunFolder(path, tuple(reversed(missing)))
         path.mkdir(parents=True, exist_ok=True)
+        hold(held, path)
+        _clear(path)
         write_atomically(path / TRIED, lambda file: file.write(b"\0"))
         (path / TRIED).unlink()
     except OSError as error:
-        run.discard_unstarted()
+        for folder in missing:
+            with contextlib.suppress(OSError):  # missing, or something lies in it
+                folder.rmdir()
         if error.errno == errno.ENAMETOOLONG:
             raise disk_error(path, error) from None
         what = f"cannot make the run folder {path}: {error.strerror or error}"
         raise UserError(what, remedy="choose another place with --out") from error
-    return run
+    return RunFolder(path, tuple(reversed(missing)))
 
 
 def default_run_path(parent: Path, data_name: str, now: datetime) -> Path:

@@ -16,7 +16,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
 from transferkit.errors import UserError
-from transferkit.files.atomic_write import disk_error, png_of, write_atomically
+from transferkit.files.atomic_write import (
+    disk_error,
+    make_inside,
+    open_to_add,
+    png_of,
+    write_atomically,
+)
 from transferkit.files.csv_rows import as_number, from_csv, to_csv
 from transferkit.files.foreign_files import parse_json, read_text, require_regular
 from transferkit.files.strict_json import strict_json
@@ -104,6 +110,11 @@ class RunFolder:
         """
         self._save_tensors(MODEL, tensors)
         self.write_json(DESCRIPTION, {"format_version": FORMAT_VERSION, **description})
+
+    def deciding_files(self) -> list[Path]:
+        """Return the files that predictions depend on."""
+        names = (MODEL, DESCRIPTION, CALIBRATION, VALIDATION, REFERENCE)
+        return [self.path / name for name in names if (self.path / name).is_file()]
 
     def weights_file(self) -> Path:
         """Return the file that holds the model's tensors. Raises UserError when there is none."""
@@ -258,8 +269,9 @@ class RunFolder:
         """Append `line`, with the time of day, to the log."""
         stamp = datetime.now().astimezone().isoformat(timespec="seconds")
         text = redacted(line).replace("\n", "\n    ")
-        with self._told(), (self.path / LOG).open("ab") as file:
-            file.write(f"{stamp} {text}\n".encode(errors="backslashreplace"))
+        line = f"{stamp} {text}\n"
+        with self._told(), open_to_add(self.path / LOG) as file:
+            file.write(line.encode(errors="backslashreplace"))
 
     def _save_tensors(self, name: str, tensors: Mapping[str, "Tensor"]) -> None:
         from transferkit.files.tensor_files import to_safetensors
@@ -286,8 +298,7 @@ class RunFolder:
     def _write(self, name: str, write: Callable[[BinaryIO], object]) -> None:
         with self._told():
             path = self.path / name
-            if path.parent != self.path:
-                path.parent.mkdir(exist_ok=True)
+            make_inside(self.path, path.parent)
             write_atomically(path, write)
 
     def _read_text(self, name: str) -> str:

@@ -11,43 +11,52 @@ from transferkit import processes
 from transferkit.config import Config
 from transferkit.data.addresses import address_of
 from transferkit.data.index import DatasetIndex
+from transferkit.data.shards import is_shards
 from transferkit.errors import UserError, usage_error
-from transferkit.runs.creation import create_run
-from transferkit.runs.folder import RunFolder
-from transferkit.runs.lock import only_process
+from transferkit.runs.creation import begin_run
+from transferkit.runs.folder import RunFolder, open_run
+from transferkit.runs.lock import hold
 from transferkit.stopping import Stopped, last_words
 
 INTERRUPTED = 130
 
 
 @contextmanager
-def new_run(path: Path) -> Iterator[RunFolder]:
-    """Make a run folder; leave nothing behind of a run that fails before it can be resumed.
+def new_run(out: Path | None, name: str) -> Iterator[RunFolder]:
+    """Make and hold a run folder; nothing is left of a run that fails before it can be resumed.
 
-    The first process makes it; the others only know of it.
+    The first process makes it; the others only know of it. See `begin_run`.
     """
-    folder = processes.from_first(create_run, path)
-    try:
+    with ExitStack() as held:
+        folder = processes.from_first(begin_run, held, out, name)
+        try:
+            yield folder
+        except BaseException as error:
+            kept = isinstance(error, UserError) and error.exit_code == INTERRUPTED
+            if processes.is_first() and not kept:
+                folder.discard_unstarted()
+            raise
+
+
+@contextmanager
+def earlier_run(path: Path) -> Iterator[RunFolder]:
+    """Open and hold the folder of an earlier run. Raises UserError."""
+    folder = open_run(path)
+    with ExitStack() as held:
+        processes.from_first(hold, held, path)
         yield folder
-    except BaseException as error:
-        kept = isinstance(error, UserError) and error.exit_code == INTERRUPTED
-        if processes.is_first() and not kept:
-            folder.discard_unstarted()
-        raise
 
 
 @contextmanager
 def working_on(folder: RunFolder, command: str) -> Iterator[None]:
-    """Hold the folder while a run works in it; an interrupt becomes advice on how to go on.
+    """Make of an interrupt, while a run works in its folder, advice on how to go on.
 
     command: of transferkit, which made the run. Raises UserError.
     """
     where = f"the run is in {folder.path}"
     remedy = f"continue it with: transferkit {command} --resume {folder.path}"
     try:
-        with ExitStack() as held:
-            processes.from_first(hold, held, folder)
-            yield
+        yield
     except processes.LostProcess as error:
         last_words()
         what = f"{error.what}; every finished epoch is saved"
@@ -60,11 +69,6 @@ def working_on(folder: RunFolder, command: str) -> Iterator[None]:
         raise UserError(what, where, remedy, exit_code=INTERRUPTED) from None
 
 
-def hold(held: ExitStack, folder: RunFolder) -> None:
-    """Keep other jobs out of a run's folder until the stack is left."""
-    held.enter_context(only_process(folder.path))
-
-
 def require_same_pictures(
     known: Mapping[str, Any], index: DatasetIndex, path: Path, command: str
 ) -> None:
@@ -72,13 +76,53 @@ def require_same_pictures(
 
     known: data.json of the run at `path`. command: of transferkit, which made the run.
     """
-    if not isinstance(known, Mapping) or known.get("fingerprint") != index.fingerprint:
+    kept = (index.fingerprint, index.contents)
+    given = known if isinstance(known, Mapping) else {}
+    if given.get("fingerprint") != kept[0] and given.get("contents") != kept[1]:
         before = known.get("pictures", "unknown") if isinstance(known, Mapping) else "unknown"
         raise UserError(
             f"cannot resume {path}: the pictures have changed since it started",
             f"{before} pictures then, {len(index.paths)} now, or other contents",
-            f"put them back, or start again: transferkit {command} --recipe {path}",
+            f"name where they lie now: transferkit {command} DATA --resume {path}\n"
+            f"or start again: transferkit {command} --recipe {path}",
         )
+
+
+def moved(config: Config, data: Path | None, manifest: Path | None, run: Path) -> Config:
+    """Return a run's configuration with the place where its pictures lie now.
+
+    data, manifest: as named now. Where neither is, and what the run names is gone, the same place
+    beside the run or the current folder is taken; whoever reads it compares the contents.
+    """
+    own, aux = config.data, config.pretraining.aux
+    table = own.manifest
+    if aux is not None:  # the one place of a run that learns from labels of another task
+        there = (data or beside(aux, run)).absolute()
+        return replace(config, pretraining=replace(config.pretraining, aux=there))
+    if data is None and manifest is None:
+        data = own.path and beside(own.path, run)
+        return replace(config, data=replace(own, path=data, manifest=table and beside(table, run)))
+    if table is not None and manifest is None and data is not None:
+        inside = data / table.name
+        manifest = inside if inside.is_file() else table
+        data = None if inside.is_file() and own.path is None else data
+    return absolute_paths(replace(config, data=replace(own, path=data, manifest=manifest)))
+
+
+def beside(path: Path, run: Path) -> Path:
+    """Return a path, or where it is gone, what is called the same near a run or from here.
+
+    Raises UserError where there is nothing.
+    """
+    if is_shards(path) or os.path.lexists(path):
+        return path
+    ends = [Path(*path.parts[i:]) for i in range(1, len(path.parts))]
+    near = (*run.absolute().parents, Path.cwd())
+    found = next((top / end for end in ends for top in near if (top / end).exists()), None)
+    if found is None:
+        what = f"the pictures of {run} are gone: {path} does not exist"
+        raise UserError(what, "", f"name where they lie now, as in DATA --resume {run}")
+    return found
 
 
 def refuse_among_pictures(run: Path, config: Config) -> None:

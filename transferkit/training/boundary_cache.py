@@ -25,6 +25,13 @@ import torch
 from torch import Tensor
 
 from transferkit.errors import UserError
+from transferkit.files.atomic_write import (
+    make_inside,
+    open_regular,
+    open_to_add,
+    write_atomically,
+)
+from transferkit.files.foreign_files import read_text
 
 try:
     import fcntl
@@ -68,12 +75,13 @@ class BoundaryCache:
         self._map: mmap.mmap | None = None
         self._rows: np.ndarray | None = None
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            self._lock = open(folder / "lock", "a")  # noqa: SIM115 (held as long as the cache)
-            self._file = os.open(folder / "rows.bin", os.O_RDWR | os.O_CREAT, 0o644)
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            make_inside(folder.parent, folder)
+            self._file = open_regular(folder / "rows.bin", os.O_RDWR)
             os.truncate(self._file, self.num_rows * self.row_bytes)
-            self._sums = os.open(folder / "sums.bin", os.O_RDWR | os.O_CREAT, 0o644)
+            self._sums = open_regular(folder / "sums.bin", os.O_RDWR)
             os.utime(folder)  # the least recently opened cache is the first to make room
+            self._lock = open_to_add(folder / "lock")
         except OSError as error:
             raise cache_error(folder, error) from None
         if fcntl:
@@ -97,7 +105,7 @@ class BoundaryCache:
 
     def _read_done(self) -> int:
         try:
-            state = json.loads((self.folder / "state.json").read_text())
+            state = json.loads(read_text(self.folder / "state.json"))
         except (OSError, ValueError):
             return 0
         expected = {
@@ -156,9 +164,8 @@ class BoundaryCache:
             }
             if self.complete:
                 os.fsync(self._file)
-            temporary = self.folder / "state.json.tmp"
-            temporary.write_text(json.dumps(state))
-            os.replace(temporary, self.folder / "state.json")
+            text = json.dumps(state).encode()
+            write_atomically(self.folder / "state.json", lambda f: f.write(text), lasting=False)
         except OSError as error:
             raise cache_error(self.folder, error) from None
         if fcntl and self.complete:
@@ -257,7 +264,16 @@ def make_room(root: Path, needed: int, budget: int, keep: frozenset[str] = froze
 
     keep: names of caches that the needed bytes are for: they stay, and what they take is there
     already. A cache that another process holds stays too. Returns why it does not fit, or "".
+    Raises UserError for a folder that cannot be looked into.
     """
+    try:
+        return lacking_room(root, needed, budget, keep)
+    except OSError as error:
+        raise cache_error(root, error) from None
+
+
+def lacking_room(root: Path, needed: int, budget: int, keep: frozenset[str]) -> str:
+    """Make room, see `make_room`; return what is lacking."""
     if needed > budget:
         return f"the cache would take {needed / 1e9:.2f} GB of the {budget / 1e9:.2f} GB allowed"
     folders = [f for f in root.glob("*/") if (f / "rows.bin").exists()]
@@ -279,7 +295,7 @@ def make_room(root: Path, needed: int, budget: int, keep: frozenset[str] = froze
 
 def remove_unused(folder: Path) -> bool:
     """Delete a cache unless another process holds its lock. True when it is gone."""
-    with contextlib.suppress(OSError), open(folder / "lock", "a") as lock:
+    with contextlib.suppress(OSError), open_to_add(folder / "lock") as lock:
         if fcntl:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         shutil.rmtree(folder)

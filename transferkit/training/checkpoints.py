@@ -11,6 +11,7 @@ from transferkit import processes
 from transferkit.errors import UserError
 from transferkit.files.foreign_files import ODD
 from transferkit.runs.folder import CheckpointKind
+from transferkit.training.budget import Budget
 from transferkit.training.gradients import whole
 from transferkit.training.run import Run, RunState
 from transferkit.training.updates import Updater
@@ -39,19 +40,24 @@ def save_best(run: Run) -> None:
         run.unsaved.checkpoints["best"] = {"model": trained_tensors(run)}
 
 
-def save_last(run: Run, updater: Updater | None = None) -> None:
+def save_last(
+    run: Run, updater: Updater | None = None, epoch_start: dict[str, Any] | None = None
+) -> None:
     """Keep where the run stands, after all else, and write what is kept if that is due.
 
     A run that is killed before it is due does the epochs since then again, to the same bits.
+    epoch_start: of a run that stands within an epoch, see `epoch_start`.
     """
     if not processes.is_first():
         return
     run.state.seconds = run.watch.read()
+    run.state.budget = None if run.budget is None else run.budget.to_dict()
     state = updater and updater.state_dict()
     run.unsaved.checkpoints["last"] = {
         "model": trained_tensors(run),
         "updater": state if run.unsaved.is_due else copied(state),
         "state": asdict(run.state),
+        "epoch_start": epoch_start,
     }
     if run.unsaved.is_due:
         write_unsaved(run)
@@ -111,12 +117,34 @@ def save_before(run: Run) -> None:
     processes.from_first(run.folder.save_checkpoint, "start", {"model": tensors})
 
 
+def epoch_start(run: Run) -> dict[str, Any] | None:
+    """Return the checkpoint of where the current epoch starts, for a run that may go back to it.
+
+    It goes into each one that is written within the epoch, which takes its place.
+    """
+    if run.settings.on_divergence != "rewind":
+        return None
+    last = run.unsaved.checkpoints.get("last") or run.folder.load_checkpoint("last") or {}
+    return last.get("epoch_start") or last
+
+
 def restore(run: Run, kind: CheckpointKind) -> dict[str, Any]:
     """Put a checkpoint's tensors into the classifier and return the checkpoint."""
     processes.from_first(write_unsaved, run)
     checkpoint = run.folder.load_checkpoint(kind)
     if checkpoint is None:
         raise UserError(f"{run.folder.path} has no {kind} checkpoint", "", "start the run again")
+    return take(run, kind, checkpoint)
+
+
+def restore_epoch(run: Run) -> dict[str, Any]:
+    """Put the tensors that the current epoch started from back, and return their checkpoint."""
+    last = restore(run, "last")
+    return take(run, "last", last.get("epoch_start") or last)
+
+
+def take(run: Run, kind: CheckpointKind, checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """Put the tensors of what was read into the classifier and return it."""
     try:
         run.classifier.load_state_dict(checkpoint["model"], strict=False)
     except (*ODD, RuntimeError) as error:  # of other shapes
@@ -152,6 +180,8 @@ def continue_run(run: Run) -> bool:
         if not 0 <= run.state.stage <= len(run.plan.stages) or run.state.epoch < 0:
             raise ValueError(f"stage {run.state.stage}, epoch {run.state.epoch}")
         run.watch.add(run.state.seconds)
+        if run.budget is not None and run.state.budget is not None:
+            run.budget = Budget.from_dict(run.state.budget)
         run.resumed = checkpoint if checkpoint["updater"] else None
     except ODD as error:
         raise unfit(run, "last", error) from error

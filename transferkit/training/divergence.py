@@ -4,7 +4,7 @@ import math
 
 from transferkit.errors import UserError
 from transferkit.events import Notice
-from transferkit.training.checkpoints import restore, save_last
+from transferkit.training.checkpoints import restore, restore_epoch, save_last
 from transferkit.training.run import Run
 from transferkit.training.stages import PlannedStage
 from transferkit.training.updates import Updater
@@ -21,6 +21,10 @@ class Diverged(Exception):
         super().__init__(loss, step)
         self.loss = loss
         self.step = step
+
+
+class DivergedForGood(UserError):
+    """A run diverged that is to stop then, or was rewound too often."""
 
 
 def checked(loss: float, step: int) -> float:
@@ -41,7 +45,7 @@ def rewind(run: Run, stage: PlannedStage, updater: Updater, problem: Diverged) -
     Good is the last finished epoch, or the stage's start; when that diverged again, the best
     weights so far with a new optimiser.
     What was restored is saved with the new rate, so that a resumed run goes on alike.
-    Raises UserError when the run is to stop on divergence, or was rewound too often.
+    Raises DivergedForGood when the run is to stop on divergence, or was rewound too often.
     """
     state, lr = run.state, halved(stage.lr, run.state.halvings)
     name = "NaN" if math.isnan(problem.loss) else "infinite"
@@ -49,7 +53,7 @@ def rewind(run: Run, stage: PlannedStage, updater: Updater, problem: Diverged) -
     if run.settings.on_divergence == "stop" or state.halvings == MOST_HALVINGS:
         raise stopped(run, what, stage, lr)
     again = state.rewound_at == state.epoch and state.epoch > 0
-    known = restore(run, "last")
+    known = restore_epoch(run)
     if again:
         restore(run, "best")
     anew = again or known["updater"] is None
@@ -68,7 +72,7 @@ def rewind(run: Run, stage: PlannedStage, updater: Updater, problem: Diverged) -
     return Notice(text, warning=True)
 
 
-def stopped(run: Run, what: str, stage: PlannedStage, lr: float) -> UserError:
+def stopped(run: Run, what: str, stage: PlannedStage, lr: float) -> DivergedForGood:
     """Return what a run that diverged for good says. lr: the head's rate when it did."""
     halvings = run.state.halvings
     where = f"the head's peak learning rate there is {rate_text(lr)}"
@@ -77,6 +81,4 @@ def stopped(run: Run, what: str, stage: PlannedStage, lr: float) -> UserError:
         where += f", halved {halvings} times from {rate_text(stage.lr)}"
     else:
         remedy += ", or go back and halve it when this happens: --on-divergence rewind"
-    if run.state.rows:
-        remedy += f"; the epochs before are kept in {run.folder.path}"
-    return UserError(what, where, remedy)
+    return DivergedForGood(what, where, remedy)

@@ -29,7 +29,7 @@ from transferkit.training.checkpoints import (
 from transferkit.training.compiling import Forward, compiled
 from transferkit.training.divergence import Diverged, checked, halved, rewind
 from transferkit.training.memory import shares
-from transferkit.training.midway import Tally, is_time, save_midway, take_up
+from transferkit.training.midway import Tally, is_time, save_midway, seconds_before, take_up
 from transferkit.training.monitor import Monitor, loss_scale, watch
 from transferkit.training.optimizers import set_rates
 from transferkit.training.picks import batches, clean_epochs, cut_short, epoch_picks, own_shares
@@ -57,23 +57,10 @@ def fit(run: Run) -> Iterator[Event]:
     while state.stage < len(run.plan.stages):
         stage = run.plan.stages[state.stage]
         run.watch.enter(state.stage)
-        if state.epoch == 0 and state.halvings == 0:
-            if run.budget is not None:
-                state.epochs = run.budget.plan_from(state.stage, state.epochs, run.watch.total())
-            if not run.epochs[state.stage]:
-                yield StageEnded(*skipped(run, stage, NO_TIME))
-                state.next_stage()
-                continue
-            if stage.if_improving and state.best[0] <= state.start_best + run.settings.min_delta:
-                yield StageEnded(*skipped(run, stage, NOT_IMPROVED))
-                state.next_stage()
-                continue
-            with run.watch.on("checkpoint"):
-                if run.settings.wise_ft is not None and first_unfreezing(run):
-                    save_before(run)
-                if state.rows or run.settings.on_divergence == "rewind":
-                    save_start(run)
-            state.start_best = state.best[0]
+        if state.entered < state.stage and (why := enter(run, stage)):
+            yield StageEnded(*skipped(run, stage, why))
+            state.next_stage()
+            continue
         yield from train_stage(run, stage)
         with run.watch.on("checkpoint"):
             restore(run, "best")
@@ -81,6 +68,27 @@ def fit(run: Run) -> Iterator[Event]:
         if not run.settings.schedule.whole_run:
             state.plateau = Plateau()
     run.watch.enter(OUTSIDE)
+
+
+def enter(run: Run, stage: PlannedStage) -> str:
+    """Plan a stage and save where it starts, once in a run; or return why it does not run.
+
+    The weights are the best so far, and what is saved says that the stage is entered.
+    """
+    state = run.state
+    if run.budget is not None:
+        state.epochs = run.budget.plan_from(state.stage, state.epochs, run.watch.total())
+    if not run.epochs[state.stage]:
+        return NO_TIME
+    if stage.if_improving and state.best[0] <= state.start_best + run.settings.min_delta:
+        return NOT_IMPROVED
+    state.entered, state.start_best = state.stage, state.best[0]
+    with run.watch.on("checkpoint"):
+        if run.settings.wise_ft is not None and first_unfreezing(run):
+            save_before(run)
+        if state.rows or run.settings.on_divergence == "rewind":
+            save_start(run)
+    return ""
 
 
 def skipped(run: Run, stage: PlannedStage, why: str) -> tuple[int, str, int, float, float, str]:
@@ -95,7 +103,7 @@ def train_stage(run: Run, stage: PlannedStage) -> Iterator[Event]:
     started = time.perf_counter()
     opened_s = run.watch.total()
     source = yield from run.sources.open(stage, clean_first=state.epoch < clean_epochs(run))
-    if run.budget is not None and state.stage == 0:
+    if run.budget is not None and state.stage == 0 and not run.budget.ready_s:
         run.budget.learn_setup(run.watch.total() - opened_s, run.watch.total())
     apply_stage(run.classifier, run.group_of, stage)
     parameters = list(run.classifier.parameters())
@@ -108,7 +116,7 @@ def train_stage(run: Run, stage: PlannedStage) -> Iterator[Event]:
     forward = forward_of(run, source.network, updater, monitor)
     epochs = math.ceil(run.epochs[state.stage])
     yield StageStarted(state.stage, stage.name, epochs, stage.lr, trains, total, source.cached)
-    begun_s = run.watch.total()
+    begun_s = run.watch.total() - seconds_before(state.midway)
     while state.epoch < run.epochs[state.stage] and state.epochs_without_gain < patience_of(run):
         if source.rest is not None and state.epoch >= clean_epochs(run):
             yield from source.rest()

@@ -8,7 +8,7 @@ import torch
 
 from transferkit import processes
 from transferkit.stopping import Stop
-from transferkit.training.checkpoints import save_last, write_unsaved
+from transferkit.training.checkpoints import epoch_start, save_last, write_unsaved
 from transferkit.training.monitor import Monitor
 from transferkit.training.run import Run
 from transferkit.training.updates import Updater
@@ -44,17 +44,23 @@ def take_up(run: Run, monitor: Monitor, generator: np.random.Generator) -> Tally
     return Tally(**saved["tally"])
 
 
+def seconds_before(midway: dict[str, Any] | None) -> float:
+    """Return what the steps took of an epoch that a run goes on within; 0 at its start."""
+    return float(midway["tally"]["seconds"]) if midway else 0.0
+
+
 def save_midway(
     run: Run, updater: Updater, monitor: Monitor, generator: np.random.Generator, tally: Tally
 ) -> None:
     """Save where the run stands after a step, and what the epoch keeps beside it."""
+    start = epoch_start(run)
     run.state.midway = {
         "random": random_state(run.fabric.device),
         "generator": generator.bit_generator.state,
         "monitor": monitor.state_dict(),
         "tally": asdict(tally),
     }
-    save_last(run, updater)
+    save_last(run, updater, start)
     run.state.midway = None
     write_unsaved(run)
 

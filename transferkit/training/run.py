@@ -15,7 +15,7 @@ from transferkit.training.budget import Budget
 from transferkit.training.material import Material
 from transferkit.training.schedules import Plateau
 from transferkit.training.settings import Settings
-from transferkit.training.sources import Sources
+from transferkit.training.sources import UNDECIDED, Sources
 from transferkit.training.stages import StagePlan
 from transferkit.training.supervised import Objective
 
@@ -27,17 +27,22 @@ CHECKPOINT_SHARE = 0.05
 class RunState:
     """Where a run stands: saved with every checkpoint, enough to continue bit for bit.
 
-    stage, epoch: the next epoch to run, both from 0. best: (metric to maximise, minus the loss) of
-    the best epoch of the run; stage_best: of the current stage; start_best: before this stage.
+    stage, epoch: the next epoch to run, both from 0. entered: the last stage that was begun: it is
+    planned, and where it starts is saved, so none of this is done again. best: (metric to maximise,
+    minus the loss) of the best epoch of the run; stage_best: of the current stage; start_best:
+    before this stage.
     halvings: how often the current stage's learning rate was halved because it diverged, the last
     time at epoch `rewound_at`; divergences: what happened each time, in words. monitored: rows of
     monitoring.csv. plateau: of the performance schedule. seconds: spent when this was saved.
-    epochs: of every stage, planned by a budget of time; empty without one. midway: where a run
+    epochs: of every stage, planned by a budget of time; empty without one. budget: what that has
+    learned so far, None without one. base: the deepest boundary that is cached, see
+    `Sources.choose_base`. midway: where a run
     that was saved within an epoch stands there, see `transferkit.training.midway`.
     """
 
     stage: int = 0
     epoch: int = 0
+    entered: int = -1
     best: tuple[float, float] = (-math.inf, -math.inf)
     start_best: float = -math.inf
     stage_best: float = -math.inf
@@ -51,13 +56,17 @@ class RunState:
     plateau: Plateau = field(default_factory=Plateau)
     seconds: Seconds = field(default_factory=dict)
     epochs: list[float] = field(default_factory=list)
+    budget: dict[str, Any] | None = None
+    base: int | None = UNDECIDED
     midway: dict[str, Any] | None = None
 
     @staticmethod
     def from_dict(values: dict[str, Any]) -> "RunState":
-        """Read what `asdict` made."""
+        """Read what `asdict` made, today or in an earlier release."""
+        within = values["epoch"] or values["halvings"] or values.get("midway")
+        known = {"entered": values["stage"] - (not within), **values}
         plateau = Plateau(**values["plateau"])
-        return RunState(**{**values, "best": tuple(values["best"]), "plateau": plateau})
+        return RunState(**{**known, "best": tuple(values["best"]), "plateau": plateau})
 
     def record(self, row: dict[str, Any], metric: str, min_delta: float) -> bool:
         """Take in an epoch's row; True when it is the best of the run."""
@@ -117,7 +126,7 @@ class Run:
 
     pretrained: name -> value of the backbone's parameters before the run, where l2_sp needs them.
     interpolation, interpolated: what `interpolate` tried, and the share that it took.
-    budget: of time, None for a plan that runs as it is.
+    budget: of time, None for a plan that runs as it is. stopped: why the run ended before its plan.
     """
 
     classifier: Classifier
@@ -134,6 +143,7 @@ class Run:
     interpolation: list[dict[str, Any]] = field(default_factory=list)
     interpolated: float | None = None
     budget: Budget | None = None
+    stopped: str = ""
     unsaved: Unsaved = field(default_factory=Unsaved)
 
     @property

@@ -17,6 +17,7 @@ from transferkit.backbones.engine import Engine, choose_engine, make_engine
 from transferkit.backbones.head import Classifier, FrozenTrunk
 from transferkit.data.kept import KeptPictures
 from transferkit.data.loader import CLEAN, ahead
+from transferkit.errors import UserError
 from transferkit.events import Event, Notice, Progress
 from transferkit.stopwatch import Stopwatch
 from transferkit.training.boundary_cache import (
@@ -33,6 +34,8 @@ from transferkit.training.stages import PlannedStage, StagePlan
 EXTRACTION_ROWS = 64
 """Views per run of the trunk; a fixed number, so that an interrupted fill repeats the same bits."""
 DERIVATION_ROWS = 256
+UNDECIDED = -1
+"""In the place of the deepest boundary that is cached, or None: before it is chosen."""
 COMPUTED_WITH = ("transferkit", "torch", "timm", "pillow", "onnxruntime")
 """Another version of one of these may give other numbers: its caches are not taken over."""
 
@@ -65,7 +68,7 @@ class Source:
     val_inputs: Callable[[], Iterator[Tensor]]
     cached: bool
     num_views: int | None
-    rest: Callable[[], Generator[Event, None, None]] | None = None
+    rest: Callable[[], Generator[Event, None, object]] | None = None
 
 
 @dataclass
@@ -128,28 +131,40 @@ class Sources:
             parts.insert(0, self.chain.section(stage.boundary, len(self.chain.groups)))
         return nn.Sequential(*parts)
 
-    def choose_base(self, plan: StagePlan) -> list[Notice]:
+    def choose_base(self, plan: StagePlan, decided: int | None = UNDECIDED) -> list[Notice]:
         """Find the deepest boundary whose cache, with those above it, fits the budget.
 
-        Stages below it train live; a notice says so and why.
+        Stages below it train live; a notice says so and why. decided: what was found when the run
+        began, which stays: other inputs give other bits. Raises UserError where it fits no more.
         """
-        self.base, notices = processes.from_first(self._choose, plan)
-        return notices
+        if decided == UNDECIDED:
+            self.base, notices = processes.from_first(self._choose, plan)
+            return notices
+        self.base = decided
+        if decided is not None and (why := processes.from_first(self._lacks_room, plan, decided)):
+            what = "the run cannot go on to the same weights without its cached activations"
+            raise UserError(what, why, f"make room in {self.settings.root}, then --resume again")
+        return []
 
     def _choose(self, plan: StagePlan) -> tuple[int | None, list[Notice]]:
         """Return the boundary, None where no cache fits, and the notices."""
-        boundaries = sorted({s.boundary for s in plan.stages if self.cacheable(s)})
-        sizes = {boundary: self.cache_bytes(boundary) for boundary in boundaries}
         notices: list[Notice] = []
-        for boundary in boundaries:
-            needed = sum(size for b, size in sizes.items() if b >= boundary)
-            own = self._keys(boundary, [b for b in boundaries if b > boundary])
-            root, budget = self.settings.root, self.settings.budget_bytes
-            if not (why := make_room(root, needed, budget, own)):
+        for boundary in self._boundaries(plan):
+            if not (why := self._lacks_room(plan, boundary)):
                 return boundary, notices
             name = next(s.name for s in plan.stages if s.boundary == boundary)
             notices.append(Notice(f"stage {name} trains live: {why}", warning=True))
         return None, notices
+
+    def _boundaries(self, plan: StagePlan) -> list[int]:
+        return sorted({s.boundary for s in plan.stages if self.cacheable(s)})
+
+    def _lacks_room(self, plan: StagePlan, base: int) -> str:
+        """Make room for the caches from a boundary upwards; return why they do not fit, or ""."""
+        boundaries = [b for b in self._boundaries(plan) if b >= base]
+        own = self._keys(base, boundaries[1:])
+        needed = sum(map(self.cache_bytes, boundaries))
+        return make_room(self.settings.root, needed, self.settings.budget_bytes, own)
 
     def open(
         self, stage: PlannedStage, clean_first: bool = False
@@ -167,7 +182,7 @@ class Sources:
         source = self._cached(self._whole(stage.boundary, cache), self.trainable_top(stage))
         if cache.complete:
             return source
-        return replace(source, rest=partial(self._fill_rest, stage.boundary))
+        return replace(source, rest=partial(self._fill, stage.boundary))
 
     def _fill(
         self, boundary: int, clean_only: bool = False
@@ -180,9 +195,6 @@ class Sources:
         if boundary > self.base:
             cache = yield from self._derive(self.base, boundary, clean_only)
         return cache
-
-    def _fill_rest(self, boundary: int) -> Generator[Event, None, None]:
-        yield from self._fill(boundary)
 
     def _keys(self, base: int, above: list[int]) -> frozenset[str]:
         """Return the keys of the caches that a run needs if its weights stay as they are."""

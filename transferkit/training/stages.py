@@ -147,10 +147,13 @@ def apply_stage(model: nn.Module, group_of: Callable[[str], int], stage: Planned
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(stage.multipliers[group_of(name)] > 0)
     for name, module in model.named_modules():
-        column = group_of(name)
-        trains = column >= 0 and stage.multipliers[column] > 0
-        keeps = column < stage.kept_statistics and has_statistics(module)
-        set_mode(module, trains and not keeps)
+        set_mode(module, trains_module(stage, group_of(name), module))
+
+
+def trains_module(stage: PlannedStage, column: int, module: nn.Module) -> bool:
+    """Whether a module in a column of the plan is in training mode in a stage."""
+    keeps = column < stage.kept_statistics and has_statistics(module)
+    return column >= 0 and stage.multipliers[column] > 0 and not keeps
 
 
 def set_mode(module: nn.Module, training: bool) -> None:

@@ -14,12 +14,14 @@ from transferkit.events import Event, Notice, Progress, Working
 from transferkit.files.atomic_write import disk_error
 from transferkit.files.row_files import SUFFIXES, ArrayFile, open_rows
 from transferkit.inference.predict import (
+    LoadedRun,
     features_of,
     is_pretraining,
     load_backbone,
     picture_engine,
 )
 from transferkit.runs.folder import open_run
+from transferkit.runs.lock import only_process
 from transferkit.verbs.predict import list_pictures as list_pictures
 
 Show = Callable[[Event], None]
@@ -57,19 +59,27 @@ def embed(run: Path, files: Sequence[Path], output: Path, engine: str, show: Sho
         raise usage_error(f"--output {output}: the name must end in one of {', '.join(suffixes)}")
     show(Working("loading the model"))
     loaded = load_backbone(open_run(run))
+    try:
+        with only_process(output):
+            return write_features(loaded, files, output, engine, show)
+    except OSError as error:
+        raise disk_error(output.parent, error) from error
+
+
+def write_features(
+    loaded: LoadedRun, files: Sequence[Path], output: Path, engine: str, show: Show
+) -> Embedded:
+    """Write the features of pictures, see `embed`. Raises OSError."""
     device = torch.device("cpu")
     running = picture_engine(loaded.classifier, loaded.maker, len(files), engine, device)
     names = [f"f{number}" for number in range(loaded.num_features)]
-    try:
-        if output.suffix.lower() == ARRAY:
-            metadata = {"paths": json.dumps([str(file) for file in files])}
-            shape = (len(files), loaded.num_features)
-            array: ArrayFile | None = ArrayFile(output, "features", shape, metadata)
-            table = None
-        else:
-            array, table = None, open_rows(output, ["path", *names, "error"], go_on=False)
-    except OSError as error:
-        raise disk_error(output.parent, error) from error
+    if output.suffix.lower() == ARRAY:
+        metadata = {"paths": json.dumps([str(file) for file in files])}
+        shape = (len(files), loaded.num_features)
+        array: ArrayFile | None = ArrayFile(output, "features", shape, metadata)
+        table = None
+    else:
+        array, table = None, open_rows(output, ["path", *names, "error"], go_on=False)
     whole, done, bad, reason = False, 0, 0, ""
     try:
         for file, features, problem in features_of(running, loaded.maker, files):
@@ -87,8 +97,6 @@ def embed(run: Path, files: Sequence[Path], output: Path, engine: str, show: Sho
         if bad == done:
             raise UserError("no picture could be read", reason)
         whole = True
-    except OSError as error:
-        raise disk_error(output.parent, error) from error
     finally:
         for part in (array, table):
             if part is not None:

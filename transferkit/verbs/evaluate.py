@@ -85,7 +85,7 @@ def scan_labelled(
         config.data.val_fraction,
         config.training.seed,
         max_pixels=config.data.max_pixels,
-        to_train=False,
+        use="measure",
         allow_outside=allow_outside,
     )
     fetch([folder], show)
@@ -196,7 +196,7 @@ def tell_differences(found: Measured, show: Callable[[Event], None]) -> None:
 
 def positions_of(index: DatasetIndex, split: str, has_val: bool) -> np.ndarray:
     """Return the positions to evaluate. Raises a usage error when the split is empty."""
-    if split == "all" or (split == "auto" and not has_val):
+    if split == "all" or (split == "auto" and not (has_val and len(index.of_split("val")))):
         return np.arange(len(index))
     wanted = "val" if split == "auto" else split
     positions = index.of_split(wanted)

@@ -3,7 +3,7 @@
 import copy
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from transferkit.backbones.engine import TOLERANCE, torch_runner
 from transferkit.backbones.folding import fold_batchnorm
+from transferkit.config import Config
 from transferkit.data.index import DatasetIndex
 from transferkit.data.loader import CLEAN, ViewMaker, ahead, epoch_order
 from transferkit.errors import UserError, usage_error
@@ -31,7 +32,7 @@ from transferkit.exporting.formats import (
 )
 from transferkit.exporting.int8 import BATCH, quantized
 from transferkit.exporting.sparsity import pruned, zeros
-from transferkit.files.atomic_write import disk_error, write_atomically
+from transferkit.files.atomic_write import disk_error, make_inside, write_atomically
 from transferkit.finetuning.session import scan_pictures
 from transferkit.inference.deployed import DTYPES, Deployed
 from transferkit.inference.exported import OPENERS, open_exported
@@ -39,9 +40,12 @@ from transferkit.inference.predict import LoadedRun, load_run
 from transferkit.inference.weights_file import REBUILDS
 from transferkit.recipes.reading import config_of
 from transferkit.runs.folder import MODEL, open_run
+from transferkit.runs.life import moved
+from transferkit.runs.lock import only_process
 from transferkit.training.picks import batches
 
 TRAINING_BATCH = 32
+NOISE = 32  # images of it, where there are no pictures
 
 Show = Callable[[Event], None]
 
@@ -85,18 +89,14 @@ def export(
     show(Working("loading the model"))
     loaded = load_run(folder)
     config = config_of(folder)
-    if options.data is not None:
-        config = replace(config, data=replace(config.data, path=options.data, manifest=None))
-    index = scan_pictures(config, show)
-    if index.classes != loaded.classes:
-        raise usage_error(
-            "the pictures have other classes than the model",
-            f"{', '.join(index.classes[:10])} against {', '.join(loaded.classes[:10])}",
-            "name the right folder with --data",
-        )
-    images, labels = views(index, loaded.maker, "val", options.pictures)
+    index = pictures_to_compare(config, options, folder.path, loaded.classes, show)
+    images = noise(loaded)
+    labels: Tensor | None = None
+    if index is not None:
+        images, labels = views(index, loaded.maker, "val", options.pictures)
     original = torch_runner(copy.deepcopy(loaded.classifier), torch.device("cpu"))
     if options.sparsity:
+        assert index is not None
         augmentation = (config.augment.level, config.augment.flip)
         loaded = thinned_out(loaded, index, options, augmentation, show)
     show(Working(f"writing {options.format}"))
@@ -106,8 +106,10 @@ def export(
     target = output or run / "exports" / f"{'-'.join(['model', *kinds])}{suffix}"
     before = (run / MODEL).stat().st_size
     try:
+        if output is None:
+            make_inside(run, target.parent)
         target.parent.mkdir(parents=True, exist_ok=True)
-        with waiting_room(target) as waiting:
+        with only_process(target), waiting_room(target) as waiting:
             for end, data in files.items():
                 path = (waiting / target.name).with_suffix(end)
                 write_atomically(path, lambda file, data=data: file.write(data))  # type: ignore[misc]
@@ -125,6 +127,47 @@ def export(
     return target, result
 
 
+def pictures_to_compare(
+    config: Config, options: ExportOptions, run: Path, classes: Sequence[str], show: Show
+) -> DatasetIndex | None:
+    """Return the labelled pictures to compare on; None, told, where those of the run are gone.
+
+    Raises UserError where --data names others that cannot be used, or where they are needed.
+    """
+    remedy = "name the right pictures with --data"
+    own = options.data is None
+    try:
+        if own:
+            config = moved(config, None, None, run)
+        else:
+            config = replace(config, data=replace(config.data, path=options.data, manifest=None))
+        index = scan_pictures(config, show, "measure")
+    except UserError as problem:
+        needs = options.precision == "int8" or options.sparsity
+        if not own or needs:
+            raise replace(problem, remedy=remedy) from None
+        text = f"not compared on pictures, but on noise: {problem.what}; {remedy}"
+        show(Notice(text, warning=True))
+        return None
+    strangers = [name for name in index.classes if name not in classes]
+    if strangers:
+        raise usage_error(
+            "the pictures have other classes than the model",
+            f"{', '.join(strangers[:10])} are not among {', '.join(classes[:10])}",
+            remedy,
+        )
+    labels = np.array([classes.index(name) for name in index.classes])[index.labels]
+    return replace(index, classes=tuple(classes), labels=labels)
+
+
+def noise(loaded: LoadedRun) -> Tensor:
+    """Return images (N, 3, H, W) uint8 of noise, always the same."""
+    size = loaded.maker.preprocessing
+    shape = (NOISE, 3, size.height_px, size.width_px)
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
+
+
 @contextmanager
 def waiting_room(target: Path) -> Iterator[Path]:
     """Make a folder beside a file for its first draft, and take it away in the end.
@@ -132,6 +175,8 @@ def waiting_room(target: Path) -> Iterator[Path]:
     Its name is fixed, so that what a killed process left behind goes with the next export.
     """
     folder = target.with_name(f".{target.name}.draft")
+    if folder.is_symlink():
+        folder.unlink()
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     try:
@@ -169,11 +214,12 @@ def refuse_combinations(options: ExportOptions, output: Path | None) -> str:
 
 def refuse_losses(result: Comparison, options: ExportOptions) -> None:
     """Raise UserError when the exported model is worse than was allowed."""
-    if result.accuracy_drop > options.max_accuracy_drop:
+    drop = result.accuracy_drop
+    if drop is not None and drop > options.max_accuracy_drop:
         raise UserError(
             f"not exported: accuracy falls from {result.accuracy_before:.1%} to "
             f"{result.accuracy_after:.1%} on {result.pictures} pictures",
-            f"that is {100 * result.accuracy_drop:.1f} points; "
+            f"that is {100 * drop:.1f} points; "
             f"--max-accuracy-drop allows {100 * options.max_accuracy_drop:.1f}",
             "choose a lower --sparsity, more --sparse-epochs, or allow more"
             if options.sparsity
@@ -189,7 +235,11 @@ def refuse_losses(result: Comparison, options: ExportOptions) -> None:
 
 
 def made_files(
-    loaded: LoadedRun, index: DatasetIndex, options: ExportOptions, example: Tensor, show: Show
+    loaded: LoadedRun,
+    index: DatasetIndex | None,
+    options: ExportOptions,
+    example: Tensor,
+    show: Show,
 ) -> Files:
     """Return the exported model: suffix -> bytes."""
     network = Deployed(copy.deepcopy(loaded.classifier), torch.float32).eval()
@@ -204,6 +254,7 @@ def made_files(
         dtype = DTYPES[options.precision]
         network = Deployed(network.classifier, dtype).eval()
         return FORMATS[options.format].write(network, example, about)
+    assert index is not None
     calibration, _ = views(index, loaded.maker, "train", options.calibration_pictures)
     if len(calibration) < BATCH:
         raise usage_error(f"int8 needs {BATCH} training pictures, there are {len(calibration)}")

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Callable
 from dataclasses import asdict, replace
-from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,13 +18,15 @@ from transferkit.files.foreign_files import understood
 from transferkit.finetuning.batch_parts import resolve_parts
 from transferkit.finetuning.final_validation import Validation, validate
 from transferkit.finetuning.session import Session, make_run, prepare, recalibrate
-from transferkit.finetuning.summary import RunSummary, summarize
+from transferkit.finetuning.summary import RunSummary, going_on, summarize
 from transferkit.finetuning.time_budget import choose, take
 from transferkit.recipes.reading import config_of, to_toml
-from transferkit.runs.creation import default_run_path
-from transferkit.runs.folder import RunFolder, open_run
+from transferkit.runs.creation import RUNS
+from transferkit.runs.folder import RunFolder
 from transferkit.runs.life import (
     absolute_paths,
+    earlier_run,
+    moved,
     new_run,
     refuse_among_pictures,
     require_same_pictures,
@@ -33,11 +34,14 @@ from transferkit.runs.life import (
 )
 from transferkit.stopwatch import Stopwatch
 from transferkit.training.budget import Budget
-from transferkit.training.checkpoints import continue_run, write_unsaved
+from transferkit.training.checkpoints import continue_run, restore, write_unsaved
+from transferkit.training.divergence import DivergedForGood
+from transferkit.training.end_check import require_as_recorded, require_best
 from transferkit.training.interpolation import interpolate
 from transferkit.training.loop import fit
 from transferkit.training.network import head_design, make_structure
 from transferkit.training.run import Run
+from transferkit.training.stage_checks import refuse_unfilled
 from transferkit.units import parse_duration
 from transferkit.verbs.find_lr import resolve_rate
 from transferkit.verbs.report import write_card, write_report
@@ -59,9 +63,8 @@ def finetune(
         raise usage_error(what, "", "start several with torchrun or srun, or leave it out")
     source = config.data.path or config.data.manifest
     name = source.resolve().stem if source else "run"
-    path = processes.agreed(out or default_run_path(Path("runs"), name, datetime.now()))
-    refuse_among_pictures(path, config)
-    with new_run(path) as folder:
+    refuse_among_pictures(out or RUNS, config)
+    with new_run(out, name) as folder:
         session = prepare(absolute_paths(config), show, watch)
         with session.watch.on("measuring"):
             resolve_parts(session, show)
@@ -88,31 +91,44 @@ def plan_budget(session: Session, folder: RunFolder, show: Show) -> None:
     with session.watch.on("measuring"):
         notice = choose(session, parse_duration(text))
     show(notice)
+    stages = session.used_plan.stages
+    refuse_unfilled(session.backbone, stages, session.column_of, session.config.backbone.weights)
     assert session.budget is not None
     folder.write_json("budget", session.budget.to_dict())
     folder.log(notice.text)
 
 
-def resume(path: Path, show: Show, watch: Stopwatch | None = None) -> RunSummary:
+def resume(
+    path: Path,
+    show: Show,
+    watch: Stopwatch | None = None,
+    place: tuple[Path | None, Path | None] = (None, None),
+) -> RunSummary:
     """Continue an interrupted run; the result equals that of an uninterrupted one.
 
+    place: folder and manifest, where the pictures lie elsewhere now.
     Raises UserError when the pictures are no longer the same.
     """
-    folder = open_run(path)
-    known = folder.read_json("data")
-    if isinstance(known, dict) and known.get("task") == "pretraining":
-        remedy = f"transferkit pretrain --resume {path}"
-        raise usage_error(f"{path} is a pretraining run", "", remedy)
-    config = config_of(folder)
-    session = prepare(config, show, watch)
-    if (planned := folder.read_json("budget")) is not None:
-        with understood(path):
-            take(session, Budget.from_dict(planned))
-    if known is None:
-        processes.from_first(folder.write_json, "data", data_description(session))
-    else:
-        require_same_pictures(known, session.index, path, COMMAND)
-    return train(session, folder, show)
+    with earlier_run(path) as folder:
+        known = folder.read_json("data")
+        if isinstance(known, dict) and known.get("task") == "pretraining":
+            remedy = f"transferkit pretrain --resume {path}"
+            raise usage_error(f"{path} is a pretraining run", "", remedy)
+        before = config_of(folder)
+        config = moved(before, *place, path)
+        session = prepare(config, show, watch)
+        if (planned := folder.read_json("budget")) is not None:
+            with understood(path):
+                take(session, Budget.from_dict(planned))
+        if known is None:
+            processes.from_first(folder.write_json, "data", data_description(session))
+        else:
+            require_same_pictures(known, session.index, path, COMMAND)
+        if config != before:
+            show(Notice(f"the pictures lie in {config.data.manifest or config.data.path} now"))
+            text = to_toml(replace(before, data=config.data))
+            processes.from_first(folder.write_recipe, text)
+        return train(session, folder, show)
 
 
 def train(session: Session, folder: RunFolder, show: Show) -> RunSummary:
@@ -132,14 +148,20 @@ def run_plan(session: Session, folder: RunFolder, show: Show) -> RunSummary:
     if continue_run(run):
         stage = session.plan.stages[run.state.stage]
         show(Notice(f"resuming in stage {stage.name} after epoch {run.state.epoch}"))
-    for notice in session.sources.choose_base(session.used_plan):
+    for notice in session.sources.choose_base(session.used_plan, run.state.base):
         show(notice)
+    run.state.base = session.sources.base
     try:
         for event in fit(run):
             show(event)
             log_event(folder, event)
+    except DivergedForGood as problem:
+        if run.state.rows:
+            end_early(session, run, folder, show, problem)
+        raise
     finally:  # also of what interrupts
         write_unsaved(run)
+    processes.from_first(require_best, run)
     if run.settings.wise_ft is not None:
         with session.watch.on("evaluation"):
             for event in interpolate(run):
@@ -151,6 +173,18 @@ def run_plan(session: Session, folder: RunFolder, show: Show) -> RunSummary:
     return processes.from_first(finish, session, run, folder, show)
 
 
+def end_early(
+    session: Session, run: Run, folder: RunFolder, show: Show, problem: DivergedForGood
+) -> None:
+    """Finish a run that diverged for good with its best weights, and say how to go on from them."""
+    restore(run, "best")
+    run.stopped = problem.what
+    summary = processes.from_first(finish, session, run, folder, show)
+    problem.where += f"\n{folder.path} ends with its best weights so far, accuracy "
+    problem.where += f"{summary.metrics['accuracy']:.1%}"
+    problem.remedy += f"; or go on from them: {going_on(session, run)}"
+
+
 def finish(session: Session, run: Run, folder: RunFolder, show: Show) -> RunSummary:
     """Validate the best model as `predict` will run it; write model, predictions, plots, report."""
     session.sources.close()
@@ -158,6 +192,8 @@ def finish(session: Session, run: Run, folder: RunFolder, show: Show) -> RunSumm
     with session.watch.on("final validation"):
         validation = validate(session, folder, show)
     evaluation = validation.evaluation
+    loss = validation.calibration.before.log_loss
+    require_as_recorded(run, evaluation.headline["accuracy"], loss)
     description = model_description(session, validation)
     tensors = {
         name: tensor.detach().cpu().contiguous()
@@ -216,6 +252,7 @@ def data_description(session: Session) -> dict[str, Any]:
     counts = {s: len(index.of_split(s)) for s in ("train", "val", "test")}
     return {
         "fingerprint": index.fingerprint,
+        "contents": index.contents,
         "pictures": len(index.paths),
         "splits": counts,
         "classes": list(index.classes),

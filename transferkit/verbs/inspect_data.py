@@ -25,7 +25,7 @@ def inspect_data(
     output: the file; None makes inspection-<name>.json in the current folder. allow_outside: see
     `transferkit.data.manifest.read_manifest`.
     """
-    options = ScanOptions(manifest=manifest, strict=strict, allow_outside=allow_outside)
+    options = ScanOptions(manifest=manifest, strict=strict, allow_outside=allow_outside, use="look")
     fetch([data], show)
     show(Working("reading pictures"))
     index = scan(data, options, lambda done, total: show(Progress("pictures", done, total)))

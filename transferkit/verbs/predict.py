@@ -3,7 +3,8 @@
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,18 @@ from transferkit.data.tar_members import archive_of, read_member
 from transferkit.errors import UserError, usage_error
 from transferkit.events import Event, Notice, Progress
 from transferkit.files.atomic_write import disk_error, write_atomically
-from transferkit.files.row_files import SUFFIXES, ArrayFile, RowFile, open_rows, part_path
+from transferkit.files.row_files import (
+    SUFFIXES,
+    ArrayFile,
+    Made,
+    RowFile,
+    made_by,
+    made_path,
+    not_in,
+    open_rows,
+    part_path,
+    picture_key,
+)
 from transferkit.inference.decide import Rules, make_rules
 from transferkit.inference.members import (
     Batch,
@@ -33,6 +45,7 @@ from transferkit.inference.select import Pool, score_by
 from transferkit.inference.uncertainty import Uncertainty, measure
 from transferkit.recipes.reading import config_of
 from transferkit.runs.folder import RunFolder, open_run
+from transferkit.runs.lock import hold
 
 Show = Callable[[Event], None]
 
@@ -68,6 +81,12 @@ class Job:
     def classes(self) -> tuple[str, ...]:
         """The K class names, in the order of the first run."""
         return self.members[0].loaded.classes
+
+    @cached_property
+    def made(self) -> Made:
+        """What the rows depend on, see `open_rows`."""
+        by = {k: v for k, v in asdict(self.options).items() if k not in ("batch_size", "engine")}
+        return made_by([m.folder.deciding_files() for m in self.members], by, self.files)
 
 
 def split_runs(text: str) -> list[Path]:
@@ -148,7 +167,9 @@ def predict(job: Job, outputs: Outputs, show: Show) -> Iterator[dict[str, Any]]:
         show(Notice(job.rules.note))
     way = select if job.options.select else stream
     try:
-        yield from (way if processes.count() == 1 else shared_out)(job, outputs, show)
+        with ExitStack() as held:
+            processes.from_first(hold, held, outputs.rows, outputs.samples, outputs.features)
+            yield from (way if processes.count() == 1 else shared_out)(job, outputs, show)
     except processes.LostProcess as error:
         remedy = "go on with the same command and --skip-existing"
         raise processes.LostProcess(error.what, error.where, remedy) from None
@@ -167,8 +188,8 @@ def stream(job: Job, outputs: Outputs, show: Show) -> Iterator[dict[str, Any]]:
         table: RowFile | None = None
         if outputs.rows is not None:
             names = [*job.names[:-1], *(["saliency"] if drawn else []), "error"]
-            table = open_rows(outputs.rows, names, outputs.skip_existing)
-        files = [f for f in job.files if str(f) not in table.done] if table else job.files
+            table = open_rows(outputs.rows, names, outputs.skip_existing, job.made)
+        files = not_in(table.done, job.files) if table else job.files
         if len(files) < len(job.files):
             show(Notice(f"{len(job.files) - len(files):,} pictures were done already"))
         arrays = open_arrays(job, outputs, len(files))
@@ -215,26 +236,24 @@ def shared_out(job: Job, outputs: Outputs, show: Show) -> Iterator[dict[str, Any
     assert outputs.rows is not None
     files, size, number = job.files, job.options.batch_size, processes.count()
     if outputs.skip_existing:
-        done = processes.from_first(done_already, outputs.rows, job.names)
-        files = [file for file in files if str(file) not in done]
+        files = not_in(processes.from_first(done_already, outputs.rows, job), files)
     starts = processes.share(range(0, len(files), size))
     block = [file for start in starts for file in files[start : start + size]]
     own = parts(outputs, processes.rank(), number)
     assert own.rows is not None
-    if outputs.skip_existing and not done_already(own.rows, job.names) <= set(map(str, block)):
+    if outputs.skip_existing and not done_already(own.rows, job) <= {*map(picture_key, block)}:
         raise UserError(
             f"cannot go on with {own.rows}: it is of other pictures",
-            "these are not the pictures of the job that began it",
-            "remove it, or leave --skip-existing out",
+            remedy="remove it, or leave --skip-existing out",
         )
     yield from stream(replace(job, files=block), own, show)
     processes.from_all(None)  # every part is there
     processes.from_first(put_together, job, outputs, len(files), number)
 
 
-def done_already(path: Path, names: Sequence[str]) -> set[str]:
-    """Return the paths whose rows an earlier job has written."""
-    table = open_rows(path, names, go_on=True)
+def done_already(path: Path, job: Job) -> set[str]:
+    """Return the `picture_key` of the rows that an earlier job has written."""
+    table = open_rows(path, job.names, go_on=True, made=job.made)
     table.close(whole=False)
     return table.done
 
@@ -253,7 +272,7 @@ def put_together(job: Job, outputs: Outputs, count: int, number: int) -> None:
     """Make the outputs of the parts of all `number` processes, `count` new rows in all."""
     assert outputs.rows is not None
     found = [parts(outputs, each, number) for each in range(number)]
-    table = open_rows(outputs.rows, job.names, outputs.skip_existing)
+    table = open_rows(outputs.rows, job.names, outputs.skip_existing, job.made)
     whole: dict[str, RowFile | ArrayFile] = {"rows": table, **open_arrays(job, outputs, count)}
     for name, file in whole.items():
         pieces = [getattr(part, name) for part in found]
@@ -262,6 +281,7 @@ def put_together(job: Job, outputs: Outputs, count: int, number: int) -> None:
         file.close(whole=True)
         for piece in pieces:
             piece.unlink()
+            made_path(piece).unlink(missing_ok=True)
 
 
 def select(job: Job, outputs: Outputs, show: Show) -> Iterator[dict[str, Any]]:
@@ -299,10 +319,11 @@ def select(job: Job, outputs: Outputs, show: Show) -> Iterator[dict[str, Any]]:
 
 def copy_picture(file: Path, target: Path) -> None:
     """Copy a picture, also one inside of a shard. Raises OSError."""
-    if archive_of(file) is None:
-        shutil.copy2(file, target)
-    else:
-        write_atomically(target, lambda copy: copy.write(read_member(file)))
+    is_file = archive_of(file) is None
+    data = file.read_bytes() if is_file else read_member(file)
+    write_atomically(target, lambda copy: copy.write(data))
+    if is_file:
+        shutil.copystat(file, target)
 
 
 def batches(

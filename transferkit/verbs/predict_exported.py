@@ -1,6 +1,7 @@
 """The verb `predict` on a file that `export` wrote: plain predictions, without a run folder."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from transferkit.config import Predict
 from transferkit.errors import usage_error
 from transferkit.events import Event, Progress
 from transferkit.files.atomic_write import disk_error
-from transferkit.files.row_files import open_rows
+from transferkit.files.row_files import made_by, not_in, open_rows
 from transferkit.inference.calibration import softmax
 from transferkit.inference.decide import Rules
 from transferkit.inference.exported import is_exported, open_exported, require_trust
@@ -21,6 +22,7 @@ from transferkit.inference.predict import features_of
 from transferkit.inference.rows import batch_rows, columns, error_row
 from transferkit.inference.uncertainty import measure
 from transferkit.recipes.reading import load_config
+from transferkit.runs.lock import hold
 from transferkit.verbs.predict import Outputs, check_outputs, list_pictures
 
 KEYS = ("predict.top_k", "predict.batch_size")
@@ -62,18 +64,23 @@ def predict_exported(
     opened = open_exported(path, trusted)
     files = list_pictures(*sources)
     names = columns(options, len(opened.classes), 1, unlike=False)
+    whole, table, left = False, None, files
     try:
-        table = open_rows(outputs.rows, names, outputs.skip_existing) if outputs.rows else None
-        left = [f for f in files if table is None or str(f) not in table.done]
-        whole = False
-        try:
+        with ExitStack() as stack:
+            hold(stack, outputs.rows)
+            if outputs.rows is not None:
+                parts = [p for p in (path, path.with_suffix(".bin")) if p.is_file()]  # OpenVINO's
+                made = made_by([parts], {"top_k": options.top_k}, files)
+                table = open_rows(outputs.rows, names, outputs.skip_existing, made)
+                left = not_in(table.done, files)
+                stack.callback(lambda: table.close(whole))
             found = features_of(opened.engine, opened.maker, left)  # of this engine: logits
             done = 0
             while part := list(islice(found, options.batch_size)):
                 readable = [(str(file), logits) for file, logits, _ in part if logits is not None]
-                made = iter(_rows(readable, opened.temperature, options, opened.classes))
+                new = iter(_rows(readable, opened.temperature, options, opened.classes))
                 rows = [
-                    error_row(str(file), reason, names) if logits is None else next(made)
+                    error_row(str(file), reason, names) if logits is None else next(new)
                     for file, logits, reason in part
                 ]
                 if table:
@@ -82,9 +89,6 @@ def predict_exported(
                 done += len(part)
                 show(Progress("pictures", done, len(left)))
             whole = True
-        finally:
-            if table:
-                table.close(whole)
     except OSError as error:
         raise disk_error((outputs.rows or Path()).parent, error) from error
 

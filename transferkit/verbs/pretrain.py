@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -38,10 +37,12 @@ from transferkit.pretraining.summary import PretrainingSummary
 from transferkit.pretraining.views import PretrainingViews
 from transferkit.pretraining.watch import Watch
 from transferkit.recipes.reading import config_of, to_toml
-from transferkit.runs.creation import default_run_path
-from transferkit.runs.folder import RunFolder, open_run
+from transferkit.runs.creation import RUNS
+from transferkit.runs.folder import RunFolder
 from transferkit.runs.life import (
     absolute_paths,
+    earlier_run,
+    moved,
     new_run,
     refuse_among_pictures,
     require_same_pictures,
@@ -85,9 +86,8 @@ def pretrain(config: Config, out: Path | None, show: Show) -> PretrainingSummary
     """
     pictures = pictures_of(config)
     name = f"{pictures.resolve().stem}-{config.pretraining.method}"
-    path = processes.agreed(out or default_run_path(Path("runs"), name, datetime.now()))
-    refuse_among_pictures(path, replace(config, data=replace(config.data, path=pictures)))
-    with new_run(path) as folder:
+    refuse_among_pictures(out or RUNS, replace(config, data=replace(config.data, path=pictures)))
+    with new_run(out, name) as folder:
         session = prepare(absolute_paths(config), show)
         processes.from_first(describe, session, folder)
         return train(session, folder, show)
@@ -99,20 +99,26 @@ def describe(session: PretrainingSession, folder: RunFolder) -> None:
     folder.write_recipe(to_toml(session.config))  # last: with it, the run can be taken up
 
 
-def resume(path: Path, show: Show) -> PretrainingSummary:
+def resume(path: Path, show: Show, place: Path | None = None) -> PretrainingSummary:
     """Continue an interrupted run; without a budget it ends as an uninterrupted one would have.
 
-    Raises UserError when the pictures are no longer the same.
+    place: the folder, where the pictures lie elsewhere now.
+    Raises UserError when they are no longer the same.
     """
-    folder = open_run(path)
-    known = folder.read_json("data")
-    if not isinstance(known, dict) or known.get("task") != TASK:
-        raise usage_error(
-            f"{path} is no pretraining run", "", f"transferkit finetune --resume {path}"
-        )
-    session = prepare(config_of(folder), show)
-    require_same_pictures(known, session.index, path, COMMAND)
-    return train(session, folder, show)
+    with earlier_run(path) as folder:
+        known = folder.read_json("data")
+        if not isinstance(known, dict) or known.get("task") != TASK:
+            raise usage_error(
+                f"{path} is no pretraining run", "", f"transferkit finetune --resume {path}"
+            )
+        before = config_of(folder)
+        config = moved(before, place, None, path)
+        session = prepare(config, show)
+        require_same_pictures(known, session.index, path, COMMAND)
+        if config != before:
+            show(Notice(f"the pictures lie in {pictures_of(config)} now"))
+            processes.from_first(folder.write_recipe, to_toml(config))
+        return train(session, folder, show)
 
 
 def prepare(config: Config, show: Show) -> PretrainingSession:
@@ -374,6 +380,7 @@ def data_description(session: PretrainingSession) -> dict[str, Any]:
     return {
         "task": TASK,
         "fingerprint": index.fingerprint,
+        "contents": index.contents,
         "pictures": len(index.paths),
         "splits": {s: len(index.of_split(s)) for s in ("train", "val")},
         "warnings": list(index.warnings),

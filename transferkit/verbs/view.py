@@ -61,9 +61,12 @@ def view(
     options: Predict,
     port: int,
     show: Callable[[Event], None],
-    ready: Callable[[str], None],
+    ready: Callable[[str, str], None],
 ) -> None:
-    """Serve until interrupted. ready: called with the address as soon as it can be opened."""
+    """Serve until interrupted.
+
+    ready: called as soon as the page can be opened, with its address and one that works once.
+    """
     flip = "recipe" not in folder.files or config_of(folder).augment.flip
 
     def failed(error: Exception) -> None:
@@ -73,7 +76,7 @@ def view(
     with Answerer(folder, options, flip) as answerer:
         pages = make_pages(folder, answerer, show)
         with open_server(port, pages, lambda p: answerer(p).to_dict(), failed) as server:
-            ready(server.address)
+            ready(server.address, server.address_once())
             try:
                 server.serve_forever(poll_interval=0.2)
             except KeyboardInterrupt:

@@ -2,14 +2,18 @@
 
 Any page in the browser can send requests to 127.0.0.1, and a name of any site can be made to point
 there (DNS rebinding). So the host has to be the one that was printed, and whatever changes or
-costs something has to come from the page itself.
+costs something has to come from the page itself. Other users of the machine can connect, too: every
+request has to bring the token that was printed, in its address or in the cookie that it is kept in.
 Source: W3C, Fetch Metadata Request Headers; RFC 9110, section 7.2 (Host) and RFC 6454 (Origin).
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from email.message import Message
+from hmac import compare_digest
 
 LOOPBACK = "127.0.0.1"
+USUAL_PORT = 80  # of HTTP
 MAX_BYTES = 20_000_000
 BODY_TYPE = "application/octet-stream"
 
@@ -62,5 +66,23 @@ def refuse_upload(headers: Message, port: int) -> Refusal | None:
 
 
 def hosts(port: int) -> set[str]:
-    """Return the hosts that the server is known by."""
-    return {f"{name}:{port}" for name in (LOOPBACK, "localhost")}
+    """Return the hosts that the server is known by; browsers leave the usual port out."""
+    names = (LOOPBACK, "localhost")
+    return {f"{name}:{port}" for name in names} | (set(names) if port == USUAL_PORT else set())
+
+
+def cookie_name(port: int) -> str:
+    """Return the name of the cookie; all servers of a machine share its cookies."""
+    return f"transferkit-{port}"
+
+
+def has_cookie(headers: Message, port: int, token: str) -> bool:
+    """Whether a request brings the token in its cookie."""
+    pairs = [pair.strip() for text in headers.get_all("Cookie", []) for pair in text.split(";")]
+    return is_among(f"{cookie_name(port)}={token}", pairs)
+
+
+def is_among(secret: str, given: Iterable[str]) -> bool:
+    """Whether a secret is among some texts; how long that takes tells nothing of it."""
+    wanted = secret.encode()
+    return any(compare_digest(wanted, text.encode(errors="replace")) for text in given)

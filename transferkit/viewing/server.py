@@ -1,25 +1,43 @@
 """The server behind `view`: two pages and one question, on the loopback address alone.
 
 It reads no path from a request: what it gives are texts made beforehand, and answers.
+Who has not shown the token yet may connect, but keeps nobody else out: a request has to arrive
+within a few seconds, and where there is no room the stranger that came first has to leave.
 """
 
 import json
+import secrets
+import socket
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from transferkit.errors import UserError, usage_error
 from transferkit.files.strict_json import strict_json
-from transferkit.viewing.gate import HEADERS, LOOPBACK, Refusal, refuse, refuse_upload
+from transferkit.viewing.gate import (
+    HEADERS,
+    LOOPBACK,
+    Refusal,
+    cookie_name,
+    has_cookie,
+    is_among,
+    refuse,
+    refuse_upload,
+)
 
 MOST_CONNECTIONS = 64
 MOST_UPLOADS = 16  # wait at once, each in memory
+ARRIVAL_S = 10.0  # for a request with its token, without the picture
+ROOM_S = 1.0  # for a connection that is hung up on to end
 IDLE_S = 20.0  # without a byte
 UPLOAD_S = 60.0  # for the whole of a picture
 PIECE = 1 << 16
+TOKEN = "?token="
+NO_MORE: Mapping[str, str] = {}
 JSON_POLICY = "default-src 'none'; frame-ancestors 'none'"
 
 
@@ -49,17 +67,40 @@ class Server(ThreadingHTTPServer):
         self.pages, self.answer, self.failed = pages, answer, failed
         self.connections = threading.BoundedSemaphore(MOST_CONNECTIONS)
         self.uploads = threading.BoundedSemaphore(MOST_UPLOADS)
+        self.token = secrets.token_urlsafe()
+        self.tickets: set[str] = set()  # tokens that open the page once
+        self.strangers: dict[Any, float] = {}  # connection without the token -> when it came
+
+    @property
+    def origin(self) -> str:
+        """The server's address, without the token."""
+        return f"http://{LOOPBACK}:{self.server_port}"
 
     @property
     def address(self) -> str:
-        """The address of the page."""
-        return f"http://{LOOPBACK}:{self.server_port}/"
+        """The address of the page, for the person who started the server."""
+        return f"{self.origin}/?token={self.token}"
+
+    def address_once(self) -> str:
+        """Return an address that works once: what a browser is started with, everybody can see."""
+        ticket = secrets.token_urlsafe()
+        self.tickets.add(ticket)
+        return f"{self.origin}/?token={ticket}"
+
+    def opens(self, given: str) -> bool:
+        """Whether a token in an address is the right one, or a ticket, which is used up by this."""
+        ticket = next((ticket for ticket in tuple(self.tickets) if is_among(ticket, [given])), "")
+        self.tickets.discard(ticket)
+        return bool(ticket) or is_among(self.token, [given])
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Start a thread for a connection, as long as there are not too many."""
+        """Start a thread for a connection; one too many takes the place of the oldest stranger."""
         if not self.connections.acquire(blocking=False):
-            self.shutdown_request(request)
-            return
+            self.hang_up(tuple(self.strangers)[:1])
+            if not self.connections.acquire(timeout=ROOM_S):
+                self.shutdown_request(request)
+                return
+        self.strangers[request] = time.monotonic()
         super().process_request(request, client_address)
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
@@ -67,7 +108,20 @@ class Server(ThreadingHTTPServer):
         try:
             super().process_request_thread(request, client_address)
         finally:
+            self.strangers.pop(request, None)
             self.connections.release()
+
+    def service_actions(self) -> None:
+        """Hang up on whoever takes too long to send a request; called several times a second."""
+        late = time.monotonic() - ARRIVAL_S
+        self.hang_up(tuple(one for one, came in tuple(self.strangers.items()) if came < late))
+
+    def hang_up(self, requests: tuple[Any, ...]) -> None:
+        """End connections: their threads read that nothing more comes."""
+        for request in requests:
+            self.strangers.pop(request, None)
+            with suppress(OSError):  # it has ended by itself
+                request.shutdown(socket.SHUT_RDWR)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Say nothing of connections that broke."""
@@ -82,19 +136,41 @@ class Handler(BaseHTTPRequestHandler):
     timeout = IDLE_S
 
     def do_GET(self) -> None:
-        """Give a page."""
-        if refusal := refuse(self.headers, self.server.server_port):
+        """Give a page; a token in its address moves into a cookie."""
+        refusal = refuse(self.headers, self.server.server_port) or self.refuse_stranger()
+        if refusal:
             return self.refuse(refusal)
-        page = self.server.pages.get(self.path)
+        path, in_address, _ = self.path.partition(TOKEN)
+        page = self.server.pages.get(path)
         if page is None:
             return self.refuse(Refusal(404, "there is nothing here"))
-        self.give(200, "text/html; charset=utf-8", page.text, page.policy)
+        if not in_address:
+            return self.give(200, "text/html; charset=utf-8", page.text, page.policy)
+        cookie = f"{cookie_name(self.server.server_port)}={self.server.token}"
+        moved = {"Location": path, "Set-Cookie": f"{cookie}; Path=/; HttpOnly; SameSite=Strict"}
+        self.give(303, "text/plain", "", JSON_POLICY, moved)
+
+    def do_HEAD(self) -> None:
+        """Give a page's headers."""
+        self.do_GET()
+
+    def refuse_stranger(self) -> Refusal | None:
+        """Return why a request without the token is refused; with it, nobody hangs up on it."""
+        _, in_address, given = self.path.partition(TOKEN)
+        port, token = self.server.server_port, self.server.token
+        if not (self.server.opens(given) if in_address else has_cookie(self.headers, port, token)):
+            return Refusal(
+                403, "open the address that transferkit view has printed, with its token"
+            )
+        self.server.strangers.pop(self.connection, None)
+        return None
 
     def do_POST(self) -> None:
         """Answer a picture."""
-        if refusal := refuse_upload(self.headers, self.server.server_port):
+        refusal = refuse_upload(self.headers, self.server.server_port) or self.refuse_stranger()
+        if refusal:
             return self.refuse(refusal)
-        if self.path != "/predict":
+        if self.path.partition(TOKEN)[0] != "/predict":
             return self.refuse(Refusal(404, "there is nothing here"))
         if not self.server.uploads.acquire(blocking=False):
             return self.refuse(Refusal(503, "too many pictures at once: try again"))
@@ -136,17 +212,20 @@ class Handler(BaseHTTPRequestHandler):
         text = json.dumps({"error": refusal.reason})
         self.give(refusal.status, "application/json", text, JSON_POLICY)
 
-    def give(self, status: int, kind: str, text: str, policy: str) -> None:
-        """Send an answer with the headers that all have."""
+    def give(
+        self, status: int, kind: str, text: str, policy: str, more: Mapping[str, str] = NO_MORE
+    ) -> None:
+        """Send an answer with the headers that all have, and more of them."""
         data = text.encode(errors="backslashreplace")
         self.send_response(status)
-        for name, value in HEADERS.items():
+        for name, value in {**HEADERS, **more}.items():
             self.send_header(name, value)
         self.send_header("Content-Security-Policy", policy)
         self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
-        self.wfile.write(data)
+        if self.command != "HEAD":
+            self.wfile.write(data)
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
         """Refuse what `http.server` itself refuses, without repeating what was sent."""

@@ -13,19 +13,19 @@ SHARES = ("accuracy", "balanced_accuracy")
 
 
 def comparison_table(found: "Comparison", plot: Path | None) -> None:
-    """Print what came out of the runs, stage by stage, then what differed in their options."""
+    """Print the results of the runs, stage by stage, then the options that differ."""
     rows: list[list[Any] | None] = [
         [name.replace("_", " "), *(_figure(name, value) for value in values)]
         for name, values in found.figures.items()
     ]
     rows.append(None)
     rows += [[name, *map(_stage, values)] for name, values in found.stages.items()]
-    print_table("What came out", ["", *found.names], rows)
+    print_table("Results", ["", *found.names], rows)
     if found.options:
         cells = [[key, *map(_text, values)] for key, values in found.options.items()]
-        print_table("What differed", ["option", *found.names], cells)
+        print_table("Options that differ", ["option", *found.names], cells)
     else:
-        print_lines(["", "their options are the same"])
+        print_lines(["", "all options are the same"])
     if plot is not None:
         print_lines([f"curves: {plot}"])
 

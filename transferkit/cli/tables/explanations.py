@@ -9,7 +9,7 @@ from transferkit.explain import ExplainedOption, Page
 def topics_table(topics: Mapping[str, str]) -> None:
     """Print every topic with its title."""
     print_table("Topics", ("topic", "about"), list(topics.items()))
-    print_lines(["", "read one: transferkit explain TOPIC; an option's name works, too"])
+    print_lines(["", "read one: transferkit explain TOPIC (or the name of an option)"])
 
 
 def page_text(page: Page) -> None:
@@ -38,7 +38,7 @@ def page_text(page: Page) -> None:
 
 def option_lines(option: ExplainedOption) -> list[str]:
     """Return an option's flag and key, then its help with default and range."""
-    facts = [f"default {option.default}"] if option.default else []
+    facts = [f"default: {option.default}"] if option.default else []
     facts += [option.allowed] if option.allowed else []
     note = f" [{'; '.join(facts)}]" if facts else ""
     return [f"  {option.flag:<32} {option.key}", f"      {option.help}{note}"]

@@ -13,19 +13,21 @@ if TYPE_CHECKING:
 def export_table(path: Path, result: "Comparison") -> None:
     """Print the exported model beside the original."""
     r = result
-    rows = [
-        ["accuracy", f"{r.accuracy_before:.1%}", f"{r.accuracy_after:.1%}"],
+    rows = []
+    if r.accuracy_before is not None and r.accuracy_after is not None:
+        rows.append(["accuracy", f"{r.accuracy_before:.1%}", f"{r.accuracy_after:.1%}"])
+    rows += [
         ["size", bytes_text(r.bytes_before), bytes_text(r.bytes_after)],
         ["pictures/s", f"{r.speed_before:.0f}", f"{r.speed_after:.0f}"],
-        ["same answer", "", f"{r.agreement:.1%}"],
-        ["largest difference of a logit", "", f"{r.largest_difference:.1e}"],
+        ["same prediction", "", f"{r.agreement:.1%}"],
+        ["largest logit difference", "", f"{r.largest_difference:.1e}"],
     ]
     if r.sparsity:
-        rows.insert(2, ["weights at zero", "", f"{r.sparsity:.1%}"])
-    title = f"Compared on {r.pictures:,} pictures"
+        rows.insert(-3, ["pruned weights", "", f"{r.sparsity:.1%}"])
+    title = f"Compared on {r.pictures:,} pictures" if r.pictures else "Compared on noise"
     print_table(title, ["", "torch", "exported"], rows)
     speed, size = r.speed_after / r.speed_before, r.bytes_after / r.bytes_before
     print_lines(
-        [f"{speed:.1f} times the speed (network alone, batches of 32), {size:.2f} × the size"]
+        [f"{speed:.1f} times the speed (network only, batches of 32), {size:.2f} × the size"]
     )
     print_lines([f"exported: {path}", f"use it:   transferkit predict {path} PICTURES..."])

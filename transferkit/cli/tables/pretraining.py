@@ -10,12 +10,12 @@ if TYPE_CHECKING:
 
 
 def pretraining_table(summary: "PretrainingSummary") -> None:
-    """Print what came out of a run: figures of the last epoch, time, and where things are."""
+    """Print the results of a run: metrics of the last epoch, time, and where things are."""
     print_lines([""])
     head = f"{summary.method} of {summary.backbone} on {summary.pictures:,} pictures"
     print_styled(f"{head}, {summary.epochs} epochs in {duration_text(summary.seconds)}", "bold")
     rows = [[name.replace("_", " "), value] for name, value in summary.figures.items()]
-    print_table("Last epoch", ["figure", "value"], rows)
+    print_table("Last epoch", ["metric", "value"], rows)
     print_lines([""])
     for name, path in {"run folder": summary.run, **summary.files}.items():
         print_lines([f"{name:<12} {path}"])

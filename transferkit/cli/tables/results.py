@@ -22,7 +22,7 @@ SUMMARY_METRICS: tuple[tuple[str, str, Callable[[float], str]], ...] = (
 )
 
 
-MARKS = (("unlike", "unlike the training data"), ("abstain", "left to a person"))
+MARKS = (("unlike", "out of distribution"), ("abstain", "abstained"))
 
 
 def prediction_table(rows: Sequence[dict[str, Any]]) -> None:
@@ -53,30 +53,32 @@ def prediction_table(rows: Sequence[dict[str, Any]]) -> None:
 def selection_table(rows: Sequence[dict[str, Any]]) -> None:
     """Print the pictures that are worth labelling next."""
     lines = [[row["rank"], row["path"], row["score"]] for row in rows]
-    print_table("To label next", ["rank", "picture", "score"], lines)
+    print_table("Most worth labelling", ["rank", "picture", "score"], lines)
 
 
 def measured_table(found: "Measured") -> None:
-    """Print an evaluation, then what the uncertainty is worth."""
+    """Print an evaluation, then how well its uncertainty predicts errors."""
     evaluation_table(found.evaluation)
     rows = [[f"{item['kept']:.0%}", f"{item['accuracy']:.1%}"] for item in found.kept]
-    print_table("When the least sure are left out", ["kept", "accuracy"], rows)
+    print_table("Accuracy on the most certain pictures", ["coverage", "accuracy"], rows)
     scores = [
         [name.replace("_", " "), f"{value:.3f}"]
         for name, value in found.wrong_detection.items()
         if value == value
     ]
     if scores:
-        print_table("Telling wrong predictions", ["by", "AUROC"], scores)
+        print_table("Detection of wrong predictions", ["by", "AUROC"], scores)
     lines = []
     if found.sets is not None:
         sets = found.sets
         lines.append(
-            f"sets hold the truth for {sets['coverage']:.1%} of the pictures; "
+            f"sets contain the true class for {sets['coverage']:.1%} of the pictures; "
             f"{sets['size']:.2f} classes on average, {sets['empty']:.1%} empty"
         )
     if found.unlike_auroc == found.unlike_auroc:
-        lines.append(f"pictures of unknown classes are told with AUROC {found.unlike_auroc:.3f}")
+        lines.append(
+            f"pictures of unknown classes are detected with AUROC {found.unlike_auroc:.3f}"
+        )
     print_lines(lines)
 
 
@@ -112,7 +114,7 @@ def evaluation_table(evaluation: "Evaluation") -> None:
         for p in evaluation.most_confused[:5]
     ]
     if pairs:
-        print_table("Most confused", ["is", "taken for", "pictures", "for example"], pairs)
+        print_table("Most confused", ["class", "predicted as", "pictures", "example"], pairs)
 
 
 def inspection_table(found: "Inspection") -> None:
@@ -121,7 +123,7 @@ def inspection_table(found: "Inspection") -> None:
     rows: list[list[Any]] = [
         [name, *(counts[s] for s in splits)] for name, counts in found.counts.items()
     ]
-    totals = ["all", *(sum(counts[s] for counts in found.counts.values()) for s in splits)]
+    totals = ["total", *(sum(counts[s] for counts in found.counts.values()) for s in splits)]
     title = f"{found.pictures:,} pictures of {len(rows):,} classes in {found.root}"
     more = len(rows) - MOST_CLASSES
     if more > 0:

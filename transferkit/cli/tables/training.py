@@ -28,7 +28,7 @@ def plan_table(rows: Sequence["PlanRow"]) -> None:
     ]
     known = [row.seconds for row in rows if row.seconds is not None]
     below: list[list[Any]] = [
-        ["epochs, at most", *(f"{row.epochs:g}" for row in rows)],
+        ["epochs (maximum)", *(f"{row.epochs:g}" for row in rows)],
         ["parameters trained", *(count_text(row.trainable_parameters) for row in rows)],
         ["cache", *(bytes_text(row.cache_bytes) if row.cache_bytes else "live" for row in rows)],
     ]
@@ -41,7 +41,7 @@ def plan_table(rows: Sequence["PlanRow"]) -> None:
     headings = ["learning rate of", *(f"{i} {row.name}" for i, row in enumerate(rows, start=1))]
     print_table("Plan", headings, [*rates, None, *below])
     if known:
-        total = f"expected in all: {duration_text(sum(known))}"
+        total = f"expected total: {duration_text(sum(known))}"
         print_lines([f"{total}; stages end earlier when validation stops improving"])
 
 
@@ -57,10 +57,10 @@ def range_table(test: "RangeTest", plot: Path) -> None:
         [rate_text(test.rates[n]), f"{test.smoothed[n]:.3f}", notes.get(n, "")]
         for n in sorted(set(wanted))
     ]
-    headings = ["learning rate", "loss, smoothed", ""]
+    headings = ["learning rate", "smoothed loss", ""]
     print_table(f"Range test of stage {test.stage}", headings, rows)
     if test.diverged:
-        print_lines([f"the loss exploded above {rate_text(test.rates[-1])}"])
+        print_lines([f"the loss diverged above {rate_text(test.rates[-1])}"])
     flag = "--lr" if test.stage == "head" else "--unfrozen-lr"
     print_styled(f"suggested learning rate: {rate_text(test.suggestion)}", "bold")
     print_lines([f"plot:   {plot}", f"use it: transferkit finetune ... {flag} {test.suggestion:g}"])
@@ -75,7 +75,7 @@ def _thirds(first: float, last: float) -> list[float]:
 
 
 def closing_table(summary: "RunSummary") -> None:
-    """Print what came out of a run: accuracy, weak spots, time, and where things are."""
+    """Print the results of a run: accuracy, weakest classes, time, and where things are."""
     print_lines([""])
     print_styled(_headline(summary), "bold")
     shown = [
@@ -89,8 +89,8 @@ def closing_table(summary: "RunSummary") -> None:
             [c.name, f"{c.recall:.1%}", c.support, f"{c.confused_with} ({c.confused_count})"]
             for c in summary.weak_classes
         ]
-        headings = ["class", "found", "of pictures", "most often taken for"]
-        print_table("Weak spots", headings, weak)
+        headings = ["class", "recall", "pictures", "most confused with"]
+        print_table("Weakest classes", headings, weak)
     headings = ["stage", "epochs", "s/epoch", "pictures/s", "trunk", "time", "accuracy", "ended"]
     cells = [_stage_cells(stage) for stage in summary.stages]
     if any(stage.clipped is not None for stage in summary.stages):
@@ -125,10 +125,10 @@ def time_table(summary: "RunSummary") -> None:
     if rows:
         sums = [stage.seconds for stage in ran]
         outside = summary.seconds - sum(sums)
-        totals = ["all", *map(_seconds_text, (*sums, outside, summary.seconds))]
-        headings = ["seconds", *(stage.name for stage in ran), "outside", "all"]
+        totals = ["total", *map(_seconds_text, (*sums, outside, summary.seconds))]
+        headings = ["seconds", *(stage.name for stage in ran), "outside", "total"]
         print_table("Where the time went", headings, [*rows, None, totals])
-    print_lines([f"{duration_text(summary.seconds)} in all"])
+    print_lines([f"{duration_text(summary.seconds)} in total"])
 
 
 def _by_stage(summary: "RunSummary", part: str) -> list[float]:
@@ -148,7 +148,7 @@ def _headline(summary: "RunSummary") -> str:
     if summary.head_only_accuracy is None or len(summary.stages) < 2:
         return text
     gain = 100 * (accuracy - summary.head_only_accuracy)
-    return f"{text} (head alone {summary.head_only_accuracy:.1%}: {gain:+.1f} points)"
+    return f"{text} (head only {summary.head_only_accuracy:.1%}: {gain:+.1f} points)"
 
 
 def _stage_cells(stage: "StageSummary") -> list[Any]:

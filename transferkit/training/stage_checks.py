@@ -1,0 +1,76 @@
+"""What a plan must not do: keep layers frozen that nothing filled, normalise lone pictures."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from transferkit.backbones.create import Backbone
+from transferkit.backbones.fitting import shorten
+from transferkit.errors import UserError, usage_error
+from transferkit.training.stages import PlannedStage, trains_module
+
+
+def refuse_unfilled(
+    backbone: Backbone,
+    stages: Sequence[PlannedStage],
+    group_of: Callable[[str], int],
+    weights: Path | None,
+) -> None:
+    """Raise UserError where tensors that a weights file lacks stay as they are in all stages.
+
+    group_of: see `column_finder`.
+    """
+    present = backbone.model.state_dict()
+    lowest = min(stage.boundary for stage in stages)
+    frozen = [
+        name
+        for name in backbone.unfilled
+        if name in present and group_of(f"backbone.{name}") < lowest
+    ]
+    if frozen:
+        raise UserError(
+            f"weights file {weights} does not fill all of {backbone.name}: frozen layers would "
+            "stay random",
+            "\n".join([f"without values: {shorten(frozen)}", *backbone.notices]),
+            "train every layer, as with --stages all:20, or name the backbone that the file was "
+            "saved from with --backbone",
+        )
+
+
+@torch.no_grad()
+def refuse_lone_pictures(
+    classifier: nn.Module,
+    stages: Sequence[PlannedStage],
+    group_of: Callable[[str], int],
+    image: Tensor,
+) -> None:
+    """Raise a usage error where batches of one picture leave a batch norm one value per channel.
+
+    image: (1, 3, H, W). The model runs once, in evaluation mode.
+    """
+    single: list[nn.Module] = []
+
+    def note(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        if inputs[0].numel() == inputs[0].shape[1]:
+            single.append(module)
+
+    norms = [m for m in classifier.modules() if isinstance(m, _BatchNorm)]
+    hooks = [norm.register_forward_pre_hook(note) for norm in norms]
+    modes = [(module, module.training) for module in classifier.modules()]
+    classifier.eval()(image)
+    for hook in hooks:
+        hook.remove()
+    for module, training in modes:
+        module.training = training
+    for stage in stages:
+        for name, module in classifier.named_modules():
+            if module in single and trains_module(stage, group_of(name), module):
+                raise usage_error(
+                    f"--batch-size 1 is too small: stage {stage.name} trains {name}, a batch norm "
+                    "on maps of one pixel",
+                    "it takes mean and variance over a batch, and has one value of each channel",
+                    "use --batch-size 2 or more",
+                )
