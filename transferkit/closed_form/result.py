@@ -26,9 +26,9 @@ class DepthClassifier(Classifier):
         self.depths = tuple(depths)
         self.mirror = mirror
 
-    def features(self, images: Tensor) -> Tensor:
-        """Return features (N, D) of all depths of images (N, 3, H, W), values 0..255."""
-        return read_mirrored(self.backbone, self.depths, self.normalize(images), self.mirror)
+    def read(self, inputs: Tensor) -> Tensor:
+        """Return features (N, D) of all depths of normalised images (N, 3, H, W)."""
+        return read_mirrored(self.backbone, self.depths, inputs, self.mirror)
 
 
 @torch.no_grad()
