@@ -24,8 +24,8 @@ class Judgement:
     error: float
 
 
-def judge(losses: Sequence[Tensor], errors_wanted: float = 1.0) -> Judgement:
-    """Choose among candidates, listed from the simplest to the richest.
+def judge(losses: Sequence[Tensor], errors_wanted: float = 2.0) -> Judgement:
+    """Choose among candidates, listed from the simplest or most usual to the richest.
 
     losses: each (N,), of the same N pictures, out of sample; lower is better. A richer candidate is
     taken when its mean is lower than the chosen one's by more than `errors_wanted` standard errors
