@@ -71,7 +71,7 @@ class Config:
     def head_trains_first(self) -> bool:
         """Whether the first stage of gradient steps trains the head alone."""
         if self.stages:
-            return next((s.unfreeze for s in self.stages if not s.solves), "head") == "head"
+            return next((s.unfreeze for s in self.stages if not s.solves), "") == "head"
         return not self.backbone.has_random_blocks
 
     @property

@@ -58,7 +58,7 @@ def parse_stages(text: str) -> list[dict[str, Any]]:
         except ValueError:
             raise usage_error(
                 f"--stages: cannot read {shortened(part.strip())}",
-                "each stage is WHAT:EPOCHS[@LR][~DECAY][?]; WHAT is head, all or a number; or solve",
+                "each is WHAT:EPOCHS[@LR][~DECAY][?], WHAT head, all or a number; or it is solve",
                 'e.g. --stages "head:20@3e-3, 1:8@1e-3, 2:8, all:4?"',
             ) from None
         stages.append(stage)

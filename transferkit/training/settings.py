@@ -1,6 +1,6 @@
 """What the loop needs of the configuration, as objects."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
 from transferkit.config import Config, Solve
 from transferkit.training.optimizers import hyperparameters_of
@@ -38,7 +38,7 @@ class Settings:
     profile: bool = False
     strategy: str = "ddp"
     compile: str = "off"
-    solve: Solve = Solve()
+    solve: Solve = field(default_factory=Solve)
     head_dropout: float = 0.0
 
 

@@ -19,7 +19,7 @@ from transferkit.closed_form.depths import (
     num_columns,
     top_depths,
 )
-from transferkit.closed_form.judge import fit_temperature, judge, log_losses, misses, squared
+from transferkit.closed_form.judge import fit_temperature, judge, log_losses, misses
 from transferkit.closed_form.left_out import Problem, Solution, left_out_scores, solve
 from transferkit.closed_form.result import DepthClassifier, put_into
 from transferkit.closed_form.sums import one_hot
@@ -34,8 +34,9 @@ from transferkit.training.stages import PlannedStage
 from transferkit.training.supervised import accuracies, balanced_class_weights
 
 BATCH = 64
-USUAL_DEPTHS = 4
-"""Tried beside the last depth alone and all of them."""
+USUAL_DEPTHS = 5
+"""Taken unless the last depth alone, or all of them, are better by `CLEARLY` standard errors."""
+CLEARLY = 2.0
 FEW = 2
 """A class of one picture is never seen while that picture is left out."""
 
@@ -79,7 +80,7 @@ def solve_stage(run: Run, stage: PlannedStage) -> Iterator[Event]:
         chosen = choose(run, depths, features, labels)
         temperature = fit_temperature(chosen.scores, labels)
     columns = slice(features.shape[1] - num_columns(chosen.depths), None)
-    classifier, design = make_solved(run, chosen.depths)
+    classifier, _ = make_solved(run, chosen.depths)
     put_into(classifier.head, chosen.solution.spectrum, chosen.solution.penalty, temperature)
     with torch.no_grad():
         logits = classifier.head.eval()(seen[:, columns].float())
@@ -147,14 +148,14 @@ def read_pictures(run: Run) -> Generator[Event, None, tuple[tuple[Depth, ...], T
 def choose(run: Run, depths: tuple[Depth, ...], features: Tensor, labels: Tensor) -> Chosen:
     """Solve on the depths that are wanted, or on those that leave-one-out prefers."""
     options, num_classes = run.settings.solve, len(run.material.index.classes)
-    numbers = [options.depths] if isinstance(options.depths, int) else [1, USUAL_DEPTHS]
-    numbers += [len(depths)] if options.depths == "auto" else []
+    numbers = [options.depths] if isinstance(options.depths, int) else [USUAL_DEPTHS]
+    numbers += [1, len(depths)] if options.depths == "auto" else []
     candidates = []
     targets = one_hot(labels, num_classes)
     weights = None
     if run.settings.balance != "none":
         weights = balanced_class_weights(labels.numpy(), num_classes)[labels]
-    for number in sorted({min(number, len(depths)) for number in numbers}):
+    for number in dict.fromkeys(min(number, len(depths)) for number in numbers):
         top = top_depths(depths, number)
         columns = slice(features.shape[1] - num_columns(top), None)
         problem = Problem(features[:, columns], targets, weights)
@@ -162,7 +163,7 @@ def choose(run: Run, depths: tuple[Depth, ...], features: Tensor, labels: Tensor
         solution = solve(problem, [depth.columns for depth in top], penalty)
         scores = left_out_scores(solution.spectrum, problem, solution.penalty)
         candidates.append(Chosen(top, solution, scores))
-    verdict = judge([squared(candidate.scores, targets) for candidate in candidates])
+    verdict = judge([misses(candidate.scores, labels) for candidate in candidates], CLEARLY)
     return candidates[verdict.chosen]
 
 
@@ -238,4 +239,5 @@ def take_solved(run: Run) -> Solved | None:
     except (*ODD, RuntimeError) as error:
         raise unfit(run, "solved", error) from error
     state.rows = [r | {"best": int(r["stage"] == row["stage"])} for r in state.rows]
+    run.folder.write_metrics(state.rows)
     return Solved(classifier, design, row, checkpoint["features"])
