@@ -40,6 +40,7 @@ from transferkit.training.network import (
 from transferkit.training.run import Run
 from transferkit.training.settings import loop_settings
 from transferkit.training.sharded import refuse_old_torch
+from transferkit.training.solving import Solved
 from transferkit.training.sources import CacheSettings, Sources
 from transferkit.training.stage_checks import refuse_lone_pictures, refuse_unfilled
 from transferkit.training.stages import StagePlan, column_finder, make_plan
@@ -54,7 +55,7 @@ CACHED_VIEWS = 2400
 class Session:
     """A configuration turned into objects. watch: counts the time from the start of the command.
 
-    budget: of time, once it is planned; None without one.
+    budget: of time, once it is planned; None without one. solved: the solve that the run ends with.
     """
 
     config: Config
@@ -67,6 +68,7 @@ class Session:
     fabric: Any
     watch: Stopwatch
     budget: Budget | None = None
+    solved: Solved | None = None
 
     def column_of(self, name: str) -> int:
         """Return the plan's column of a parameter or module of the classifier."""
@@ -122,6 +124,8 @@ def refuse_sharing(config: Config) -> None:
         )
     if training.batch_size < number:
         raise usage_error(f"--batch-size {training.batch_size} is too small for {number} processes")
+    if any(stage.solves for stage in config.stages):
+        raise usage_error(f"a stage solve runs in one process, not in {number}")
     if config.device.strategy == "fsdp":
         refuse_old_torch()
 

@@ -4,7 +4,7 @@ from dataclasses import is_dataclass
 from pathlib import Path
 from typing import get_type_hints
 
-from transferkit.config import Config
+from transferkit.config import Config, Solve
 from transferkit.config.predict import predict_problems
 from transferkit.config.pretraining import pretraining_problems
 from transferkit.files.foreign_files import path_problem
@@ -35,6 +35,8 @@ def combination_problems(config: Config) -> list[str]:
         found.append("augment.views has no effect with augment.level = none: leave one out")
     if config.stages and config.stages[0].if_improving:
         found.append("stages: the first stage cannot depend on the one before (if_improving)")
+    if config.solve != Solve() and not any(stage.solves for stage in config.stages):
+        found.append('solve.depths, penalty and mirror have no effect without a stage "solve"')
     found += network_problems(config.backbone, config.head, config.training.whole_batch_size)
     found += memory_problems(config) + path_problems(config)
     found += batchnorm_problems(config.backbone, config.training.batchnorm)

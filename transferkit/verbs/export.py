@@ -307,7 +307,7 @@ def description(loaded: LoadedRun, options: ExportOptions, folded: int) -> dict[
     names = ("classes", "preprocessing", "background", "backbone", "license")
     more = {}
     if options.format == "safetensors":  # the others hold the network itself
-        more = {"network": {name: loaded.description[name] for name in REBUILDS}}
+        more = {"network": {n: loaded.description[n] for n in REBUILDS if n in loaded.description}}
     return {
         **{name: loaded.description[name] for name in names},
         **loaded.maker.reading.entries(),
