@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from transferkit.backbones.engine import choose_engine
 from transferkit.backbones.head import FrozenTrunk, HeadDesign, make_head
@@ -81,10 +81,11 @@ def solve_stage(run: Run, stage: PlannedStage) -> Iterator[Event]:
         temperature = fit_temperature(chosen.scores, labels)
     columns = slice(features.shape[1] - num_columns(chosen.depths), None)
     classifier, _ = make_solved(run, chosen.depths)
+    assert isinstance(classifier.head, nn.Sequential)
     put_into(classifier.head, chosen.solution.spectrum, chosen.solution.penalty, temperature)
     with torch.no_grad():
         logits = classifier.head.eval()(seen[:, columns].float())
-    row = {
+    row: dict[str, Any] = {
         "stage": state.stage,
         "stage_name": stage.name,
         "epoch": 1,
