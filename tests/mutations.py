@@ -404,6 +404,13 @@ MUTATIONS = (
         "pass",
         ("tests/backbones/test_engine.py::test_threads_of_onnx_runtime_sleep_while_they_wait",),
     ),
+    Mutation(
+        "files of others overwritten by predict",
+        "transferkit/files/row_files.py",
+        "        if not is_ours(path):",
+        "        if False:",
+        ("tests/files/test_row_files.py::test_what_somebody_else_wrote_is_not_overwritten",),
+    ),
 )
 
 

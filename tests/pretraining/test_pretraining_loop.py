@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from transferkit.config import Config
+from transferkit.config.methods import METHODS
 from transferkit.config.pretraining import USES
 from transferkit.errors import UserError
 from transferkit.events import Notice, PretrainingEpoch
@@ -17,7 +18,6 @@ from transferkit.pretraining import loop
 from transferkit.pretraining.autoencoders import VARIANTS
 from transferkit.pretraining.loop import cut, split_epochs
 from transferkit.pretraining.method import Phase
-from transferkit.pretraining.methods import METHODS
 from transferkit.runs.folder import RunFolder, open_run
 from transferkit.verbs import pretrain as verb
 
