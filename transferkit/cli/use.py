@@ -21,11 +21,11 @@ from transferkit.cli.options import (
 from transferkit.cli.tables.results import measured_table, prediction_table, selection_table
 from transferkit.config.predict import DECIDING
 from transferkit.errors import UserError, usage_error
-from transferkit.events import Event, Working
+from transferkit.events import Show, Working
 
 if TYPE_CHECKING:
     from transferkit.config import Predict
-    from transferkit.verbs.predict import Outputs
+    from transferkit.inference.outputs import Outputs
 
 MOST_SHOWN = 1000  # rows of a table on the screen
 
@@ -81,8 +81,8 @@ def predict(
 ) -> None:
     """Classify pictures, with the uncertainty of each prediction."""
     with live_view(json or output is None) as view, processes.joined():
+        from transferkit.inference.outputs import Outputs
         from transferkit.verbs.embed import embed_instead
-        from transferkit.verbs.predict import Outputs
 
         classifying = saliency is not None or processes.count() > 1
         wanted = None if classifying else save_features
@@ -140,35 +140,20 @@ def start(
     images: list[str],
     typed: tuple[Iterable[str], dict[str, Any]],
     outputs: "Outputs",
-    show: Callable[[Event], None],
+    show: Show,
 ) -> tuple["Predict", Iterator[dict[str, Any]]]:
     """Check what was typed, `--set` pairs and flags; return the options and the rows to come.
 
     model: what to predict with, and whether its maker is trusted.
     """
     from transferkit.data.addresses import fetch
-    from transferkit.recipes.reading import predict_options
     from transferkit.verbs import predict as verb
-    from transferkit.verbs import predict_exported as exported
 
-    run, trusted = model
-    if trusted or exported.is_exported(Path(run)):
-        exported.require_trust(Path(run), trusted)
-        if processes.count() > 1:
-            raise usage_error("an exported model runs in one process", "", "name the run folder")
-        show(Working("loading the model"))
-        options = exported.exported_options(*typed, outputs)
-        sources = (images, sys.stdin)
-        fetch(images, show)
-        return options, exported.predict_exported(
-            Path(run), sources, options, outputs, show, trusted
-        )
-    folders = verb.open_runs(run)
-    options = predict_options(folders[0], *typed)
-    verb.check_outputs(outputs, options, len(folders))
+    models = verb.open_models(*model)
+    options = verb.read_options(models, *typed, outputs)
     fetch(images, show)
     show(Working("loading the model"))
-    job = verb.open_job(folders, images, sys.stdin, options)
+    job = verb.open_job(models, images, sys.stdin, options, trusted=model[1])
     return options, verb.predict(job, outputs, show)
 
 
