@@ -1,8 +1,8 @@
 """The commands that use a finished run."""
 
 import sys
-from collections.abc import Callable, Iterable, Iterator
-from itertools import islice
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from transferkit.config import Predict
     from transferkit.inference.outputs import Outputs
 
+Row = dict[str, Any]
 MOST_SHOWN = 1000  # rows of a table on the screen
 
 Runs = Annotated[
@@ -92,47 +93,34 @@ def predict(
         outputs = Outputs(output, skip_existing, save_samples, save_features, copy_to, saliency)
         typed = (sets or (), given_flags(flags))
         options, rows = start((run, trust), images, typed, outputs, view.show)
-        most = 0 if output is not None else None if json else MOST_SHOWN
-        kept: list[dict[str, Any]] = list(islice(rows, most))
-        count, read_any, reason = of_all(*run_through(rows, kept))
+        most = 0 if output is not None else sys.maxsize if json else MOST_SHOWN
+        shown, count, read_any, reason = take_all(rows, most)
     if not processes.is_first():
         return
-    reason = reason or (kept[0]["error"] if kept else "")
     if json:
-        console.print_json({"predictions": kept, "rows": count, "output": output})
+        console.print_json({"predictions": shown, "rows": count, "output": output})
     elif output is not None:
         console.print_lines([f"{count} rows written to {output}"])
     else:
-        show_rows(kept, count, selection_table if options.select else prediction_table)
+        (selection_table if options.select else prediction_table)(shown)
+        if count > len(shown):
+            console.print_lines([f"and {count - len(shown):,} more: write them all with --output"])
     if count and not read_any:
-        require_some(reason, json)
+        if json:
+            raise typer.Exit(1)  # the rows say why
+        raise UserError("no picture could be read", reason)
 
 
-def run_through(
-    rows: Iterator[dict[str, Any]], kept: list[dict[str, Any]]
-) -> tuple[int, bool, str]:
-    """Draw the rows that are not kept; return how many there are, if any was read, else why."""
-    read_any, reason, count = any(not row["error"] for row in kept), "", len(kept)
-    for row in rows:
-        count += 1
+def take_all(rows: Iterator[Row], most: int) -> tuple[list[Row], int, bool, str]:
+    """Return the first rows, and of all processes: how many, if any was read, else why not."""
+    shown: list[Row] = []
+    count, read_any, reason = 0, False, ""
+    for count, row in enumerate(rows, start=1):
+        shown += [row] if count <= most else []
         read_any = read_any or not row["error"]
         reason = reason or row["error"]
-    return count, read_any, reason
-
-
-def show_rows(
-    kept: list[dict[str, Any]], count: int, table: Callable[[list[dict[str, Any]]], None]
-) -> None:
-    """Print a table of the rows that were kept, and how many there are besides."""
-    table(kept)
-    if count > len(kept):
-        console.print_lines([f"and {count - len(kept):,} more: write them all with --output"])
-
-
-def of_all(count: int, read_any: bool, reason: str) -> tuple[int, bool, str]:
-    """Put together what all processes say of their rows."""
     counts, reads, reasons = zip(*processes.from_all((count, read_any, reason)), strict=True)
-    return sum(counts), any(reads), next(filter(None, reasons), "")
+    return shown, sum(counts), any(reads), next(filter(None, reasons), "")
 
 
 def start(
@@ -141,7 +129,7 @@ def start(
     typed: tuple[Iterable[str], dict[str, Any]],
     outputs: "Outputs",
     show: Show,
-) -> tuple["Predict", Iterator[dict[str, Any]]]:
+) -> tuple["Predict", Iterator[Row]]:
     """Check what was typed, `--set` pairs and flags; return the options and the rows to come.
 
     model: what to predict with, and whether its maker is trusted.
@@ -155,13 +143,6 @@ def start(
     show(Working("loading the model"))
     job = verb.open_job(models, images, sys.stdin, options, trusted=model[1])
     return options, verb.predict(job, outputs, show)
-
-
-def require_some(reason: str, as_json: bool) -> None:
-    """Fail where no picture could be read."""
-    if as_json:
-        raise typer.Exit(1)  # the rows say why
-    raise UserError("no picture could be read", reason)
 
 
 @app.command()
@@ -189,7 +170,7 @@ def embed(
         fetch(images, view.show)
         written = verb.embed(run, verb.list_pictures(images, sys.stdin), output, engine, view.show)
     if json:
-        console.print_json(written.to_dict())
+        console.print_json(asdict(written))
     else:
         console.print_lines([written.line()])
 

@@ -14,7 +14,7 @@ import shutil
 import struct
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -35,24 +35,9 @@ Provenance = Mapping[str, Any]
 """"by": the models and options that rows depend on; "folder": of `folder_of`."""
 
 
-class RowFile(Protocol):
-    """Where rows go. done: the `picture_key` of the rows that were there already."""
-
-    done: set[str]
-
-    def write(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Add rows; they last when this returns."""
-
-    def append(self, part: Path) -> None:
-        """Add the rows of another file of this kind and of the same columns."""
-
-    def close(self, whole: bool) -> None:
-        """Stop; `whole` puts the file in its place, else it stays partial."""
-
-
 def open_rows(
     path: Path, columns: Sequence[str], go_on: bool, made: Provenance | None = None
-) -> RowFile:
+) -> "RowFile":
     """Start, or go on with, a file of rows in the format that its suffix names.
 
     go_on: keep the rows of an earlier job, but for those with an error. made: stored in
@@ -71,7 +56,7 @@ def open_rows(
 
 
 class TextFile:
-    """CSV or JSON lines, appended batch by batch."""
+    """CSV or JSON lines, appended batch by batch. done: `picture_key` of the rows there were."""
 
     def __init__(
         self, path: Path, columns: Sequence[str], go_on: bool, made: Provenance | None
@@ -230,6 +215,9 @@ class ParquetFile:
         else:
             with contextlib.suppress(OSError):
                 self.partial.unlink()
+
+
+RowFile = TextFile | ParquetFile
 
 
 class ArrayFile:

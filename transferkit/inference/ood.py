@@ -20,13 +20,13 @@ def knn_score(reference: Floats, labels: NDArray[np.int64]) -> Score:
 
     Source: Sun et al., "Out-of-Distribution Detection with Deep Nearest Neighbors", ICML 2022.
     """
-    bank = _normalized(reference)
+    bank = normalized(reference)
     k = min(NEIGHBOURS, len(bank))
 
     def score(features: Floats, logits: Floats) -> Floats:
         distances = []
         for start in range(0, len(features), CHUNK):
-            part = _normalized(features[start : start + CHUNK])
+            part = normalized(features[start : start + CHUNK])
             squared = np.maximum(2 - 2 * part @ bank.T, 0)
             distances.append(np.sqrt(np.partition(squared, k - 1, axis=1)[:, k - 1]))
         return np.concatenate(distances)
@@ -105,6 +105,7 @@ def fit_ood_score(
     return OodScore(score, float(np.median(scores)), float(limit))
 
 
-def _normalized(features: Floats) -> Floats:
+def normalized(features: Floats) -> Floats:
+    """Return features (N, D) scaled to length 1."""
     length = np.linalg.norm(features, axis=1, keepdims=True)
     return features / np.maximum(length, 1e-12)

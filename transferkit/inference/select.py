@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from transferkit.data.decode import DecodeError, probe
 from transferkit.data.duplicates import exact_groups, near_groups
+from transferkit.inference.ood import normalized
 from transferkit.inference.uncertainty import Uncertainty
 
 Floats = NDArray[np.float64]
@@ -104,10 +105,10 @@ def farthest_first(
     Source: Sener and Savarese, "Active Learning for Convolutional Neural Networks: A Core-Set
     Approach", ICLR 2018 (greedy k-center).
     """
-    points = _directions(features)
+    points = normalized(features)
     nearest = np.full(len(points), np.inf)
     if avoided is not None and len(avoided):
-        centres = _directions(avoided)
+        centres = normalized(avoided)
         for start in range(0, len(points), 1024):
             nearest[start : start + 1024] = 1 - (points[start : start + 1024] @ centres.T).max(1)
     picks: list[int] = []
@@ -117,8 +118,3 @@ def farthest_first(
         nearest = np.minimum(nearest, 1 - points @ points[pick])
         nearest[picks] = -np.inf
     return picks
-
-
-def _directions(features: np.ndarray) -> np.ndarray:
-    length = np.linalg.norm(features, axis=1, keepdims=True)
-    return features / np.maximum(length, 1e-12)

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,10 +35,6 @@ class Embedded:
     def line(self) -> str:
         """Return what to print."""
         return f"{self.pictures:,} × {self.width} features written to {self.output}"
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values for JSON."""
-        return {**asdict(self), "output": str(self.output)}
 
 
 def embed(run: Path, files: Sequence[Path], output: Path, engine: str, show: Show) -> Embedded:

@@ -108,63 +108,57 @@ def model_labels(
 
 
 class Collected:
-    """What is kept of every picture while batches go by."""
+    """What is kept of every readable picture while batches go by."""
 
     def __init__(self, classes: Sequence[str], rule: DecisionRule, seed: int) -> None:
         self.classes, self.rule, self.seed = tuple(classes), rule, seed
-        self.labels: list[int] = []
-        self.paths: list[str] = []
-        self.means: list[np.ndarray] = []
-        self.scores: dict[str, list[float]] = {name: [] for name in MEASURES}
-        self.ood: list[tuple[float, bool]] = []
-        self.set_sizes: list[tuple[bool, int]] = []
+        self.truth: list[tuple[int | None, str]] = []
+        self.parts: list[dict[str, np.ndarray]] = []
 
-    def add(self, labels: Sequence[tuple[int | None, str]], prediction: Prediction) -> None:
+    def add(self, truth: Sequence[tuple[int | None, str]], prediction: Prediction) -> None:
         """Keep a batch of readable pictures: (label or None, path), N of each."""
-        scores = {name: score(prediction.uncertainty) for name, score in MEASURES.items()}
+        self.truth += truth
+        mean, ood = prediction.uncertainty.mean, prediction.ood
+        part = {name: score(prediction.uncertainty) for name, score in MEASURES.items()}
+        part |= {"mean": mean} | ({} if ood is None else {"ood": ood})
         sets = class_sets(self.rule, prediction, self.seed)
-        for n, (label, path) in enumerate(labels):
-            if prediction.ood is not None:
-                self.ood.append((float(prediction.ood[n]), label is None))
-            if label is None:
-                continue
-            self.labels.append(label)
-            self.paths.append(path)
-            self.means.append(prediction.uncertainty.mean[n])
-            for name, values in scores.items():
-                self.scores[name].append(float(values[n]))
-            if sets is not None:
-                self.set_sizes.append((bool(sets[n, label]), int(sets[n].sum())))
+        self.parts.append(part if sets is None else part | {"sets": sets})
 
     def result(self, counts: Counter[str]) -> Measured:
         """Measure what was kept. counts: pictures per class of the data."""
-        if not self.labels:
+        labels = np.array([-1 if label is None else label for label, _ in self.truth])
+        known = labels >= 0
+        if not known.any():
             raise UserError("no picture could be read")
-        labels, means = np.array(self.labels), np.stack(self.means)
+        every = {name: np.concatenate([p[name] for p in self.parts]) for name in self.parts[0]}
+        ood = every.pop("ood", None)
+        unlike_auroc = np.nan if ood is None else detection_auroc(ood, ~known)
+        figures = {name: values[known] for name, values in every.items()}
+        labels, means, sets = labels[known], figures.pop("mean"), figures.pop("sets", None)
+        paths = [path for label, path in self.truth if label is not None]
         logs = np.log(np.maximum(means, np.finfo(np.float64).tiny))
         evaluation = evaluate_logits(logs, labels, self.classes)
-        evaluation = with_examples(evaluation, means, labels, self.paths)
+        evaluation = with_examples(evaluation, means, labels, paths)
         evaluation = replace(evaluation, intervals=bootstrap_intervals(logs, labels))
         correct = means.argmax(axis=1) == labels
-        curve = risk_coverage(self.scores["entropy"], correct)
-        varied = {n: v for n, v in self.scores.items() if max(v) > min(v)}
-        ood = np.array(self.ood, dtype=np.float64).reshape(-1, 2)
+        curve = risk_coverage(figures["entropy"], correct)
+        varied = {name: score for name, score in figures.items() if score.max() > score.min()}
         return Measured(
             evaluation=evaluation,
             kept=tuple({"kept": s, "accuracy": curve.accuracy_at(s)} for s in SHARES),
             wrong_detection={n: detection_auroc(v, ~correct) for n, v in varied.items()},
             missing=tuple(name for name in self.classes if name not in counts),
             unknown={n: c for n, c in counts.items() if n not in self.classes},
-            unlike_auroc=detection_auroc(ood[:, 0], ood[:, 1]) if len(ood) else np.nan,
-            sets=self._sets(),
+            unlike_auroc=unlike_auroc,
+            sets=None if sets is None else set_figures(sets, labels),
         )
 
-    def _sets(self) -> dict[str, float] | None:
-        if not self.set_sizes:
-            return None
-        covered, sizes = np.array(self.set_sizes).T
-        empty = float((sizes == 0).mean())
-        return {"coverage": float(covered.mean()), "size": float(sizes.mean()), "empty": empty}
+
+def set_figures(sets: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """Return how many sets (N, K) hold the label, their mean size, and the share of empty ones."""
+    sizes = sets.sum(axis=1)
+    coverage = float(sets[np.arange(len(labels)), labels].mean())
+    return {"coverage": coverage, "size": float(sizes.mean()), "empty": float((sizes == 0).mean())}
 
 
 def warn_of_classes(measured: Measured, show: Show) -> None:
