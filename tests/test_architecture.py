@@ -27,6 +27,7 @@ LAYERS = (
     ("data",),
     ("runs",),
     ("backbones",),
+    ("closed_form",),
     ("training",),
     ("recipes",),
     ("evaluation", "exporting", "inference", "pretraining"),

@@ -15,10 +15,10 @@ from transferkit.config import (
     option_fields,
     words_beside_a_number,
 )
+from transferkit.config.optimization import SCHEDULE_USES
 from transferkit.config.pretraining import USES, VARIANT_USES
 from transferkit.errors import UserError
 from transferkit.recipes.network_checks import ONLY_FROM_SCRATCH
-from transferkit.recipes.optimization_checks import SCHEDULE_USES
 from transferkit.recipes.reading import load_config
 
 FIELDS = option_fields()
@@ -36,6 +36,7 @@ def other_value(item: OptionField) -> Any:
     special |= {"backbone.image_size": 64, "optimizer.name": "sgd"}
     special |= {"backbone.initializer": "he_uniform", "head.initializer": "he_uniform"}
     special |= {"head.classifier_initializer": "normal:0.1", "head.dropout": [0.5]}
+    special |= {"data.depth_range": [0.0, 4095.0], "data.bands": [4, 3, 2]}
     if item.key in special:
         return special[item.key]
     if item.key.startswith("schedule.") and get_origin(kind) is tuple:

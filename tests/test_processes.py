@@ -54,7 +54,7 @@ def test_the_first_machine_of_a_slurm_job_is_named(monkeypatch: pytest.MonkeyPat
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("SLURM_NODELIST", "node[07-09,12]")
     monkeypatch.setenv("SLURM_JOB_ID", "1234567")
-    processes.name_the_first()
+    processes.set_master_address()
     assert os.environ.pop("MASTER_ADDR") == "node07"
     assert os.environ.pop("MASTER_PORT") == "19567"
 

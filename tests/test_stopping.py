@@ -109,7 +109,7 @@ def test_a_person_at_a_terminal_is_told_that_the_step_ends_first() -> None:
         text=True,
     )
     os.close(terminal)
-    assert os.read(person, 1000).decode().split("\r\n")[1].startswith("stopping when this step is")
+    assert os.read(person, 1000).decode().split("\r\n")[1].startswith("stopping after this step;")
     os.close(person)
     assert told.stdout == "saved\n"
     quiet = subprocess.run(

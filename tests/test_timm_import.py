@@ -24,7 +24,7 @@ def test_the_compiler_and_the_hub_are_loaded_when_they_are_called() -> None:
         "late = {'torch._dynamo', 'torch._dynamo.utils', 'sympy', 'huggingface_hub.hf_api'}",
         "print(len(late & set(sys.modules)), 'timm.models' in sys.modules)",
         "from timm.models import _hub, naflexvit",
-        "print(_hub.has_hf_hub(), isinstance(sys.modules['huggingface_hub'], ops.StandIn))",
+        "print(_hub.has_hf_hub(), isinstance(sys.modules['huggingface_hub'], ops.Placeholder))",
         "iterator = naflexvit.NaFlexRopeIterator.__new__(naflexvit.NaFlexRopeIterator)",
         "iterator._depth_idx = iterator.depth = 1",
         "print(next(iterator, 'over'), 'torch._dynamo' in sys.modules)",
@@ -36,14 +36,14 @@ def test_the_compiler_and_the_hub_are_loaded_when_they_are_called() -> None:
 def test_whoever_wants_more_of_a_late_module_gets_the_module() -> None:
     assert in_a_new_process(
         "import sys, transferkit.timm_import as ops",
-        "with ops.stood_in_for():",
+        "with ops.placeholders():",
         "    from huggingface_hub import HfApi",
         "    print(HfApi.__name__)",
         "    from torch._dynamo.utils import counters",
         "    print(type(counters).__name__, 'sympy' in sys.modules)",
         "    from huggingface_hub import HfApi",
         "    print(HfApi.__name__)",
-        "print(any(isinstance(module, ops.StandIn) for module in sys.modules.values()))",
+        "print(any(isinstance(module, ops.Placeholder) for module in sys.modules.values()))",
     ) == ["call", "defaultdict", "True", "HfApi", "False"]
 
 

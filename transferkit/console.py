@@ -1,7 +1,7 @@
-"""What people see: live view of events, tables, errors. The only module that imports rich.
+"""Terminal output: the live view of events, tables, errors. The only module that imports rich.
 
-rich is imported when something is shown, so that importing this module costs nothing. All text
-is shown as it is: no markup, no emoji codes, control characters made visible.
+rich is imported when something is shown, so that importing this module costs nothing. Text is
+shown verbatim: no markup, no emoji codes; control characters are escaped.
 """
 
 import re
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from transferkit.errors import UserError
 from transferkit.events import (
+    NOT_FIGURES,
     EpochEnded,
     Event,
     Notice,
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
 PLAIN_PROGRESS_EVERY_S = 10.0
 PLAIN_WIDTH = 200  # of tables in a file or a pipe, where nothing wraps
-# a file name may hold an escape sequence; shown raw it would command the terminal
+# a file name may hold an escape sequence, which a terminal would execute
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 EPOCH_COLUMNS: tuple[tuple[str, str, Callable[[float], str]], ...] = (
@@ -45,12 +46,12 @@ EPOCH_COLUMNS: tuple[tuple[str, str, Callable[[float], str]], ...] = (
 
 
 class LiveView:
-    """Shows events as they happen: bars for what is going on, one lasting line for what is done.
+    """Shows events as they happen: progress bars for running work, a permanent line for the rest.
 
-    On a terminal the bars move; anywhere else plain lines are written, for progress at most one
-    every 10 seconds; where standard error is a terminal, it tells what begins. as_json: leave
-    standard output to the one JSON object; write to standard error. num_stages: makes the stage
-    lines read 2/4; may be set later. muted: shows nothing.
+    Without a terminal, plain lines are written instead of bars: progress at most every 10 seconds,
+    and the start of each task only if standard error is a terminal. as_json: reserve standard
+    output for the one JSON object and write to standard error. num_stages: numbers the stage lines
+    2/4; may be set later. muted: show nothing.
     """
 
     def __init__(
@@ -70,7 +71,7 @@ class LiveView:
         self._last_plain_progress = clock()
 
     def __enter__(self) -> "LiveView":
-        """Start the bars, if there is a terminal to show them on."""
+        """Start the bars, if the output is a terminal."""
         terminal = self._console.is_terminal and not self._console.is_dumb_terminal
         if terminal and not self._muted:
             self._bars = _bars(self._console)
@@ -78,7 +79,7 @@ class LiveView:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Remove the bars and give the terminal back."""
+        """Remove the bars and restore the terminal."""
         self.clear()
         if self._bars is not None:
             self._bars.stop()
@@ -112,7 +113,7 @@ class LiveView:
                 self._line("", self._stage_end(event), "dim")
 
     def _work(self, what: str) -> None:
-        """Show what begins: a bar without an end, or a line for whoever watches plain lines."""
+        """Announce work of unknown length: an indeterminate bar, or a line on standard error."""
         self.clear()
         if self._bars is not None:
             self._tasks[what] = self._bars.add_task(_clean(what), total=None, count="")
@@ -136,7 +137,7 @@ class LiveView:
             self._bars.refresh()
 
     def clear(self) -> None:
-        """Take away the bars of work that ended before its total, or has none."""
+        """Remove the bars of work that ended before its total or has none."""
         if self._bars is None or not self._tasks:
             return
         for task in self._tasks.values():
@@ -166,7 +167,7 @@ class LiveView:
         if event.reason.startswith("skipped"):
             return f"{self._stage_number(event.stage)} · {event.name} · {event.reason}"
         epochs = f"{event.epochs_run} epoch" + ("s" if event.epochs_run != 1 else "")
-        value = event.best_value  # a share to maximise, or minus a loss
+        value = event.best_value  # a rate in 0..1, or the negative loss
         best = f", best {value:.1%}" if value >= 0 else f", best loss {-value:.4f}"
         if value == -float("inf"):
             best = ""
@@ -174,7 +175,7 @@ class LiveView:
 
 
 def epoch_line(event: EpochEnded) -> str:
-    """Return an epoch's figures under the headings of a stage; a star marks the best so far."""
+    """Return an epoch's metrics below the stage's headings; a star marks the best epoch so far."""
     cells = [
         f"{form(event.metrics[key]) if key in event.metrics else '-':>12}"
         for _, key, form in EPOCH_COLUMNS
@@ -184,13 +185,12 @@ def epoch_line(event: EpochEnded) -> str:
 
 def pretraining_line(event: PretrainingEpoch) -> str:
     """Return an epoch of pretraining with all of its figures by name."""
-    besides = ("phase", "phase_name", "epoch", "lr", "seconds", "seconds_measuring")
     figures = [
-        f"{name} {value:.4g}" for name, value in event.figures.items() if name not in besides
+        f"{name} {value:.4g}" for name, value in event.figures.items() if name not in NOT_FIGURES
     ]
-    taken = duration_text(event.figures["seconds"])
+    duration = duration_text(event.figures["seconds"])
     number = f"{event.epoch:>{len(str(event.epochs))}}/{event.epochs}"
-    return " · ".join([f"  {number} {event.phase}", *figures, taken])
+    return " · ".join([f"  {number} {event.phase}", *figures, duration])
 
 
 def print_lines(lines: Iterable[str]) -> None:
@@ -207,7 +207,7 @@ def print_json(value: Any) -> None:
 
 
 def print_error(error: UserError, as_json: bool = False) -> None:
-    """Print what is wrong, where, and what to do about it, to standard error.
+    """Print what is wrong, where, and the remedy, to standard error.
 
     as_json: print one JSON object {"error": {...}} to standard output instead.
     """
@@ -219,7 +219,7 @@ def print_error(error: UserError, as_json: bool = False) -> None:
 
 
 def print_styled(text: str, style: str, prefix: str = "") -> None:
-    """Print a line to standard output; the style colours the prefix, or all where there is none."""
+    """Print a line to standard output; the style applies to the prefix, or to all without one."""
     _print_line(_console(sys.stdout), prefix, text, style)
 
 
@@ -227,17 +227,17 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]
     """Print a table to standard output; columns of numbers are aligned to the right.
 
     rows: cells are text or numbers; floats are shown with four digits, None as an empty cell; a
-    row that is None is a rule.
+    row that is None is drawn as a separator.
     """
     _print_table(_console(sys.stdout), title, columns, list(rows))
 
 
 def _clean(text: str) -> str:
-    return CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", redacted(text))
+    return CONTROL.sub(lambda match: f"\\x{ord(match[0]):02x}", redacted(text))
 
 
 def _tolerant(stream: TextIO) -> TextIO:
-    """Let a stream write what its encoding lacks, and odd file names, as escapes."""
+    """Make a stream escape characters that its encoding lacks, and undecodable file names."""
     if hasattr(stream, "reconfigure"):
         stream.reconfigure(errors="backslashreplace")
     return stream
@@ -249,7 +249,7 @@ def _console(stream: TextIO) -> "Console":
     terminal = stream.isatty()
     return Console(
         file=_tolerant(stream),
-        force_terminal=terminal,  # a pipe gets no control codes, whatever the environment says
+        force_terminal=terminal,  # no control codes in a pipe, whatever the environment says
         width=None if terminal else PLAIN_WIDTH,
         markup=False,
         emoji=False,
@@ -274,7 +274,7 @@ def _bars(console: "Console") -> "Bars":
 
 
 def _print_line(console: "Console", prefix: str, text: str, style: str = "") -> None:
-    """Print a line that never wraps; the style colours the prefix, or all where there is none."""
+    """Print a line that never wraps; the style applies to the prefix, or to all without one."""
     from rich.text import Text
 
     line = Text.assemble((prefix, style), (_clean(text), "" if prefix else style))
@@ -284,7 +284,7 @@ def _print_line(console: "Console", prefix: str, text: str, style: str = "") -> 
 def _print_table(
     console: "Console", title: str, columns: Sequence[str], rows: Sequence[Sequence[Any] | None]
 ) -> None:
-    """Print a table; a row that is None is a rule between the rows beside it."""
+    """Print a table; a row that is None is a separator."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
@@ -324,7 +324,7 @@ def _cell(value: Any) -> str:
 
 
 def _is_figure(cell: Any) -> bool:
-    """Tell numbers, and text that begins with one or says that there is none, from words."""
+    """Whether a cell counts as a number: also text that starts with a digit, "frozen" or "live"."""
     return (
         isinstance(cell, int | float) or str(cell) in ("frozen", "live") or str(cell)[0].isdigit()
     )

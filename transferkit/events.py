@@ -6,6 +6,9 @@ from typing import TypeVar
 
 Result = TypeVar("Result")
 
+NOT_FIGURES = frozenset({"phase", "phase_name", "epoch", "lr", "seconds", "seconds_measuring"})
+"""Columns of a pretraining run's metrics.csv that are not figures of the epoch."""
+
 
 @dataclass(frozen=True)
 class Progress:
@@ -18,14 +21,14 @@ class Progress:
 
 @dataclass(frozen=True)
 class Working:
-    """Work `what` begins, of unknown length; it ends with the next one, or with any progress."""
+    """Work of unknown length begins; it ends with the next `Working` or `Progress`."""
 
     what: str
 
 
 @dataclass(frozen=True)
 class Notice:
-    """A line that a person should read; `warning` when something may need mending."""
+    """A message for the user; `warning` if something may need attention."""
 
     text: str
     warning: bool = False

@@ -1,8 +1,8 @@
-"""Several processes that do one job: which of them this is, and how they agree.
+"""Distributed processes: rank, world size, and the collective operations between them.
 
-They are started by torchrun or by SLURM's srun, whose environment variables say how many there are.
-With one process nothing in here does anything. Every function that exchanges something is called
-by all processes in the same order. torch is imported only when there is somebody to talk to.
+torchrun or SLURM's srun starts them and says by environment variables how many there are. With one
+process, everything here is a no-op. Collectives must be called by all processes in the same order.
+torch is imported only when there is more than one process.
 """
 
 import os
@@ -26,9 +26,9 @@ VARIABLES = (
 SLURM_STEP = "SLURM_STEP_ID"
 """Only srun sets it: a batch script itself is one process, whatever the job's number of tasks."""
 WAIT = timedelta(hours=6)
-"""For the slowest of the others: the first process may validate while they wait."""
+"""Timeout of collectives: rank 0 may validate alone while the others wait."""
 GRACE_S = 3.0
-"""How long a process other than the first keeps an error to itself, which all of them may have."""
+"""How long the other ranks hold back an error that rank 0 is likely to report, too."""
 
 
 class LostProcess(UserError):
@@ -37,7 +37,7 @@ class LostProcess(UserError):
 
 @dataclass(frozen=True)
 class Place:
-    """Where this process stands: number `rank` of `count`, `local` among those of its machine."""
+    """The `rank` of this process among `count` (world size); `local`: its rank on the machine."""
 
     rank: int = 0
     count: int = 1
@@ -45,55 +45,55 @@ class Place:
 
 
 @dataclass
-class Talk:
-    """Whether this process is in touch with the others, and whether it works alone for a while."""
+class Connection:
+    """joined: the process group is initialized. alone: this process works alone meanwhile."""
 
     joined: bool = False
     alone: bool = False
 
 
-_talk = Talk()
+_connection = Connection()
 
 
 def place() -> Place:
-    """Return what the environment says. Raises a usage error where that is no place."""
+    """Read rank and world size from the environment. Raises a usage error if they are invalid."""
     for names in VARIABLES:
-        found = [os.environ.get(name) for name in names[:2]]
-        if None in found or (names[0].startswith("SLURM") and SLURM_STEP not in os.environ):
+        required = [os.environ.get(name) for name in names[:2]]
+        if None in required or (names[0].startswith("SLURM") and SLURM_STEP not in os.environ):
             continue
-        values = [*found, os.environ.get(names[2], "0")]
+        values = [*required, os.environ.get(names[2], "0")]
         try:
             rank, count, local = (int(str(value)) for value in values)
         except ValueError:
             rank, count, local = 0, 0, 0
         if not 0 <= rank < count:
-            said = ", ".join(f"{name}={value}" for name, value in zip(names, values, strict=True))
-            raise usage_error(f"the environment names no place among processes: {said}")
+            pairs = ", ".join(f"{name}={value}" for name, value in zip(names, values, strict=True))
+            raise usage_error(f"the environment has no valid rank and number of processes: {pairs}")
         return Place(rank, count, local)
     return Place()
 
 
 def is_first() -> bool:
-    """Whether this is the process that writes and speaks."""
+    """Whether this is rank 0, the process that writes files and prints."""
     return place().rank == 0
 
 
 def count() -> int:
-    """Return how many processes share the work at this moment; 1 also inside of `from_first`."""
-    return place().count if _talk.joined and not _talk.alone else 1
+    """Return how many processes share the work at the moment; 1 inside of `from_first`."""
+    return place().count if _connection.joined and not _connection.alone else 1
 
 
 def rank() -> int:
-    """Return this process's number among those that share the work at this moment, from 0."""
+    """Return this process's rank among those that share the work at the moment."""
     return place().rank if count() > 1 else 0
 
 
 @contextmanager
 def joined() -> Iterator[None]:
-    """Be in touch with the other processes of the job for as long as the context lasts.
+    """Initialize the process group for the duration of the context.
 
-    Tensors on a CPU go through gloo, on CUDA through NCCL. Raises UserError where the others do not
-    come.
+    The backend is gloo for CPU tensors, NCCL for CUDA. Raises UserError if the others cannot be
+    reached.
     """
     here = place()
     if here.count == 1:
@@ -104,8 +104,9 @@ def joined() -> Iterator[None]:
 
     cuda = torch.cuda.is_available()
     if cuda:
-        torch.cuda.set_device(here.local % torch.cuda.device_count())  # srun may show only its own
-    name_the_first()
+        # srun may make a single device visible to each process
+        torch.cuda.set_device(here.local % torch.cuda.device_count())
+    set_master_address()
     try:
         distributed.init_process_group(
             "cpu:gloo,cuda:nccl" if cuda else "gloo",
@@ -119,18 +120,18 @@ def joined() -> Iterator[None]:
             str(error).splitlines()[0][:200],
             "check MASTER_ADDR and MASTER_PORT, and that all processes were started",
         ) from None
-    _talk.joined = True
+    _connection.joined = True
     try:
         yield
         with _exchange():
             distributed.barrier()
         distributed.destroy_process_group()
     finally:
-        _talk.joined = False
+        _connection.joined = False
 
 
-def name_the_first() -> None:
-    """Set MASTER_ADDR and MASTER_PORT where srun started the processes: it names only machines."""
+def set_master_address() -> None:
+    """Set MASTER_ADDR and MASTER_PORT under srun, which gives only the list of nodes."""
     if "RANK" in os.environ or {"MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys():
         return
     from lightning_fabric.plugins.environments import SLURMEnvironment
@@ -142,33 +143,33 @@ def name_the_first() -> None:
 
 
 def from_first(make: Callable[..., T], *arguments: Any) -> T:
-    """Let the first process alone do something, and return to all of them what came of it.
+    """Call `make` on rank 0 alone and broadcast its result, pickled, to all processes.
 
-    A UserError goes to all of them as well. What `make` returns is pickled.
+    A UserError is raised in all of them.
     """
     if count() == 1:
         return make(*arguments)
     from torch import distributed
 
-    found: list[Any] = [None, None]
+    result_and_error: list[Any] = [None, None]
     if is_first():
-        _talk.alone = True
+        _connection.alone = True
         try:
-            found[0] = make(*arguments)
+            result_and_error[0] = make(*arguments)
         except UserError as error:
-            found[1] = error
+            result_and_error[1] = error
         finally:
-            _talk.alone = False
+            _connection.alone = False
     with _exchange():
-        distributed.broadcast_object_list(found, src=0)
-    if found[1] is not None:
-        raise found[1]
-    value: T = found[0]
-    return value
+        distributed.broadcast_object_list(result_and_error, src=0)
+    if result_and_error[1] is not None:
+        raise result_and_error[1]
+    result: T = result_and_error[0]
+    return result
 
 
 def agreed(value: T) -> T:
-    """Return the first process's value."""
+    """Return rank 0's value (broadcast)."""
     return from_first(_same, value)
 
 
@@ -177,41 +178,41 @@ def _same(value: T) -> T:
 
 
 def from_all(value: T) -> list[T]:
-    """Return the values of all processes, in their order."""
+    """Return the values of all processes, by rank (all-gather)."""
     if count() == 1:
         return [value]
     from torch import distributed
 
-    found: list[Any] = [None] * count()
+    values: list[Any] = [None] * count()
     with _exchange():
-        distributed.all_gather_object(found, value)
-    return found
+        distributed.all_gather_object(values, value)
+    return values
 
 
 def share(items: Any) -> Any:
-    """Return this process's part of something that can be sliced, all parts being about equal."""
+    """Return this process's contiguous slice of a sequence, all slices being about equal."""
     if count() == 1:
         return items
     return items[len(items) * rank() // count() : len(items) * (rank() + 1) // count()]
 
 
-def weight(own: float, whole: float) -> float:
-    """Return what a mean over `own` of `whole` counts, so that the mean over processes is right."""
-    return 1.0 if count() == 1 else own * count() / whole
+def weight(local: float, total: float) -> float:
+    """Return the weight of a mean over `local` of `total` items in the mean over processes."""
+    return 1.0 if count() == 1 else local * count() / total
 
 
 def mean(values: Mapping[str, float], weight: float) -> dict[str, float]:
-    """Return the mean of named figures over all processes, each weighted, see `weight`."""
+    """Return the weighted mean of named figures over all processes, see `weight`."""
     if count() == 1:
         return dict(values)
     import torch
 
-    own = torch.tensor([value * weight / count() for value in values.values()]).double()
-    return dict(zip(values, sum_(own).tolist(), strict=True))
+    local = torch.tensor([value * weight / count() for value in values.values()]).double()
+    return dict(zip(values, sum_(local).tolist(), strict=True))
 
 
 def average_(gradients: Iterable["Tensor"]) -> None:
-    """Replace gradients by their means over all processes, in place."""
+    """Average gradients over all processes, in place."""
     if count() == 1:
         return
     import torch
@@ -227,7 +228,7 @@ def average_(gradients: Iterable["Tensor"]) -> None:
 
 
 def copy_first_(module: "nn.Module") -> None:
-    """Give all processes the first one's parameters and buffers, in place."""
+    """Broadcast rank 0's parameters and buffers to all processes, in place."""
     if count() == 1:
         return
     from torch import distributed
@@ -240,7 +241,7 @@ def copy_first_(module: "nn.Module") -> None:
 
 
 def sum_(tensor: "Tensor") -> "Tensor":
-    """Add up a tensor over all processes, in place and without gradients; return it."""
+    """Sum a tensor over all processes (all-reduce), in place and without gradients; return it."""
     if count() == 1:
         return tensor
     from torch import distributed
@@ -251,10 +252,10 @@ def sum_(tensor: "Tensor") -> "Tensor":
 
 
 def wait_quietly(error: UserError) -> bool:
-    """Whether this process may tell a person about an error: one line for all is enough.
+    """Whether this process should print an error: one line for the whole job is enough.
 
-    The first does at once. The others wait a little: an error of the first one, too, ends the job
-    meanwhile. That a process is lost is told by the first one, or by the second where that is it.
+    Rank 0 prints at once. The others wait a little, because an error of rank 0 ends the job
+    meanwhile. A lost process is reported by rank 0, or by rank 1 if rank 0 is the lost one.
     """
     here = place()
     if here.rank == 0:
@@ -270,12 +271,12 @@ def wait_quietly(error: UserError) -> bool:
 
 @contextmanager
 def _exchange() -> Iterator[None]:
-    """Turn what an exchange says when another process is gone into a UserError."""
+    """Turn the error of a collective when another process is gone into a UserError."""
     try:
         yield
     except RuntimeError as error:
         raise LostProcess(
             "another process of this job has ended",
             str(error).splitlines()[0][:200],
-            "what it said, and what the launcher says of it, tells why",
+            "its own message and the launcher's log say why",
         ) from None

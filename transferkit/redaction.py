@@ -1,7 +1,7 @@
-"""Secrets in text that leaves the program: tokens, passwords in addresses, signatures.
+"""Removing secrets from text that leaves the program: tokens, passwords in URLs, signatures.
 
-Applied where text is shown (`console`, tracebacks), where it is written into a run folder, and to
-what is kept of an address. Anything else would have to know which text may hold a secret.
+Applied wherever text is shown (`console`, tracebacks) or written into a run folder, and to URLs
+that are stored. Anything narrower would have to know which text may hold a secret.
 """
 
 import os
@@ -11,20 +11,21 @@ import traceback
 from types import TracebackType
 
 HIDDEN = "REDACTED"
-"""No asterisks: these are a pattern in a path."""
+"""No asterisks: in a path they would be a glob pattern."""
 SECRET_VARIABLES = (
     *("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HUGGINGFACE_HUB_TOKEN", "GOOGLE_API_KEY"),
     *("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AZURE_STORAGE_KEY", "AZURE_STORAGE_SAS_TOKEN"),
 )
-"""Variables of the environment whose values are hidden wherever they stand."""
-SHORTEST_SECRET = 16  # characters; less may be a word
+"""Environment variables whose values are hidden wherever they occur."""
+SHORTEST_SECRET = 16  # characters; fewer may be a word
 _PARAMETERS = (
     "x-amz-(?:signature|credential|security-token)|x-goog-(?:signature|credential)|signature|sig"
     "|awsaccesskeyid|(?:access_|auth_|api_|id_|refresh_)?token|api_?key|password|secret"
 )
-# What a text in lower case must hold for a pattern to be tried; the pattern; what stays.
+# Substrings, one of which the text in lower case must contain for the pattern to be tried; the
+# pattern; its replacement.
 _KINDS: tuple[tuple[tuple[str, ...], re.Pattern[str], str], ...] = (
-    # a Path has one slash of an address's two
+    # pathlib collapses the two slashes of a URL into one
     (
         ("@",),
         re.compile(r"(?<=[a-z0-9+.-]{2}:)(//?)[^\s/\"'<>\\]+@", re.IGNORECASE),
@@ -51,23 +52,23 @@ _KINDS: tuple[tuple[tuple[str, ...], re.Pattern[str], str], ...] = (
 
 
 def redacted(text: str) -> str:
-    """Return a text with a word in place of what looks like a secret, or is one of this process.
+    """Replace what looks like a secret, or equals one in the environment, by a placeholder.
 
-    Lines and the quoting of JSON, TOML, CSV and HTML stay as they are. Takes linear time.
+    Line breaks and the quoting of JSON, TOML, CSV and HTML are preserved. Takes linear time.
     """
     for variable in SECRET_VARIABLES:
         value = os.environ.get(variable, "")
         if len(value) >= SHORTEST_SECRET:
             text = text.replace(value, HIDDEN)
     lower = text.lower()
-    for needles, pattern, stays in _KINDS:
+    for needles, pattern, replacement in _KINDS:
         if any(needle in lower for needle in needles):
-            text = pattern.sub(stays, text)
+            text = pattern.sub(replacement, text)
     return text
 
 
 def is_redacted(address: str) -> bool:
-    """Whether an address once held a name or a password."""
+    """Whether a user name or password was removed from a URL."""
     return f"/{HIDDEN}@" in address
 
 

@@ -1,4 +1,4 @@
-"""Stopping at a good moment: the first Ctrl-C lets a step end, the second does not."""
+"""Stopping between steps: the first Ctrl-C lets the running step end, the second does not."""
 
 import os
 import signal
@@ -11,32 +11,32 @@ from dataclasses import dataclass, field
 from types import FrameType
 
 SAVE_EVERY_S = 600.0
-"""Within an epoch: a killed run loses no more."""
+"""Between checkpoints within an epoch: a killed run loses no more."""
 HANGUP = getattr(signal, "SIGHUP", None)
-"""The terminal, or the connection to it, is gone; Windows has no such signal."""
+"""Sent when the terminal, or the connection to it, is gone; Windows has no such signal."""
 STOPPING = (signal.SIGINT, signal.SIGTERM, *([HANGUP] if HANGUP else []))
 """Signals that ask for a stop."""
 
-ASKED = b"\nstopping when this step is saved; once more stops at once\n"
+ASKED = b"\nstopping after this step; press Ctrl-C again to stop immediately\n"
 
 
 class Stopped(KeyboardInterrupt):
-    """An interrupt that waited until the step it came in was saved."""
+    """An interrupt that was held back until the running step was saved."""
 
 
 @dataclass
 class Stop:
-    """Whether to save now, and to leave. saved: when it was last done, of `time.monotonic`."""
+    """A pending request to stop. asked: there is one. saved: `time.monotonic` of the last save."""
 
     asked: bool = False
     saved: float = field(default_factory=lambda: time.monotonic())
 
     def is_time(self) -> bool:
-        """Whether to save where the run stands: to leave, or because it is long ago."""
+        """Whether to save now: a stop was asked for, or the last save is long ago."""
         return self.asked or time.monotonic() - self.saved > SAVE_EVERY_S
 
     def has_saved(self) -> None:
-        """Note that it is done. Raises Stopped where a person waits for it."""
+        """Record that the run is saved. Raises Stopped if a stop was asked for."""
         self.saved = time.monotonic()
         if self.asked:
             raise Stopped
@@ -44,12 +44,12 @@ class Stop:
 
 @contextmanager
 def between_steps() -> Iterator[Stop]:
-    """Within, the first of the signals only asks for a stop; the second is KeyboardInterrupt.
+    """In this context the first of the signals asks for a stop; the second interrupts.
 
-    A person at a terminal is told, because a step may take a while. One hangup may be told twice,
-    by the shell and by the kernel: the second time it asks for nothing more.
-    A signal that is ignored, as SIGINT in background jobs of a shell, stays so. In other threads
-    than the main one, which get no signals, nobody ever asks.
+    On a terminal a message confirms the first, because a step may take a while. A hangup may come
+    twice, from the shell and from the kernel, and never interrupts. Signals that are ignored, as
+    SIGINT in a shell's background jobs, stay ignored. Outside of the main thread, which alone gets
+    signals, no stop is ever asked for.
     """
     stop = Stop()
 
@@ -59,7 +59,7 @@ def between_steps() -> Iterator[Stop]:
         stop.asked = True
         with suppress(OSError):  # the terminal may be gone
             if sys.stderr is not None and sys.stderr.isatty():
-                os.write(sys.stderr.fileno(), ASKED)  # not through a stream that may be in use
+                os.write(sys.stderr.fileno(), ASKED)  # the stream itself may be in use
 
     if threading.current_thread() is not threading.main_thread():
         yield stop
@@ -78,9 +78,9 @@ def between_steps() -> Iterator[Stop]:
 
 
 def last_words() -> None:
-    """Keep a launcher, which ends every process of a job once one is lost, from cutting them off.
+    """Ignore a launcher's SIGTERM, sent to all once one rank fails, while an error is reported.
 
-    The process is on its way out; SIGKILL still ends it at once.
+    The process is about to exit; SIGKILL still ends it at once.
     """
     if threading.current_thread() is threading.main_thread():
         for number in STOPPING[1:]:

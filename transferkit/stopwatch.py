@@ -1,4 +1,4 @@
-"""Where a run's time goes: seconds by stage and part of the work."""
+"""Where a run's time goes: seconds per stage and part of the work."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -6,15 +6,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 OUTSIDE = -1
-"""In the place of a stage: what happens before the first one and after the last one."""
+"""Stands for a stage: the time before the first stage and after the last."""
 OTHER = "other"
-"""The part that gets what no other part claims, so that all parts together are the whole time."""
+"""All time that no other part accounts for, so that the parts add up to the whole."""
 PARTS = (
     *("imports", "fetch", "scan", "backbone", "measuring", "batch-norm statistics", "range test"),
     *("prepare engine", "pictures", "trunk", "cache write", "cache read"),
     *("training", "evaluation", "checkpoint", "final validation", "plots", OTHER),
 )
-"""All parts, in the order in which people read them."""
+"""All parts, in the order in which they are shown."""
 
 Seconds = dict[int, dict[str, float]]
 """Position of the stage in the plan, or `OUTSIDE` -> part -> seconds."""
@@ -22,10 +22,10 @@ Seconds = dict[int, dict[str, float]]
 
 @dataclass
 class Stopwatch:
-    """Counts seconds from when it is made. `on` says what they are spent on, `stage` in which one.
+    """Counts the seconds since its creation per `stage` and per part of the work, see `on`.
 
-    Parts nest: while an inner one runs, the outer one stands still, so no second counts twice.
-    clock: returns seconds. seconds: what is counted up to the last change of the part.
+    Parts nest: while an inner one runs, the outer one is paused, so no second counts twice.
+    clock: returns seconds. seconds: counted up to the last change of part or stage.
     """
 
     clock: Callable[[], float] = time.perf_counter
@@ -38,9 +38,9 @@ class Stopwatch:
 
     @contextmanager
     def on(self, part: str) -> Iterator[None]:
-        """Count on a part, one of `PARTS`, as long as the context lasts."""
+        """Attribute the time within the context to a part, one of `PARTS`."""
         if part not in PARTS:
-            raise ValueError(f"{part!r} is no part of a run's work")
+            raise ValueError(f"{part!r} is not one of PARTS")
         self._settle()
         self._open.append(part)
         try:
@@ -50,12 +50,12 @@ class Stopwatch:
             self._open.pop()
 
     def enter(self, stage: int) -> None:
-        """Count on another stage from now on."""
+        """Attribute the time from now on to another stage."""
         self._settle()
         self.stage = stage
 
     def add(self, earlier: Mapping[int, Mapping[str, float]]) -> None:
-        """Count what an earlier process has spent on the same run."""
+        """Add the seconds that an earlier process spent on the same run."""
         for stage, parts in earlier.items():
             for part, seconds in parts.items():
                 self._count(stage, part, seconds)

@@ -1,14 +1,13 @@
-"""Import torchvision and timm, as quickly as possible and beside a torch that does not fit.
+"""Import torchvision and timm: quickly, and with a torch of another build.
 
-A CPU-only torch next to torchvision's CUDA wheel (the package index has no CPU wheel for Linux)
-fails on import, because torchvision registers fake kernels for operators that its extension
-library could not define. Nothing here uses those operators: declaring their signatures is enough
-for the parts in pure Python (transforms, layers) that timm imports.
+torchvision's CUDA wheel (the package index has no CPU wheel for Linux) fails to import next to a
+CPU-only torch, because it registers fake kernels for operators that its extension library could
+not define. Nothing here uses those operators: declaring their signatures is enough for the pure
+Python parts (transforms, layers) that timm imports.
 
-Both load much that commands rarely use, which takes as long as all else that `predict` imports:
-torch's compiler with sympy, to mark a few functions as not to be compiled and to ask, in an
-operator on boxes, whether there is a compiler; and the client of the model hub, to call it. Each
-is loaded when that happens.
+Both import modules that commands rarely use, which takes as long as all other imports of
+`predict`: torch's compiler with sympy, to mark a few functions as not to be compiled and to query
+it in an operator on boxes; and the client of the model hub. Here these load on first use.
 Import this module before timm, torchvision or torchmetrics.
 """
 
@@ -33,57 +32,57 @@ _declared: list[torch.library.Library] = []  # a Library withdraws its operators
 
 
 def declare_missing_operators() -> tuple[str, ...]:
-    """Import torchvision, declaring the operators it misses; return their names (usually none).
+    """Import torchvision, declaring the operators it lacks; return their names (usually none).
 
-    Raises RuntimeError, torchvision's own, for a failure that is not a missing known operator.
+    Raises torchvision's RuntimeError for any failure other than a missing operator of SIGNATURES.
     """
     missing: list[str] = []
     while True:
         try:
             importlib.import_module("torchvision")
         except RuntimeError as error:
-            found = [n for n in SIGNATURES if f"torchvision::{n} does not exist" in str(error)]
-            if not found or found[0] in missing:
+            named = [n for n in SIGNATURES if f"torchvision::{n} does not exist" in str(error)]
+            if not named or named[0] in missing:
                 raise
             library = torch.library.Library("torchvision", "FRAGMENT")
-            library.define(SIGNATURES[found[0]])
+            library.define(SIGNATURES[named[0]])
             _declared.append(library)
-            missing.extend(found)
+            missing.extend(named)
         else:
             return tuple(missing)
 
 
-class StandIn(ModuleType):
-    """Takes a package's place and knows a few of its names; asked for another, it makes way.
+class Placeholder(ModuleType):
+    """Defines a few of a package's names; looking up any other one loads the package instead.
 
-    module: it is a module in a package, not a package itself.
+    module: it replaces a module within a package, not a package.
     """
 
-    def __init__(self, name: str, known: dict[str, Any], module: bool = False) -> None:
+    def __init__(self, name: str, attributes: dict[str, Any], module: bool = False) -> None:
         super().__init__(name)
-        vars(self).update(known)
+        vars(self).update(attributes)
         if not module and (spec := importlib.util.find_spec(name)) is not None:
             self.__path__ = list(spec.submodule_search_locations or ())
         self._before = sys.modules.get(name)
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):  # the import system only looks whether there is one
+        if name.startswith("__"):  # the import system only probes for it
             raise AttributeError(name)
-        make_way()
+        remove_placeholders()
         return getattr(importlib.import_module(self.__name__), name)
 
 
-def make_way() -> None:
-    """Put back what was there before the stand-ins; the next import loads the modules."""
+def remove_placeholders() -> None:
+    """Restore `sys.modules` without the placeholders; the next import loads the real modules."""
     for name, module in list(sys.modules.items()):
-        if isinstance(module, StandIn):
+        if isinstance(module, Placeholder):
             del sys.modules[name]
             if module._before is not None:
                 sys.modules[name] = module._before
 
 
-def late(module: str, name: str) -> Callable[..., Any]:
-    """Return a function that loads the module and calls its function of this name."""
+def deferred(module: str, name: str) -> Callable[..., Any]:
+    """Return a function that imports the module when called, and calls its function `name`."""
 
     def call(*arguments: Any, **named: Any) -> Any:
         return getattr(importlib.import_module(module), name)(*arguments, **named)
@@ -92,7 +91,7 @@ def late(module: str, name: str) -> Callable[..., Any]:
 
 
 def disable(function: Callable[..., Any], *options: Any, **more: Any) -> Callable[..., Any]:
-    """Return the function marked as not to be compiled, once it is called."""
+    """Return the function, to be marked as not compiled when it is first called."""
 
     @functools.wraps(function)
     def call(*arguments: Any, **named: Any) -> Any:
@@ -103,26 +102,26 @@ def disable(function: Callable[..., Any], *options: Any, **more: Any) -> Callabl
 
 
 @contextmanager
-def stood_in_for() -> Iterator[None]:
-    """Let imports do without torch's compiler and the hub's client, if these are not loaded yet."""
-    names = {"is_compile_supported": late("torch._dynamo.utils", "is_compile_supported")}
-    stand_ins = {}
+def placeholders() -> Iterator[None]:
+    """Replace torch's compiler and the hub's client during imports, unless they are loaded."""
+    names = {"is_compile_supported": deferred("torch._dynamo.utils", "is_compile_supported")}
+    replaced = {}
     if "torch._dynamo" not in sys.modules:
-        stand_ins["torch._dynamo"] = StandIn("torch._dynamo", {"disable": disable})
-        stand_ins["torch._dynamo.utils"] = StandIn("torch._dynamo.utils", names, module=True)
+        replaced["torch._dynamo"] = Placeholder("torch._dynamo", {"disable": disable})
+        replaced["torch._dynamo.utils"] = Placeholder("torch._dynamo.utils", names, module=True)
     if "huggingface_hub.hf_api" not in sys.modules:
         errors = vars(importlib.import_module("huggingface_hub.errors"))
-        names = {name: late("huggingface_hub", name) for name in HUB_CALLS}
-        stand_ins["huggingface_hub"] = StandIn("huggingface_hub", names)
+        names = {name: deferred("huggingface_hub", name) for name in HUB_CALLS}
+        replaced["huggingface_hub"] = Placeholder("huggingface_hub", names)
         names = {name: errors[name] for name in HUB_ERRORS}
-        stand_ins["huggingface_hub.utils"] = StandIn("huggingface_hub.utils", names)
-    sys.modules.update(stand_ins)
+        replaced["huggingface_hub.utils"] = Placeholder("huggingface_hub.utils", names)
+    sys.modules.update(replaced)
     try:
         yield
     finally:
-        make_way()
+        remove_placeholders()
 
 
-with stood_in_for():
+with placeholders():
     declare_missing_operators()
     importlib.import_module("timm")

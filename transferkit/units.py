@@ -6,7 +6,7 @@ import re
 def count_text(number: float) -> str:
     """Write a count with two or three digits: 830, 10.2 k, 4.7 M, 1.1 G."""
     for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if number >= 0.99995 * size:  # what would be rounded to 1000.0 of the smaller unit
+        if number >= 0.99995 * size:  # else it would be rounded to 1000.0 of the smaller unit
             return f"{number / size:.1f} {letter}"
     return f"{number:.0f}"
 
@@ -65,9 +65,9 @@ def parse_colour(text: str) -> tuple[int, int, int]:
 
 def parse_duration(text: str) -> float:
     """Read a time such as 90s, 20m, 1h30m or 1.5h as seconds. Raises ValueError."""
-    found = re.fullmatch(r"(?:([\d.]+)h)?(?:([\d.]+)m)?(?:([\d.]+)s)?", text.strip().lower())
+    match = re.fullmatch(r"(?:([\d.]+)h)?(?:([\d.]+)m)?(?:([\d.]+)s)?", text.strip().lower())
     try:
-        parts = [float(part or 0) for part in found.groups()] if found else []
+        parts = [float(part or 0) for part in match.groups()] if match else []
     except ValueError:
         parts = []
     seconds = sum(part * size for part, size in zip(parts, (3600, 60, 1), strict=False))

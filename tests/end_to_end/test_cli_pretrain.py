@@ -203,7 +203,7 @@ def test_fewer_pictures_than_a_batch_and_pictures_of_any_kind_are_taken(
     options = ("--method", "simclr", "--epochs", "1", "--out", "r")
     result = cli("pretrain", "odd", *TINY, *options)
     assert result.code == 0, result.err
-    assert "only 4 pictures to learn from: every batch has 4, not 8" in result.out
+    assert "only 4 training pictures: every batch has 4, not 8" in result.out
 
 
 def test_another_labelled_set_stands_in_for_pictures_without_labels(

@@ -16,7 +16,7 @@ from transferkit.pretraining.autoencoders import (
     autoencoder,
     bernoulli_divergence,
     gaussian_divergence,
-    relative_sizes,
+    relative_magnitudes,
 )
 from transferkit.pretraining.encoder import Encoder
 from transferkit.pretraining.method import Batch
@@ -106,13 +106,13 @@ def test_sparsity_is_the_share_that_is_on_at_whatever_scale() -> None:
     """Maps behind a ReLU reach a target of 0.05, and smaller maps are no sparser ones."""
     maps = torch.zeros(10, 4, 4, 5)
     maps[..., 0, 0] = 3.0  # a twentieth
-    on = relative_sizes(maps).tanh().mean(dim=(0, 2, 3))
+    on = relative_magnitudes(maps).tanh().mean(dim=(0, 2, 3))
     torch.testing.assert_close(on, torch.full((4,), 0.05), atol=0.001, rtol=0)
-    torch.testing.assert_close(relative_sizes(1e-2 * maps), relative_sizes(maps))
-    assert float(relative_sizes(maps).mean()) == pytest.approx(0.05**0.5, rel=1e-4)
-    assert float(relative_sizes(torch.full((2, 3, 4, 4), 7.0)).mean()) == pytest.approx(1)
+    torch.testing.assert_close(relative_magnitudes(1e-2 * maps), relative_magnitudes(maps))
+    assert float(relative_magnitudes(maps).mean()) == pytest.approx(0.05**0.5, rel=1e-4)
+    assert float(relative_magnitudes(torch.full((2, 3, 4, 4), 7.0)).mean()) == pytest.approx(1)
     nothing = torch.zeros(2, 3, 4, 4, requires_grad=True)
-    relative_sizes(nothing).sum().backward()
+    relative_magnitudes(nothing).sum().backward()
     assert nothing.grad is not None
     assert bool(nothing.grad.isfinite().all())
 
@@ -131,7 +131,7 @@ def test_sparsity_comes_closer_to_its_target_with_its_weight(target: float | Non
             move.loss.backward()
             optimizer.step()
         with torch.no_grad():
-            share = relative_sizes(method.networks["encoder"].maps(images)).tanh().mean()
+            share = relative_magnitudes(method.networks["encoder"].maps(images)).tanh().mean()
         off.append(abs(float(share) - (target or 0.0)))
     assert off[1] < 0.8 * off[0]
 

@@ -8,15 +8,15 @@ from transferkit.config import Pretraining
 from transferkit.errors import UserError
 from transferkit.pretraining.auxiliary import (
     cut_tiles,
-    drawn_labels,
     framed,
     jigsaw,
     lay_tiles,
     permutations,
+    random_labels,
+    rotated,
     rotation,
     shuffled,
     supervised,
-    turned,
 )
 from transferkit.pretraining.encoder import Encoder
 from transferkit.pretraining.method import Batch
@@ -35,8 +35,8 @@ def batch(count: int = 8, held_out: bool = False, labels: torch.Tensor | None = 
 def test_turning_is_undone_by_its_label() -> None:
     images = torch.rand(8, 3, 6, 6)
     labels = torch.arange(8) % 4
-    seen = turned(images, labels)
-    assert torch.equal(turned(seen, -labels), images)
+    seen = rotated(images, labels)
+    assert torch.equal(rotated(seen, -labels), images)
     assert torch.equal(seen[0], images[0])
     assert torch.equal(seen[2], images[2].flip(1, 2))
     assert torch.equal(seen[1], images[1].transpose(1, 2).flip(1))  # to the left
@@ -95,7 +95,7 @@ def test_a_task_is_scored_by_its_labels(make: Any) -> None:
     (move,) = method.phases[0].learn(batch(head.out_features, held_out=True))
     assert move.figures["accuracy"] == pytest.approx(1 / head.out_features)
     torch.manual_seed(3)
-    labels = drawn_labels(batch(16), head.out_features)
+    labels = random_labels(batch(16), head.out_features)
     torch.manual_seed(3)
     (move,) = method.phases[0].learn(batch(16))
     assert move.figures["accuracy"] == pytest.approx(float((labels == 0).float().mean()))

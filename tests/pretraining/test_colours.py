@@ -11,8 +11,8 @@ from transferkit.pretraining.colours import (
     STRENGTH,
     UNCHANGED,
     drawn_colours,
+    hue_rotations,
     recoloured,
-    turned_hues,
 )
 
 
@@ -58,7 +58,7 @@ def test_a_picture_can_turn_grey_as_torchvision_does_it() -> None:
 
 
 def test_turning_the_hue_keeps_greys_and_brightness_and_comes_round() -> None:
-    turns = turned_hues(torch.full((1,), 1 / 3, dtype=torch.float64))[0]
+    turns = hue_rotations(torch.full((1,), 1 / 3, dtype=torch.float64))[0]
     torch.testing.assert_close(torch.linalg.matrix_power(turns, 3), torch.eye(3).double())
     torch.testing.assert_close(turns @ torch.ones(3).double(), torch.ones(3).double())
     luma = torch.tensor(LUMA).double()

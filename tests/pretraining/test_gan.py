@@ -27,14 +27,14 @@ REAL, FAKE = torch.tensor([0.5, 2.0]), torch.tensor([-3.0, 0.25])
 
 
 def test_losses_are_as_published() -> None:
-    judge, persuade = GAN_LOSSES["hinge"]
-    assert float(judge(REAL, FAKE)) == pytest.approx((0.5 + 0) / 2 + (0 + 1.25) / 2)
-    assert float(persuade(FAKE)) == pytest.approx((3 - 0.25) / 2)
-    judge, persuade = GAN_LOSSES["non-saturating"]
+    discriminator_loss, generator_loss = GAN_LOSSES["hinge"]
+    assert float(discriminator_loss(REAL, FAKE)) == pytest.approx((0.5 + 0) / 2 + (0 + 1.25) / 2)
+    assert float(generator_loss(FAKE)) == pytest.approx((3 - 0.25) / 2)
+    discriminator_loss, generator_loss = GAN_LOSSES["non-saturating"]
     bce = nn.functional.binary_cross_entropy_with_logits
     expected = bce(REAL, torch.ones(2)) + bce(FAKE, torch.zeros(2))
-    torch.testing.assert_close(judge(REAL, FAKE), expected)
-    torch.testing.assert_close(persuade(FAKE), bce(FAKE, torch.ones(2)))
+    torch.testing.assert_close(discriminator_loss(REAL, FAKE), expected)
+    torch.testing.assert_close(generator_loss(FAKE), bce(FAKE, torch.ones(2)))
 
 
 def test_r1_is_the_squared_slope_at_real_pictures() -> None:

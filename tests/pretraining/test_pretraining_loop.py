@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from transferkit.config import Config
+from transferkit.config.methods import METHODS
 from transferkit.config.pretraining import USES
 from transferkit.errors import UserError
 from transferkit.events import Notice, PretrainingEpoch
@@ -17,7 +18,6 @@ from transferkit.pretraining import loop
 from transferkit.pretraining.autoencoders import VARIANTS
 from transferkit.pretraining.loop import cut, split_epochs
 from transferkit.pretraining.method import Phase
-from transferkit.pretraining.methods import METHODS
 from transferkit.runs.folder import RunFolder, open_run
 from transferkit.verbs import pretrain as verb
 
@@ -245,6 +245,29 @@ def test_a_loss_that_is_no_number_ends_the_run_with_advice(
         with pytest.raises(UserError, match="the loss became NaN in epoch 1") as told:
             verb.pretrain(config, tmp_path / "run", lambda event: None)
     assert "--lr" in told.value.remedy
+
+
+def test_a_loss_that_is_no_number_later_on_leaves_what_was_learned_before(
+    pretraining_config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = config_of(pretraining_config, "autoencoder", epochs=3)
+    steps = itertools.count(1)
+    monkeypatch.setattr(loop, "checked", lambda loss, step: loss if next(steps) < 6 else fails())
+    with pytest.raises(UserError, match="the loss became NaN in epoch 2") as told:
+        verb.pretrain(config, tmp_path / "run", lambda event: None)
+    assert told.value.remedy.endswith(f"transferkit finetune DATA --from {tmp_path / 'run'}")
+    run = open_run(tmp_path / "run")
+    summary, last = run.read_json("summary"), run.load_checkpoint("last")
+    assert (summary["stopped"], summary["epochs"]) == (told.value.what, 1)
+    assert last is not None
+    weights = run.load_model()[1]
+    kept = {n.removeprefix("encoder.backbone."): t for n, t in last["networks"].items()}
+    assert weights
+    assert all(torch.equal(weights[name], kept[name]) for name in weights)
+
+
+def fails() -> float:
+    raise loop.Diverged(float("nan"), 0)
 
 
 def loop_fails(loss: float, step: int) -> float:

@@ -180,14 +180,14 @@ def test_the_free_energy_gap_is_that_of_the_machine_that_learns() -> None:
     stack, images = make_stack("gaussian")
     method = rbm(stack.encoder, Pretraining(method="rbm", batch_size=4), 0)
     aside = torch.rand(5, 3, 16, 16)
-    assert method.measure is not None
+    assert method.figures is not None
     for number, phase in enumerate(method.phases):
         list(phase.learn(Batch((images,), torch.zeros(4, dtype=torch.int64), 0.0)))
         with torch.no_grad():
             seen = [stack.below(part, number) for part in (aside, images)]
             machine = method.networks.machine(number)  # type: ignore[operator]
             energies = [machine.free_energy(part).mean() for part in seen]
-        found = method.measure(images, aside)["free_energy_gap"]
+        found = method.figures(images, aside)["free_energy_gap"]
         assert found == pytest.approx(float(energies[0] - energies[1]), rel=1e-3)
 
 

@@ -44,8 +44,8 @@ def step(method: Method, learned: Batch) -> None:
         parameters, torch.autograd.grad(move.loss, parameters), strict=True
     ):
         parameter.data -= 0.1 * gradient
-    assert phase.stepped is not None
-    phase.stepped(learned.progress)
+    assert phase.after_step is not None
+    phase.after_step(learned.progress)
 
 
 def test_momentum_rises_to_one_along_a_cosine() -> None:

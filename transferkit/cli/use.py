@@ -16,6 +16,8 @@ from transferkit.cli.options import (
     Sets,
     given_flags,
     require_manifest,
+    take_data,
+    with_options,
     with_predict_options,
 )
 from transferkit.cli.tables.results import measured_table, prediction_table, selection_table
@@ -90,9 +92,10 @@ def predict(
         if embedded := embed_instead(run, images, wanted, view.show):
             console.print_lines([embedded])
             return
-        outputs = Outputs(output, skip_existing, save_samples, save_features, copy_to, saliency)
+        _, max_pixels = take_data(flags)
         typed = (sets or (), given_flags(flags))
-        options, rows = start((run, trust), images, typed, outputs, view.show)
+        outputs = Outputs(output, skip_existing, save_samples, save_features, copy_to, saliency)
+        options, rows = start((run, trust), images, typed, outputs, view.show, max_pixels)
         most = 0 if output is not None else sys.maxsize if json else MOST_SHOWN
         shown, count, read_any, reason = take_all(rows, most)
     if not processes.is_first():
@@ -129,10 +132,11 @@ def start(
     typed: tuple[Iterable[str], dict[str, Any]],
     outputs: "Outputs",
     show: Show,
+    max_pixels: int | None,
 ) -> tuple["Predict", Iterator[Row]]:
     """Check what was typed, `--set` pairs and flags; return the options and the rows to come.
 
-    model: what to predict with, and whether its maker is trusted.
+    model: what to predict with, and whether its maker is trusted. max_pixels: None for its own.
     """
     from transferkit.data.addresses import fetch
     from transferkit.verbs import predict as verb
@@ -141,11 +145,12 @@ def start(
     options = verb.read_options(models, *typed, outputs)
     fetch(images, show)
     show(Working("loading the model"))
-    job = verb.open_job(models, images, sys.stdin, options, trusted=model[1])
+    job = verb.open_job(models, (images, sys.stdin), options, model[1], max_pixels)
     return options, verb.predict(job, outputs, show)
 
 
 @app.command()
+@with_options("data.max_pixels")
 def embed(
     run: RunArgument,
     images: Images,
@@ -161,14 +166,17 @@ def embed(
     ] = "auto",
     json: Json = False,
     debug: Debug = False,
+    **flags: Any,
 ) -> None:
     """Extract feature vectors with a fine-tuned or pretrained backbone."""
     with live_view(json) as view:
         from transferkit.data.addresses import fetch
         from transferkit.verbs import embed as verb
 
+        _, max_pixels = take_data(flags)
         fetch(images, view.show)
-        written = verb.embed(run, verb.list_pictures(images, sys.stdin), output, engine, view.show)
+        files = verb.list_pictures(images, sys.stdin)
+        written = verb.embed(run, files, output, engine, view.show, max_pixels)
     if json:
         console.print_json(asdict(written))
     else:
@@ -206,9 +214,10 @@ def evaluate(
 
         folders = open_runs(run)
         ignored = (*DECIDING, "abstain_by")
+        _, max_pixels = take_data(flags)
         options = predict_options(folders[0], sets or (), given_flags(flags), ignored)
         measured = verb.evaluate(
-            folders, (data, manifest), split, options, view.show, allow_outside
+            folders, (data, manifest), split, options, view.show, allow_outside, max_pixels
         )
     if json:
         console.print_json(measured.to_dict())

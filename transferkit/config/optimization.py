@@ -1,13 +1,30 @@
 """Options of the optimisation: the optimiser, the schedule of its rate, the clipping."""
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from annotated_types import Ge, Gt, Le, Lt
 
 from transferkit.config.option import Option, Section
 
 OPTIMIZER = "--optimizer"
+
+SCHEDULE_USES: dict[str, tuple[str, ...]] = {
+    "constant": (),
+    "linear": (),
+    "cosine": (),
+    "power": ("power", "period"),
+    "exponential": ("period",),
+    "piecewise": ("values", "boundaries"),
+    "1cycle": ("cycle_rise", "cycle_start", "cycle_end", "momentum_low", "momentum_high"),
+    "performance": ("patience", "factor"),
+}
+"""Schedule -> the options that it reads besides scope and every (performance: besides scope)."""
+
+if TYPE_CHECKING:
+    ScheduleName = str
+else:
+    ScheduleName = Literal[tuple(SCHEDULE_USES)]
 
 
 @dataclass(frozen=True)
@@ -55,16 +72,7 @@ class ScheduleOptions(Section):
     """How the learning rate moves. Shares are of a stage, or of the run with scope = run."""
 
     name: Annotated[
-        Literal[
-            "constant",
-            "linear",
-            "cosine",
-            "power",
-            "exponential",
-            "piecewise",
-            "1cycle",
-            "performance",
-        ],
+        ScheduleName,
         Option("--schedule", "Learning-rate schedule after the warm-up."),
     ] = "cosine"
     scope: Annotated[

@@ -4,59 +4,24 @@ their own that `transferkit pretrain` reads as `finetune` does.
 
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from annotated_types import Ge, Gt, Le, Lt
 
+from transferkit.config.methods import METHODS
 from transferkit.config.option import Option, Section
 from transferkit.units import parse_duration
 
 SECTION = "pretraining"
 
-MethodName = Literal[
-    "autoencoder",
-    "mae",
-    "gan",
-    "rbm",
-    "simclr",
-    "simsiam",
-    "byol",
-    "barlow",
-    "vicreg",
-    "dino",
-    "rotation",
-    "jigsaw",
-    "colorization",
-    "inpainting",
-    "same-or-different",
-    "supervised",
-]
-METHOD_NAMES: tuple[str, ...] = get_args(MethodName)
+if TYPE_CHECKING:
+    MethodName = str
+else:
+    MethodName = Literal[tuple(METHODS)]
 
 USES: dict[str, tuple[str, ...]] = {
-    "variant": ("autoencoder",),
-    "noise": ("autoencoder",),
-    "loss": ("autoencoder", "colorization", "inpainting"),
-    "kl_weight": ("autoencoder",),
-    "tied": ("autoencoder",),
-    "sparsity": ("autoencoder", "rbm"),
-    "sparsity_weight": ("autoencoder", "rbm"),
-    "mask_ratio": ("mae", "inpainting"),
-    "visible": ("rbm",),
-    "cd_steps": ("rbm",),
-    "persistent": ("rbm",),
-    "latent": ("autoencoder", "gan"),
-    "gan_loss": ("gan",),
-    "gan_penalty": ("gan",),
-    "temperature": ("simclr", "dino"),
-    "teacher_temperature": ("dino",),
-    "target_momentum": ("byol", "dino"),
-    "projection": ("simclr", "simsiam", "byol", "barlow", "vicreg", "dino"),
-    "local_views": ("dino",),
-    "grid": ("jigsaw",),
-    "permutations": ("jigsaw",),
-    "identities": ("same-or-different",),
-    "aux": ("supervised",),
+    option: tuple(name for name, kind in METHODS.items() if option in kind.options)
+    for option in dict.fromkeys(option for kind in METHODS.values() for option in kind.options)
 }
 """Option -> the methods that read it; every other option is read by all."""
 VARIANT_USES = {

@@ -1,4 +1,4 @@
-"""How far a figure may be off because other pictures might have been drawn."""
+"""Bootstrap confidence intervals: how much metrics vary with the sample of pictures."""
 
 from collections.abc import Callable, Mapping
 
@@ -20,26 +20,26 @@ def bootstrap_intervals(
 ) -> dict[str, tuple[float, float]]:
     """Return percentile intervals of accuracy, balanced accuracy, macro F1 and log loss.
 
-    log_probabilities: (N, K). labels: (N,). level: the share of resamples inside, 0..1.
-    Every resample draws N pictures with replacement; the same seed draws the same ones.
+    log_probabilities: (N, K). labels: (N,). level: confidence level, 0..1.
+    Every resample draws N pictures with replacement, reproducibly from `seed`.
     Source: Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, chapter 13.
     """
     generator = np.random.default_rng(seed)
     count, num_classes = log_probabilities.shape
     losses = -log_probabilities[np.arange(count), labels]
     cells = labels * num_classes + log_probabilities.argmax(axis=1)
-    found: dict[str, list[float]] = {name: [] for name in (*FROM_CONFUSION, "log_loss")}
+    samples: dict[str, list[float]] = {name: [] for name in (*FROM_CONFUSION, "log_loss")}
     for _ in range(resamples):
         drawn = generator.integers(count, size=count)
         confusion = np.bincount(cells[drawn], minlength=num_classes**2)
-        for name, figure in FROM_CONFUSION.items():
-            found[name].append(figure(confusion.reshape(num_classes, num_classes)))
-        found["log_loss"].append(float(losses[drawn].mean()))
-    sides = (50 * (1 - level), 50 * (1 + level))
+        for name, metric in FROM_CONFUSION.items():
+            samples[name].append(metric(confusion.reshape(num_classes, num_classes)))
+        samples["log_loss"].append(float(losses[drawn].mean()))
+    limits = (50 * (1 - level), 50 * (1 + level))
     return {
         name: (float(low), float(high))
-        for name, values in found.items()
-        for low, high in [np.percentile(values, sides)]
+        for name, values in samples.items()
+        for low, high in [np.percentile(values, limits)]
     }
 
 
@@ -49,14 +49,14 @@ def _accuracy(confusion: Integers) -> float:
 
 def _balanced_accuracy(confusion: Integers) -> float:
     support = confusion.sum(axis=1)
-    there = support > 0
-    return float((np.diag(confusion)[there] / support[there]).mean())
+    present = support > 0
+    return float((np.diag(confusion)[present] / support[present]).mean())
 
 
 def _macro_f1(confusion: Integers) -> float:
     size = confusion.sum(axis=1) + confusion.sum(axis=0)
-    there = size > 0
-    return float((2 * np.diag(confusion)[there] / size[there]).mean())
+    present = size > 0
+    return float((2 * np.diag(confusion)[present] / size[present]).mean())
 
 
 FROM_CONFUSION: Mapping[str, Callable[[Integers], float]] = {
@@ -73,15 +73,15 @@ def paired_difference(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> tuple[float, float, float]:
-    """Return by how much the second model is right more often than the first: (mean, low, high).
+    """Return the second model's accuracy less the first's: (mean, low, high).
 
-    first, second: (N,) whether each was right on the same N >= 1 pictures. Pictures are drawn, not
-    answers, so what both find easy or hard does not widen the interval.
+    first, second: (N,) whether each was right on the same N >= 1 pictures. Pictures are resampled,
+    not single predictions, so what both models find easy or hard does not widen the interval.
     Source: Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, chapter 13.
     """
     generator = np.random.default_rng(seed)
     gains = second.astype(np.int64) - first.astype(np.int64)
-    counts = np.array([(gains == side).sum() for side in (-1, 0, 1)])
+    counts = np.array([(gains == gain).sum() for gain in (-1, 0, 1)])
     drawn = generator.multinomial(len(gains), counts / len(gains), size=resamples)  # (R, 3)
     values = (drawn[:, 2] - drawn[:, 0]) / len(gains)
     low, high = np.percentile(values, (50 * (1 - level), 50 * (1 + level)))

@@ -1,4 +1,4 @@
-"""Runs side by side, as data: what came out of each, and which options differed."""
+"""Runs side by side, as data: the results of each, and the options that differ."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -14,9 +14,9 @@ FIGURES = ("accuracy", "balanced_accuracy", "macro_f1", "log_loss", "ece")
 class Comparison:
     """Runs side by side; every tuple has one entry per run, None where a run has none.
 
-    names: as short as still tells them apart. figures: name -> value on validation; seconds and
-    epochs of the whole run beside them. stages: name -> (accuracy, seconds, epochs). options: key
-    -> value, of the keys whose values differ.
+    names: as short as they can be and still unique. figures: name -> value on validation; also
+    seconds and epochs of the whole run. stages: name -> (accuracy, seconds, epochs). options: key
+    -> value, only keys whose values differ.
     """
 
     names: tuple[str, ...]
@@ -30,29 +30,29 @@ class Comparison:
 
 
 def short_names(paths: Sequence[Path]) -> tuple[str, ...]:
-    """Return the folders' own names, with as many parents as it takes to tell them apart."""
-    whole = [path.resolve().parts for path in paths]
-    for length in range(1, max(map(len, whole)) + 1):
-        names = tuple("/".join(parts[-length:]) for parts in whole)
+    """Return the folders' names, with as many parents as it takes to make them unique."""
+    paths_parts = [path.resolve().parts for path in paths]
+    for length in range(1, max(map(len, paths_parts)) + 1):
+        names = tuple("/".join(parts[-length:]) for parts in paths_parts)
         if len(set(names)) == len(names):
             return names
     return tuple(map(str, paths))
 
 
 def outcome(summaries: Sequence[dict[str, Any]]) -> dict[str, tuple[float | None, ...]]:
-    """Return the figures that any run has, its time and its epochs."""
-    found: dict[str, tuple[float | None, ...]] = {
+    """Return every figure that any of the runs has, and each run's seconds and epochs."""
+    figures: dict[str, tuple[float | None, ...]] = {
         name: tuple(summary["metrics"].get(name) for summary in summaries) for name in FIGURES
     }
-    found["seconds"] = tuple(summary["seconds"] for summary in summaries)
-    found["epochs"] = tuple(sum(s["epochs"] for s in summary["stages"]) for summary in summaries)
-    return {name: values for name, values in found.items() if set(values) != {None}}
+    figures["seconds"] = tuple(summary["seconds"] for summary in summaries)
+    figures["epochs"] = tuple(sum(s["epochs"] for s in summary["stages"]) for summary in summaries)
+    return {name: values for name, values in figures.items() if set(values) != {None}}
 
 
 def stages_of(
     summaries: Sequence[dict[str, Any]],
 ) -> dict[str, tuple[tuple[float, float, int] | None, ...]]:
-    """Return every stage of any run, in order; a second stage of a name is numbered."""
+    """Return the stages of all runs, in order; repeated names within a run are numbered."""
     tables = []
     for summary in summaries:
         table: dict[str, tuple[float, float, int]] = {}

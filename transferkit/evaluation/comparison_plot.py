@@ -17,8 +17,8 @@ def side_by_side(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
     with styled():
         figure = Figure((9.6, 4.4), layout="constrained")
         panels = figure.subplots(1, 2)
-        drawn = (("val_loss", "validation loss (nats)"), ("val_accuracy", "validation accuracy"))
-        for axes, (column, label) in zip(panels, drawn, strict=True):
+        columns = (("val_loss", "validation loss (nats)"), ("val_accuracy", "validation accuracy"))
+        for axes, (column, label) in zip(panels, columns, strict=True):
             for number, (name, rows) in enumerate(runs.items()):
                 values = [row[column] for row in rows]
                 epochs = range(1, len(rows) + 1)

@@ -1,4 +1,4 @@
-"""Text that figures can draw: fonts for many scripts, and what to do when none has a character."""
+"""Text in figures: fonts for many scripts, and a substitute for characters that none has."""
 
 import functools
 import unicodedata
@@ -7,7 +7,7 @@ from matplotlib import font_manager
 from matplotlib.ft2font import FT2Font
 
 MOST_CHARACTERS = 28
-# matplotlib brings the first; of the others, those that the system has are asked in this order
+# in order of preference; matplotlib ships the first, the others are used where installed
 FAMILIES = (
     "DejaVu Sans",
     "Noto Sans CJK SC",
@@ -28,15 +28,15 @@ FAMILIES = (
 
 @functools.cache
 def font_families() -> list[str]:
-    """Return the installed ones of `FAMILIES`; a figure takes each character from the first."""
+    """Return the installed `FAMILIES`; a character is drawn in the first one that has it."""
     installed = {entry.name for entry in font_manager.fontManager.ttflist}
     return [family for family in FAMILIES if family in installed]
 
 
 def drawable(text: str, otherwise: str = "") -> str:
-    """Return `text` on one line, shortened, with "?" for characters that no font here can draw.
+    """Return `text` on one line, shortened, with "?" for characters that no font has.
 
-    otherwise: returned in its place when no character at all can be drawn.
+    otherwise: returned instead if not a single character can be drawn.
     """
     line = " ".join(text.split())
     line = "".join(c if _has_glyph(c) else "?" for c in line if unicodedata.category(c) != "Cc")

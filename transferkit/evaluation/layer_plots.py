@@ -1,4 +1,4 @@
-"""What goes on inside the network, drawn over depth and epochs."""
+"""Heat maps of the monitored layer statistics over depth and epochs."""
 
 from collections.abc import Sequence
 
@@ -13,26 +13,26 @@ from transferkit.evaluation.plots import FAINT, FONT_PT, Floats, Row, _stage_sta
 
 PANELS = (
     ("gradient_norm", "Gradient norm"),
-    ("update_ratio", "Step, relative to the weights"),
-    ("activation_std", "Deviation of activations"),
+    ("update_ratio", "Update-to-weight ratio"),
+    ("activation_std", "Standard deviation of activations"),
     ("idle", "Dead or saturated units"),
 )
 SMALLEST, LARGEST = 1e-12, 1e12  # of a logarithmic scale
-TALL = 14  # groups that fit into the usual height
+GROUPS_AT_USUAL_HEIGHT = 14
 
 
 def inside(rows: Sequence[Row], groups: Sequence[str]) -> Figure:
-    """Draw what was monitored: a panel per quantity, epochs to the right, the network upright.
+    """Draw the layer statistics: a panel per quantity, epochs along x, block groups along y.
 
     rows: of monitoring.csv. groups: (G + 1,) names from the stem to the head, which is on top. A
-    gradient that fades or grows from one block to the next is a change of colour along a column;
-    a cell without colour was frozen in that epoch, or has no such units.
+    gradient that vanishes or explodes from one block to the next is a change of colour along a
+    column; an empty cell was frozen in that epoch, or has no such units.
     """
     epochs = list(dict.fromkeys((row["stage"], row["epoch"]) for row in rows))
     firsts = {key: next(r for r in rows if (r["stage"], r["epoch"]) == key) for key in epochs}
     with styled():
-        height = 6.6 * max(1.0, len(groups) / TALL)
-        figure = Figure((10.4, height), layout="constrained")
+        height_in = 6.6 * max(1.0, len(groups) / GROUPS_AT_USUAL_HEIGHT)
+        figure = Figure((10.4, height_in), layout="constrained")
         axes = figure.subplots(2, 2, sharex=True, sharey=True)
         for panel, (name, title) in zip(axes.flat, PANELS, strict=True):
             values = _grid(rows, epochs, groups, name)  # (G + 1, epochs)
@@ -49,19 +49,18 @@ def inside(rows: Sequence[Row], groups: Sequence[str]) -> Figure:
 def _grid(
     rows: Sequence[Row], epochs: Sequence[tuple[int, int]], groups: Sequence[str], name: str
 ) -> Floats:
-    """Return (G + 1, epochs); NaN where there is no reading."""
+    """Return values (G + 1, epochs) of a quantity; NaN where none was recorded."""
     values = np.full((len(groups), max(1, len(epochs))), np.nan)
+    columns = ("dead", "saturated") if name == "idle" else (name,)
     for row in rows:
-        found = [
-            row[key] for key in ((name,) if name != "idle" else ("dead", "saturated")) if key in row
-        ]
-        if found:
-            values[row["depth"], epochs.index((row["stage"], row["epoch"]))] = max(found)
+        recorded = [row[key] for key in columns if key in row]
+        if recorded:
+            values[row["depth"], epochs.index((row["stage"], row["epoch"]))] = max(recorded)
     return values
 
 
 def _heat_map(axes: Axes, values: Floats, share: bool) -> None:
-    """Draw values (G + 1, epochs) with their colour bar; shares from 0 to 1, others by decades."""
+    """Draw values (G + 1, epochs) with a colour bar: shares linear, others logarithmic."""
     scale: Normalize = Normalize(0, 1)
     if not share:
         positive = values[np.isfinite(values) & (values > 0)]

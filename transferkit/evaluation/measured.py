@@ -1,4 +1,4 @@
-"""What `evaluate` found: the metrics, and what the uncertainty is worth."""
+"""The result of `evaluate`: the metrics, and how well the uncertainty works."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -9,13 +9,13 @@ from transferkit.files.strict_json import to_plain
 
 @dataclass(frozen=True)
 class Measured:
-    """An evaluation, and what the uncertainty is worth.
+    """An evaluation, and how well the uncertainty works.
 
-    kept: accuracy among the surest pictures, for each share kept. wrong_detection: AUROC of each
-    measure as a test for a wrong prediction. missing: classes without pictures here. unknown:
-    pictures per class that the model does not know; they count nowhere but in unlike_auroc, how
-    well the score for unlike pictures tells them. sets: share of sets that hold the truth, and mean
-    size; None without --coverage.
+    kept: accuracy among the most certain pictures, for each share kept. wrong_detection: AUROC of
+    each uncertainty measure as a detector of wrong predictions. missing: classes without pictures.
+    unknown: class -> number of pictures, for classes that the model does not have; they count only
+    in unlike_auroc, the AUROC of the out-of-distribution score as their detector. sets: coverage
+    and mean size of the prediction sets; None without --coverage.
     """
 
     evaluation: Evaluation
@@ -27,6 +27,6 @@ class Measured:
     sets: dict[str, float] | None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return everything as JSON has it."""
-        own = {name: to_plain(value) for name, value in vars(self).items() if name != "evaluation"}
-        return self.evaluation.to_dict() | own
+        """Return plain values for JSON: the evaluation's and these in one dictionary."""
+        fields = {n: to_plain(value) for n, value in vars(self).items() if n != "evaluation"}
+        return self.evaluation.to_dict() | fields

@@ -1,8 +1,8 @@
-"""How good predictions are: every figure from one pass over scores and labels.
+"""Classification metrics: every figure from one pass over logits or probabilities and labels.
 
-The metrics are scikit-learn's; what it lacks (calibration, selective prediction) is beside this
-module. Classes without pictures, and pictures of one class alone, are no error: what is undefined
-for them is NaN.
+The definitions are scikit-learn's; what it lacks (calibration, selective prediction) has modules
+of its own. Classes without pictures, and pictures of a single class, are no error: metrics that are
+undefined for them are NaN.
 """
 
 from collections.abc import Sequence
@@ -29,10 +29,10 @@ SINGLE_FIGURES = (
 
 @dataclass(frozen=True)
 class WeakClass:
-    """A class that is often missed.
+    """A class of low recall.
 
-    recall: share of its `support` pictures that were found. confused_with: the class that most of
-    the others were taken for, `confused_count` of them.
+    recall: over its `support` pictures. confused_with: the class most often predicted instead,
+    `confused_count` times.
     """
 
     name: str
@@ -44,10 +44,10 @@ class WeakClass:
 
 @dataclass(frozen=True)
 class ClassScores:
-    """Figures of one class, 0..1; NaN where undefined (never predicted, no picture).
+    """Metrics of one class, 0..1; NaN where undefined (never predicted, no picture).
 
-    support: number of pictures whose label it is. auroc, average_precision: of its probability, as
-    a test for the class against all others.
+    support: number of pictures with this label. auroc, average_precision: of the class against all
+    others, by its probability.
     """
 
     name: str
@@ -61,9 +61,9 @@ class ClassScores:
 
 @dataclass(frozen=True)
 class ConfusedPair:
-    """`count` pictures of class `label` were taken for `predicted`: `share` of that class.
+    """`count` pictures of class `label` were predicted as `predicted`: `share` of that class.
 
-    examples: paths of some of them, the surest first.
+    examples: paths of some of them, the most confident first.
     """
 
     label: str
@@ -82,11 +82,11 @@ class Evaluation:
         by their pictures.
     top_k: k -> share of pictures whose label is among the k highest scores.
     log_loss: mean negative log-probability of the label, in nats.
-    auroc, average_precision: mean over the classes that have pictures, one against all others.
-    brier: mean squared distance of the probabilities to the label, 0..2.
+    auroc, average_precision: one against all others, mean over the classes that have pictures.
+    brier: mean squared distance between the probabilities and the one-hot label, 0..2.
     ece, ece_equal_mass: expected calibration error over bins of equal width, of equal mass.
     aurc: area under the risk-coverage curve, by confidence.
-    intervals: name of a figure -> (low, high) of its 95 % bootstrap interval; {} when not asked.
+    intervals: metric -> (low, high) of its 95 % bootstrap interval; {} unless computed.
     confusion: (K, K) counts, row = label, column = prediction.
     most_confused: pairs of classes, most frequent first.
     """
@@ -112,43 +112,43 @@ class Evaluation:
 
     @property
     def headline(self) -> dict[str, float]:
-        """The single figures, by name; `top_k` as top_3_accuracy and so on."""
+        """All scalar metrics, by name; `top_k` as top_3_accuracy and so on."""
         return {
             **{name: getattr(self, name) for name in SINGLE_FIGURES},
             **{f"top_{k}_accuracy": value for k, value in self.top_k.items()},
         }
 
     def with_intervals(self, intervals: dict[str, tuple[float, float]]) -> "Evaluation":
-        """Return the same figures with their intervals."""
+        """Return the same metrics with their intervals."""
         return replace(self, intervals=intervals)
 
     def weakest(self, number: int = 3) -> tuple[WeakClass, ...]:
-        """Return the `number` classes with the lowest recall that have something to gain."""
+        """Return the `number` classes with the lowest recall below 1."""
         missed = [
             (scores.recall, -scores.support, position)
             for position, scores in enumerate(self.per_class)
             if scores.recall < 1  # False for NaN
         ]
-        found = []
+        weakest = []
         for recall, _, position in sorted(missed)[:number]:
             row = self.confusion[position].copy()
             support, row[position] = int(row.sum()), 0
-            taken_for = int(row.argmax())
-            name, other = self.classes[position], self.classes[taken_for]
-            found.append(WeakClass(name, recall, support, other, int(row[taken_for])))
-        return tuple(found)
+            predicted = int(row.argmax())
+            name, other = self.classes[position], self.classes[predicted]
+            weakest.append(WeakClass(name, recall, support, other, int(row[predicted])))
+        return tuple(weakest)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return everything as JSON has it: lists, numbers, NaN as None."""
+        """Return plain values for JSON: lists, numbers, NaN as None."""
         return {name: to_plain(value) for name, value in vars(self).items()}
 
 
 def evaluate_logits(
     logits: ArrayLike, labels: ArrayLike, classes: Sequence[str], top_k: Sequence[int] = (3, 5)
 ) -> Evaluation:
-    """Evaluate (N, K) scores before softmax against (N,) labels 0..K-1; see `evaluate`."""
-    scores = np.asarray(logits, dtype=np.float64)
-    shifted = scores - scores.max(axis=1, keepdims=True) if scores.size else scores
+    """Evaluate logits (N, K) against labels (N,) 0..K-1; see `evaluate`."""
+    values = np.asarray(logits, dtype=np.float64)
+    shifted = values - values.max(axis=1, keepdims=True) if values.size else values
     log_probabilities = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
     return _evaluation(log_probabilities, np.asarray(labels, dtype=np.int64), classes, top_k)
 
@@ -159,11 +159,11 @@ def evaluate(
     classes: Sequence[str],
     top_k: Sequence[int] = (3, 5),
 ) -> Evaluation:
-    """Evaluate (N, K) probabilities against (N,) labels 0..K-1; K = len(classes), N >= 1.
+    """Evaluate probabilities (N, K) against labels (N,) 0..K-1; K = len(classes), N >= 1.
 
-    Classes may be absent from the labels. A zero counts as the smallest step of its float type in
-    the log loss. top_k: those below K are computed; equal scores rank in the order of the classes.
-    Raises ValueError for shapes or labels that do not fit.
+    Classes may be absent from the labels. In the log loss, a zero is clipped to the machine epsilon
+    of its float type. top_k: values below K are computed; ties rank in the order of the classes.
+    Raises ValueError for shapes or labels that do not match.
     """
     given = np.asarray(probabilities)
     smallest = np.finfo(given.dtype if given.dtype.kind == "f" else np.float64).eps
@@ -172,7 +172,7 @@ def evaluate(
 
 
 def confusion_matrix(labels: Integers, predicted: Integers, num_classes: int) -> Integers:
-    """Return the (K, K) counts, row = label, column = prediction, of two (N,) arrays."""
+    """Return counts (K, K), row = label, column = prediction, of two arrays (N,)."""
     cells = np.bincount(labels * num_classes + predicted, minlength=num_classes**2)
     return cells.reshape(num_classes, num_classes)
 
@@ -180,7 +180,7 @@ def confusion_matrix(labels: Integers, predicted: Integers, num_classes: int) ->
 def most_confused_pairs(
     confusion: Integers, classes: Sequence[str], number: int = 10
 ) -> tuple[ConfusedPair, ...]:
-    """Return the most frequent errors of a (K, K) matrix; among equals the larger share first."""
+    """Return the most frequent errors of a (K, K) matrix; ties by the larger share of the class."""
     support = confusion.sum(axis=1)
     pairs = [
         ConfusedPair(classes[i], classes[j], int(confusion[i, j]), confusion[i, j] / support[i])
@@ -191,7 +191,7 @@ def most_confused_pairs(
 
 
 def class_scores(confusion: Integers, classes: Sequence[str]) -> tuple[ClassScores, ...]:
-    """Return precision, recall and F1 of every class of a (K, K) matrix, in its order."""
+    """Return precision, recall and F1 of every class of a (K, K) matrix."""
     right, support, predicted = np.diag(confusion), confusion.sum(axis=1), confusion.sum(axis=0)
     with np.errstate(invalid="ignore"):  # NaN where there is nothing to divide
         precision, recall = right / predicted, right / support
@@ -203,17 +203,17 @@ def class_scores(confusion: Integers, classes: Sequence[str]) -> tuple[ClassScor
 
 
 def ranking_scores(probabilities: Floats, labels: Integers) -> tuple[Floats, Floats]:
-    """Return AUROC and average precision (K,) of every class against all others; NaN without both.
+    """Return AUROC and average precision (K,) of every class against all others.
 
-    probabilities: (N, K). labels: (N,).
+    NaN without positives, AUROC also without negatives. probabilities: (N, K). labels: (N,).
     """
     num_classes = probabilities.shape[1]
     auroc, precision = np.full(num_classes, np.nan), np.full(num_classes, np.nan)
     for k in np.unique(labels):
-        own, scores = labels == k, probabilities[:, k]
-        precision[k] = sklearn_metrics.average_precision_score(own, scores)
-        if not own.all():
-            auroc[k] = sklearn_metrics.roc_auc_score(own, scores)
+        positive, scores = labels == k, probabilities[:, k]
+        precision[k] = sklearn_metrics.average_precision_score(positive, scores)
+        if not positive.all():
+            auroc[k] = sklearn_metrics.roc_auc_score(positive, scores)
     return auroc, precision
 
 
@@ -228,10 +228,10 @@ def _evaluation(
         )
     if labels.min() < 0 or labels.max() >= num_classes:
         raise ValueError(f"labels {labels.min()}..{labels.max()} with {num_classes} classes")
-    order = np.argsort(-log_probabilities, axis=1, kind="stable")  # (N, K) NaN last
+    order = np.argsort(-log_probabilities, axis=1, kind="stable")  # (N, K), NaN last
     confusion = confusion_matrix(labels, order[:, 0], num_classes)
     per_class = class_scores(confusion, classes)
-    hits = order == labels[:, None]  # (N, K) the label's rank
+    hits = order == labels[:, None]  # (N, K), one-hot rank of the label
     probabilities = np.exp(log_probabilities)
     confidence, correct = confidence_of(probabilities), hits[:, 0]
     auroc, precision = ranking_scores(probabilities, labels)
@@ -268,21 +268,22 @@ def with_examples(
     paths: Sequence[str],
     number: int = 3,
 ) -> Evaluation:
-    """Return the evaluation with paths of the surest mistakes in each of its confused pairs.
+    """Return the evaluation with paths of the most confident errors of each confused pair.
 
     probabilities: (N, K). labels: (N,). paths: N.
     """
     predicted, confidence = probabilities.argmax(axis=1), confidence_of(probabilities)
-    place = {name: k for k, name in enumerate(evaluation.classes)}
+    class_index = {name: k for k, name in enumerate(evaluation.classes)}
     pairs = []
     for pair in evaluation.most_confused:
-        own = (labels == place[pair.label]) & (predicted == place[pair.predicted])
-        surest = sorted(np.flatnonzero(own).tolist(), key=lambda n: -confidence[n])[:number]
-        pairs.append(replace(pair, examples=tuple(paths[n] for n in surest)))
+        label, wrong = class_index[pair.label], class_index[pair.predicted]
+        errors = np.flatnonzero((labels == label) & (predicted == wrong)).tolist()
+        most_confident = sorted(errors, key=lambda n: -confidence[n])[:number]
+        pairs.append(replace(pair, examples=tuple(paths[n] for n in most_confident)))
     return replace(evaluation, most_confused=tuple(pairs))
 
 
 def _mean(values: Floats) -> float:
-    """Return the mean of what is defined; NaN where nothing is."""
-    there = values[~np.isnan(values)]
-    return float(there.mean()) if len(there) else float("nan")
+    """Return the mean of the values that are not NaN; NaN if there are none."""
+    defined = values[~np.isnan(values)]
+    return float(defined.mean()) if len(defined) else float("nan")

@@ -1,4 +1,4 @@
-"""The figures of a run folder. Each function returns a matplotlib Figure and touches no state."""
+"""The plots of a run folder. Each function returns a matplotlib Figure and changes no state."""
 
 import itertools
 import math
@@ -20,7 +20,7 @@ from transferkit.units import rate_text
 Row = Mapping[str, Any]
 Floats = NDArray[np.float64]
 
-# Okabe and Ito, "Color Universal Design" (2008): told apart with every kind of colour vision
+# Okabe and Ito, "Color Universal Design" (2008): distinguishable with any colour vision
 BLUE, ORANGE = "#0072B2", "#D55E00"
 INK, FAINT, BAND = "#222222", "#777777", "#F1F3F5"
 RIGHT_SHADES = LinearSegmentedColormap.from_list("right", ["#F3F8FC", BLUE])
@@ -30,7 +30,7 @@ FONT_PT = 9.0
 STYLE: dict[Any, Any] = {
     "font.size": FONT_PT,
     "text.color": INK,
-    "text.parse_math": False,  # a class may be called $5 or a_$b$
+    "text.parse_math": False,  # a class name may contain $
     "axes.edgecolor": FAINT,
     "axes.labelcolor": INK,
     "axes.titlesize": FONT_PT + 2,
@@ -53,7 +53,7 @@ def curves(rows: Sequence[Row]) -> Figure:
     """Draw loss and accuracy, training and validation, over all epochs of all stages.
 
     rows: of metrics.csv, in order: stage, stage_name, train_loss, val_loss, train_accuracy,
-    val_accuracy, and best (1 where the best weights so far were found). Missing values are gaps.
+    val_accuracy, and best (1 for the best epoch so far). Missing values are gaps.
     """
     with styled():
         figure = Figure((9.6, 3.9), layout="constrained")
@@ -78,11 +78,11 @@ def curves(rows: Sequence[Row]) -> Figure:
 
 
 def learning_rates(rows: Sequence[Row]) -> Figure:
-    """Draw the learning rate of every block group, as it was at the end of each epoch.
+    """Draw the learning rate of every block group at the end of each epoch.
 
     rows: of metrics.csv, with columns lr/<group>; a group without a value is frozen in that epoch.
-    Rates below a tenth of the lowest peak, where a cosine ends, lie below the axis. The labels
-    stand at the groups' peaks in the last stage.
+    Rates below a tenth of the lowest peak, as at the end of a cosine, are clipped. The labels show
+    the groups' peaks in the last stage.
     """
     with styled():
         figure = Figure((7.2, 4.2), layout="constrained")
@@ -110,10 +110,10 @@ def learning_rates(rows: Sequence[Row]) -> Figure:
 
 
 def confusion(matrix: ArrayLike, classes: Sequence[str], title: str = "Confusion matrix") -> Figure:
-    """Draw a (K, K) matrix of counts, row = label, column = prediction; shade = share of the row.
+    """Draw counts (K, K), row = label, column = prediction; the shade is the share of the row.
 
-    Right answers are blue, errors orange; numbers in the cells are counts, where there is room.
-    A row without pictures is hatched.
+    Correct predictions are blue, errors orange; cells show their counts where there is room. A row
+    without pictures is hatched.
     """
     counts = np.asarray(matrix)
     support = counts.sum(axis=1, keepdims=True)
@@ -134,7 +134,7 @@ def confusion(matrix: ArrayLike, classes: Sequence[str], title: str = "Confusion
         _cell_counts(axes, counts, shares, cell_pt)
         _class_axes(axes, names, cell_pt)
         axes.set_title(title, loc="left", pad=22)
-        key = "blue: right, orange: wrong, shade: share of the row"
+        key = "blue: correct, orange: wrong, shade: share of the row"
         axes.annotate(
             key, (0, 1), (0, 7), "axes fraction", "offset points", color=FAINT, fontsize=FONT_PT - 1
         )
@@ -143,13 +143,13 @@ def confusion(matrix: ArrayLike, classes: Sequence[str], title: str = "Confusion
 
 @contextmanager
 def styled() -> Iterator[None]:
-    """Give figures made inside the style that all of them share."""
+    """Apply the common style to figures created inside the context."""
     with matplotlib.rc_context({**STYLE, "font.family": font_families()}):
         yield
 
 
 def _column(rows: Sequence[Row], name: str) -> Floats:
-    """Return the (epochs,) values of a column; NaN where a row has none."""
+    """Return the values (epochs,) of a column; NaN where a row has none."""
     return np.array([row.get(name, math.nan) for row in rows], dtype=np.float64)
 
 
@@ -159,19 +159,19 @@ def _last(values: Floats) -> float:
 
 
 def _from_stem_to_head(rows: Sequence[Row]) -> list[str]:
-    """Return the lr/ columns, deepest group first: the deeper, the later it began to train."""
+    """Return the lr/ columns from the stem to the head: groups near the stem unfreeze last."""
     columns = dict.fromkeys(name for row in rows for name in row if name.startswith("lr/"))
     return sorted(columns, key=lambda name: np.isfinite(_column(rows, name)).sum())
 
 
 def _stage_starts(rows: Sequence[Row]) -> list[int]:
-    """Return the positions of the rows that begin a stage, the first one included."""
+    """Return the positions of the rows that start a stage, including the first."""
     stages = [row.get("stage", 0) for row in rows]
     return [i for i in range(len(stages)) if i == 0 or stages[i] != stages[i - 1]]
 
 
 def _line(axes: Axes, values: Floats, colour: Any, name: str, breaks: Sequence[int] = ()) -> None:
-    """Draw values over epochs 1, 2, ...; the line is interrupted before the positions `breaks`."""
+    """Draw values over epochs 1, 2, ..., with gaps before the positions `breaks`."""
     epochs = np.arange(1.0, len(values) + 1)
     inner = [position for position in breaks if position > 0]
     axes.plot(
@@ -208,23 +208,26 @@ def _stage_bands(axes: Axes, rows: Sequence[Row]) -> None:
 
 
 def _widen(axes: Axes, least: float) -> None:
-    """Let the y axis span at least `least`, so that a tiny change does not fill the picture."""
+    """Widen the y axis to at least `least`, so that a tiny change does not fill the plot."""
     low, high = axes.get_ylim()
     missing = max(0.0, least - (high - low)) / 2
     axes.set_ylim(low - missing, high + missing)
 
 
 def _label_ends(axes: Axes, ends: Sequence[tuple[float, str, Any]]) -> None:
-    """Write (value, name, colour) beside the right edge at the height of the value, spread out."""
+    """Write names beside the right edge at the height of their values, without overlaps.
+
+    ends: (value, name, colour); values that are not finite are left out.
+    """
     low, high = axes.get_ylim()
     axes.set_ylim(low, high)
     scale = axes.yaxis.get_transform()
     bottom, top = scale.transform(np.array([low, high]))
     gap = LABEL_GAP_PT / _size_pt(axes)[1]
-    known = sorted((end for end in ends if math.isfinite(end[0])), key=lambda end: end[0])
-    values = np.clip([value for value, _, _ in known], low, high)
+    finite = sorted((end for end in ends if math.isfinite(end[0])), key=lambda end: end[0])
+    values = np.clip([value for value, _, _ in finite], low, high)
     heights = spread((scale.transform(values) - bottom) / (top - bottom), gap)
-    for height, (_, name, colour) in zip(heights, known, strict=True):
+    for height, (_, name, colour) in zip(heights, finite, strict=True):
         axes.annotate(
             drawable(name),
             (1, height),
@@ -239,10 +242,10 @@ def _label_ends(axes: Axes, ends: Sequence[tuple[float, str, Any]]) -> None:
 
 
 def spread(heights: ArrayLike, gap: float) -> Floats:
-    """Move ascending heights in 0..1, each as little as it can, to be at least `gap` apart.
+    """Move ascending heights in 0..1 as little as possible to be at least `gap` apart.
 
     Neighbours that are too close form a block around their common centre (isotonic regression by
-    pooling adjacent violators). More than fit in 0..1 stick out at the top.
+    pooling adjacent violators). If they do not fit into 0..1, the last ones exceed 1.
     """
     blocks: list[tuple[float, int]] = []  # (lowest height, number of members)
     for height in np.asarray(heights, dtype=np.float64):
@@ -258,7 +261,7 @@ def spread(heights: ArrayLike, gap: float) -> Floats:
 
 
 def _mark_best(axes: Axes, rows: Sequence[Row]) -> None:
-    """Put a star where the weights were found that the run kept."""
+    """Mark the epoch whose weights the run kept with a star."""
     best = [i for i, row in enumerate(rows) if row.get("best") and "val_accuracy" in row]
     if not best:
         return
@@ -277,7 +280,7 @@ def _mark_best(axes: Axes, rows: Sequence[Row]) -> None:
 
 
 def _cell_counts(axes: Axes, counts: NDArray[Any], shares: Floats, cell_pt: float) -> None:
-    """Write the counts that are not zero into their cells, if letters of 4.5 points fit."""
+    """Write the nonzero counts into their cells, if a font of 4.5 points fits."""
     digits = len(str(int(counts.max(initial=0))))
     font_pt = min(FONT_PT, 0.42 * cell_pt, 1.4 * cell_pt / digits)
     if font_pt < 4.5:
@@ -289,7 +292,7 @@ def _cell_counts(axes: Axes, counts: NDArray[Any], shares: Floats, cell_pt: floa
 
 
 def _class_axes(axes: Axes, names: Sequence[str], cell_pt: float) -> None:
-    """Name rows and columns; when letters of 5 points do not fit, name every n-th only."""
+    """Label rows and columns; only every n-th if a font of 5 points does not fit."""
     font_pt = min(FONT_PT, max(5.0, 0.75 * cell_pt))
     ticks = range(0, len(names), max(1, math.ceil(6 / cell_pt)))
     shown = [names[i] for i in ticks]
@@ -312,7 +315,7 @@ def _class_axes(axes: Axes, names: Sequence[str], cell_pt: float) -> None:
 
 
 def _size_pt(axes: Axes) -> tuple[float, float]:
-    """Return about how wide and high the axes will be; the layout is only fixed when drawn."""
+    """Estimate the width and height of the axes; the layout is only computed when drawn."""
     figure: Any = axes.figure
     grid: Any = axes.get_gridspec()
     width_in, height_in = figure.get_size_inches()

@@ -1,4 +1,4 @@
-"""The figures of a pretraining run. Each function returns a matplotlib Figure."""
+"""The plots of a pretraining run. Each function returns a matplotlib Figure."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -10,10 +10,10 @@ from matplotlib.offsetbox import AnnotationBbox, OffsetImage
 from numpy.typing import NDArray
 
 from transferkit.evaluation.plots import BLUE, FAINT, ORANGE, styled
+from transferkit.events import NOT_FIGURES
 
 Row = Mapping[str, Any]
 Floats = NDArray[np.floating[Any]]
-NO_FIGURES = {"phase", "phase_name", "epoch", "lr", "seconds", "seconds_measuring"}
 MOST_FILTERS = 64
 THUMBNAIL_PX = 28
 
@@ -38,10 +38,10 @@ def picture_rows(rows: Floats, title: str = "") -> Figure:
 
 
 def filters(weight: Floats) -> Figure | None:
-    """Draw what the units of a first layer look for: weight (out, in, h, w), in = 1 or 3.
+    """Draw the filters of a first layer: weight (out, in, h, w), in = 1 or 3.
 
-    Each is stretched to its own smallest and largest value. None where there is nothing to see:
-    filters of a single pixel, or of other than grey or colour.
+    Each is scaled from its smallest to its largest value. None if there is nothing to see: filters
+    of a single pixel, or with other than 1 or 3 channels.
     """
     if weight.ndim != 4 or weight.shape[1] not in (1, 3) or min(weight.shape[2:]) < 2:
         return None
@@ -50,14 +50,14 @@ def filters(weight: Floats) -> Figure | None:
     high = shown.max(axis=(1, 2, 3), keepdims=True)
     shown = (shown - low) / np.maximum(high - low, 1e-12)
     columns = min(len(shown), math.ceil(math.sqrt(2 * len(shown))))
-    lacking = -len(shown) % columns
-    shown = np.concatenate([shown, np.ones((lacking, *shown.shape[1:]))])
+    blank = -len(shown) % columns
+    shown = np.concatenate([shown, np.ones((blank, *shown.shape[1:]))])
     return picture_rows(shown.reshape(-1, columns, *shown.shape[1:]), "first layer")
 
 
 def pretraining_curves(rows: Sequence[Row]) -> Figure:
     """Draw every figure of metrics.csv over the epochs; val_<name> in the panel of <name>."""
-    names = [n for row in rows for n in row if n not in NO_FIGURES and not n.startswith("val_")]
+    names = [n for row in rows for n in row if n not in NOT_FIGURES and not n.startswith("val_")]
     names = list(dict.fromkeys(names))
     columns = min(3, len(names)) or 1
     lines = math.ceil(len(names) / columns) or 1
@@ -69,7 +69,7 @@ def pretraining_curves(rows: Sequence[Row]) -> Figure:
             for key, colour in ((f"val_{name}", BLUE), (name, ORANGE)):
                 points = [(e, row[key]) for e, row in zip(epochs, rows, strict=True) if key in row]
                 if points:
-                    label = "kept aside" if key.startswith("val_") else "training"
+                    label = "held out" if key.startswith("val_") else "training"
                     axes.plot(*zip(*points, strict=True), color=colour, marker=".", label=label)
             if any(f"val_{name}" in row for row in rows):
                 axes.legend(frameon=False, fontsize=7)
@@ -81,7 +81,7 @@ def pretraining_curves(rows: Sequence[Row]) -> Figure:
 
 
 def feature_map(features: Floats, images: Floats) -> Figure:
-    """Draw pictures where a t-SNE of their features puts them: alike ones lie together.
+    """Draw pictures at the t-SNE embedding of their features: similar ones lie together.
 
     features: (N, D), N >= 5. images: (N, 3, H, W), values 0..1.
     Source: van der Maaten and Hinton, "Visualizing Data using t-SNE", JMLR 2008; scikit-learn's.
@@ -101,7 +101,7 @@ def feature_map(features: Floats, images: Floats) -> Figure:
         for place, image in zip(places, images, strict=True):
             small = OffsetImage(image.transpose(1, 2, 0)[::step, ::step].clip(0, 1), zoom=zoom)
             axes.add_artist(AnnotationBbox(small, tuple(place), frameon=False))
-        axes.set_title("Alike in the features, near on the map")
+        axes.set_title("t-SNE of the features: similar pictures lie together")
         axes.set_xticks([])
         axes.set_yticks([])
     return figure

@@ -9,7 +9,7 @@ from transferkit.units import rate_text
 
 
 class Tested(Protocol):
-    """What is drawn of a range test."""
+    """The parts of a range test that are drawn."""
 
     @property
     def stage(self) -> str:
@@ -25,7 +25,7 @@ class Tested(Protocol):
 
     @property
     def smoothed(self) -> tuple[float, ...]:
-        """The same, smoothed."""
+        """Smoothed losses (n,)."""
 
     @property
     def lowest(self) -> float:
@@ -33,7 +33,7 @@ class Tested(Protocol):
 
     @property
     def suggestion(self) -> float:
-        """The rate to train at."""
+        """The suggested peak learning rate."""
 
 
 def rate_range(test: Tested) -> Figure:

@@ -1,4 +1,4 @@
-"""Calibration: whether pictures predicted with a confidence of 80 % are right in 80 % of cases."""
+"""Calibration: whether predictions with a confidence of 80 % are right in 80 % of cases."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,9 +16,9 @@ Strategy = Literal["width", "mass"]
 
 @dataclass(frozen=True)
 class ReliabilityBin:
-    """The pictures whose confidence lies in (low, high]; the first bin holds 0 as well.
+    """The pictures whose confidence lies in (low, high]; the first bin includes 0.
 
-    confidence, accuracy: their means, 0..1; NaN in a bin without pictures.
+    confidence, accuracy: their means, 0..1; NaN in an empty bin.
     """
 
     low: float
@@ -31,11 +31,11 @@ class ReliabilityBin:
 def reliability_bins(
     confidence: ArrayLike, correct: ArrayLike, strategy: Strategy = "width", bins: int = NUM_BINS
 ) -> tuple[ReliabilityBin, ...]:
-    """Sort predictions into bins by their confidence.
+    """Bin predictions by their confidence.
 
     confidence: (N,) probabilities of the predicted classes. correct: (N,) whether they were right.
-    strategy: "width" makes `bins` of equal width over 0..1, "mass" of equally many pictures (fewer
-    than `bins` where there are fewer pictures).
+    strategy: "width" for `bins` of equal width over 0..1, "mass" for bins of equally many pictures
+    (at most one per picture).
     Source: Guo et al., "On Calibration of Modern Neural Networks", ICML 2017, section 2;
     equal mass: Nguyen and O'Connor, "Posterior calibration ...", EMNLP 2015.
     """

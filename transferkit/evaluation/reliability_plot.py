@@ -1,4 +1,4 @@
-"""The reliability diagram: what was promised against what came true, before and after."""
+"""The reliability diagram: accuracy against confidence, before and after temperature scaling."""
 
 from typing import Protocol
 
@@ -10,7 +10,7 @@ from transferkit.evaluation.reliability import ReliabilityBin
 
 
 class Reliable(Protocol):
-    """What is drawn of a set of probabilities."""
+    """The calibration of a set of probabilities, as far as it is drawn."""
 
     @property
     def ece(self) -> float:
@@ -27,13 +27,13 @@ def reliability(before: Reliable, after: Reliable) -> Figure:
         figure = Figure((8.6, 4.2), layout="constrained")
         panels = figure.subplots(1, 2, sharex=True, sharey=True)
         most = max((item.count for item in (*before.reliability, *after.reliability)), default=1)
-        drawn = (("as the network says", before, ORANGE), ("with the temperature", after, BLUE))
-        for axes, (title, data, colour) in zip(panels, drawn, strict=True):
-            there = [item for item in data.reliability if item.count]
+        cases = (("uncalibrated", before, ORANGE), ("after temperature scaling", after, BLUE))
+        for axes, (title, data, colour) in zip(panels, cases, strict=True):
+            bins = [item for item in data.reliability if item.count]
             axes.plot((0, 1), (0, 1), color=FAINT, linewidth=1, linestyle="--")
-            x, y = [b.confidence for b in there], [b.accuracy for b in there]
+            x, y = [b.confidence for b in bins], [b.accuracy for b in bins]
             axes.plot(x, y, color=colour, linewidth=1)
-            axes.scatter(x, y, s=[12 + 150 * b.count / most for b in there], color=colour, zorder=3)
+            axes.scatter(x, y, s=[12 + 150 * b.count / most for b in bins], color=colour, zorder=3)
             axes.set(title=f"{title}: ECE {data.ece:.3f}", xlabel="confidence", xlim=(0, 1.03))
             axes.set(ylim=(0, 1.03), aspect="equal")
             axes.xaxis.set_major_formatter(PercentFormatter(1))

@@ -1,4 +1,4 @@
-"""Selective prediction: what is gained by leaving the least sure pictures to a person."""
+"""Selective prediction: accuracy when the least certain pictures are left to a person."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class RiskCoverage:
-    """Accuracy among the surest pictures, for every number of them kept.
+    """The risk-coverage curve: accuracy among the most certain pictures, for every number kept.
 
     coverage: (N,) share of pictures kept, 1/N .. 1. accuracy: (N,) among those kept. threshold:
     (N,) highest uncertainty among those kept.
@@ -29,18 +29,18 @@ class RiskCoverage:
         return float(1 - self.accuracy.mean())
 
     def accuracy_at(self, coverage: float) -> float:
-        """Return the accuracy when at least this share (0..1) of pictures is kept."""
+        """Return the accuracy with at least this share (0..1) of the pictures kept."""
         at = int(np.searchsorted(self.coverage, coverage - 1e-9))
         return float(self.accuracy[min(at, self.last)])
 
     def for_accuracy(self, target: float) -> tuple[float, float, float] | None:
-        """Return (threshold, coverage, accuracy) that keeps most pictures at `target` or better.
+        """Return (threshold, coverage, accuracy) of the highest coverage with `target` accuracy.
 
-        Pictures whose uncertainty is at most the threshold are kept. None where no threshold
-        reaches the target. Source: El-Yaniv and Wiener, "On the Foundations of Noise-free Selective
+        Pictures whose uncertainty is at most the threshold are kept. None if no threshold reaches
+        the target. Source: El-Yaniv and Wiener, "On the Foundations of Noise-free Selective
         Classification", JMLR 2010.
         """
-        # a threshold keeps all that are equally unsure: only the last of a tie can be chosen
+        # a threshold keeps all pictures of equal uncertainty: only the last of a tie is possible
         ends = np.append(np.diff(self.threshold) > 0, True)
         fits = np.flatnonzero(ends & (self.accuracy >= target - 1e-12))
         if not len(fits):
@@ -50,7 +50,7 @@ class RiskCoverage:
 
     @property
     def last(self) -> int:
-        """The position where everything is kept."""
+        """Index of full coverage."""
         return len(self.coverage) - 1
 
     def points(self, number: int = 101) -> list[dict[str, float]]:
@@ -67,28 +67,28 @@ class RiskCoverage:
 
 
 def risk_coverage(uncertainty: ArrayLike, correct: ArrayLike) -> RiskCoverage:
-    """Keep the surest pictures first.
+    """Return the risk-coverage curve of an uncertainty score.
 
-    uncertainty: (N,) higher is less sure; N >= 1. correct: (N,) whether the prediction was right.
-    Equally unsure pictures count with their common accuracy, so that their order does not matter.
+    uncertainty: (N,) higher is less certain; N >= 1. correct: (N,) whether predictions were right.
+    Ties count with their mean accuracy, so that their order does not matter.
     """
     score = np.asarray(uncertainty, dtype=np.float64)
     right = np.asarray(correct, dtype=np.float64)
     order = np.argsort(score, kind="stable")
     _, group, sizes = np.unique(score[order], return_inverse=True, return_counts=True)
-    shared = (np.bincount(group, right[order]) / sizes)[group]
+    tie_means = (np.bincount(group, right[order]) / sizes)[group]
     kept = np.arange(1, len(score) + 1)
-    return RiskCoverage(kept / len(score), np.cumsum(shared) / kept, score[order])
+    return RiskCoverage(kept / len(score), np.cumsum(tie_means) / kept, score[order])
 
 
 def detection_auroc(uncertainty: ArrayLike, positive: ArrayLike) -> float:
-    """Return how well a score tells positives (wrong, or foreign pictures) from the others.
+    """Return the AUROC of a score as a detector of errors or out-of-distribution pictures.
 
-    It is the probability that a positive has the higher score; NaN where there is only one kind.
+    It is the probability that a positive has a higher score than a negative; NaN without both.
     """
     from sklearn.metrics import roc_auc_score
 
-    wanted = np.asarray(positive, dtype=bool)
-    if wanted.all() or not wanted.any():
+    positives = np.asarray(positive, dtype=bool)
+    if positives.all() or not positives.any():
         return float("nan")
-    return float(roc_auc_score(wanted, np.asarray(uncertainty, dtype=np.float64)))
+    return float(roc_auc_score(positives, np.asarray(uncertainty, dtype=np.float64)))

@@ -1,6 +1,6 @@
 """From a configuration to a run that can start: pictures, backbone, head, chain, plan, caches."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,10 +14,11 @@ from transferkit.backbones.recompute import recompute
 from transferkit.backbones.synchronized import synchronize_
 from transferkit.config import Config
 from transferkit.data.addresses import address_of, fetch
-from transferkit.data.index import DatasetIndex, ScanOptions, Use, scan
+from transferkit.data.index import DatasetIndex, ScanOptions, Use, depth_notice, scan
 from transferkit.data.loader import ViewMaker
+from transferkit.data.reading import reading_of
 from transferkit.errors import usage_error
-from transferkit.events import Event, Notice, Progress, Working
+from transferkit.events import Event, Notice, Progress, Show, Working
 from transferkit.files.cache_dir import default_cache_dir
 from transferkit.finetuning.first_pass import Channels, channel_statistics, recalibrate_batchnorm
 from transferkit.runs.folder import RunFolder
@@ -39,11 +40,12 @@ from transferkit.training.network import (
 from transferkit.training.run import Run
 from transferkit.training.settings import loop_settings
 from transferkit.training.sharded import refuse_old_torch
+from transferkit.training.solving import Solved
 from transferkit.training.sources import CacheSettings, Sources
 from transferkit.training.stage_checks import refuse_lone_pictures, refuse_unfilled
 from transferkit.training.stages import StagePlan, column_finder, make_plan
 from transferkit.training.supervised import Objective, balanced_class_weights
-from transferkit.units import parse_bytes, parse_colour
+from transferkit.units import parse_bytes
 
 CACHED_VIEWS = 2400
 """Views to compute in all when caching, if the pictures are few; at least 3, at most 8 for each."""
@@ -53,7 +55,7 @@ CACHED_VIEWS = 2400
 class Session:
     """A configuration turned into objects. watch: counts the time from the start of the command.
 
-    budget: of time, once it is planned; None without one.
+    budget: of time, once it is planned; None without one. solved: the solve that the run ends with.
     """
 
     config: Config
@@ -66,6 +68,7 @@ class Session:
     fabric: Any
     watch: Stopwatch
     budget: Budget | None = None
+    solved: Solved | None = None
 
     def column_of(self, name: str) -> int:
         """Return the plan's column of a parameter or module of the classifier."""
@@ -83,9 +86,7 @@ class Session:
         self._finder = column_finder([group.modules for group in self.chain.groups])
 
 
-def prepare(
-    config: Config, show: Callable[[Event], None], watch: Stopwatch | None = None
-) -> Session:
+def prepare(config: Config, show: Show, watch: Stopwatch | None = None) -> Session:
     """Read the pictures, build the model and its plan; progress and notices go to `show`."""
     check_network(config)
     watch = watch or Stopwatch()
@@ -121,13 +122,13 @@ def refuse_sharing(config: Config) -> None:
         )
     if training.batch_size < number:
         raise usage_error(f"--batch-size {training.batch_size} is too small for {number} processes")
+    if any(stage.solves for stage in config.stages):
+        raise usage_error(f"a stage solve runs in one process, not in {number}")
     if config.device.strategy == "fsdp":
         refuse_old_torch()
 
 
-def build(
-    config: Config, index: DatasetIndex, show: Callable[[Event], None], watch: Stopwatch
-) -> Session:
+def build(config: Config, index: DatasetIndex, show: Show, watch: Stopwatch) -> Session:
     """Build the model for the pictures of an index, its plan, and what it trains on."""
     show(Working(f"building {config.backbone.name}"))
     fabric = make_fabric(config)
@@ -163,7 +164,7 @@ def build(
     return Session(config, index, backbone, classifier, chain, plan, sources, fabric, watch)
 
 
-def recalibrate(session: Session, show: Callable[[Event], None]) -> None:
+def recalibrate(session: Session, show: Show) -> None:
     """Measure batch-norm statistics on the training pictures, if that is wanted.
 
     A resumed run does so again: what no stage trains is in no checkpoint.
@@ -218,9 +219,7 @@ def with_batch_size(config: Config, index: DatasetIndex) -> Config:
     return replace(config, training=replace(training, batch_size=size, accumulate=parts))
 
 
-def scan_pictures(
-    config: Config, show: Callable[[Event], None], use: Use = "train"
-) -> DatasetIndex:
+def scan_pictures(config: Config, show: Show, use: Use = "train") -> DatasetIndex:
     """Scan the data set that the configuration names; its warnings become notices."""
     data = config.data
     if data.path is None and data.manifest is None:
@@ -235,7 +234,7 @@ def scan_pictures(
         seed=config.training.seed,
         strict=data.strict,
         exclude=data.exclude,
-        max_pixels=data.max_pixels,
+        reading=reading_of(data),
         allow_outside=data.allow_outside,
         use=use,
     )
@@ -243,6 +242,8 @@ def scan_pictures(
     index = scan(data.path, options, lambda done, total: show(Progress("pictures", done, total)))
     for warning in index.warnings:
         show(Notice(warning, warning=True))
+    if notice := depth_notice(index):
+        show(Notice(notice))
     return index
 
 
@@ -270,8 +271,7 @@ def make_material(config: Config, index: DatasetIndex, backbone: Backbone) -> Ma
         augment.level,
         augment.flip,
         config.training.seed,
-        parse_colour(config.data.background),
-        config.data.max_pixels,
+        index.reading,
     )
     if augment.level == "none":
         return Material(index, maker, num_views=1, live_views=1)

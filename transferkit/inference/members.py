@@ -57,17 +57,21 @@ class Member(Extractor):
 
 
 def open_members(
-    models: Sequence[RunFolder | Path], options: Predict, num_pictures: int, trusted: bool = False
+    models: Sequence[RunFolder | Path],
+    options: Predict,
+    num_pictures: int,
+    trusted: bool = False,
+    max_pixels: int | None = None,
 ) -> list[Member]:
     """Load run folders and exported files, and prepare what is sampled.
 
-    trusted: see `require_trust`. Raises a usage error where samples would not vary, or where the
-    models do not have the same classes.
+    trusted: see `require_trust`. max_pixels: in place of the models' own.
+    Raises a usage error where samples would not vary, or where classes differ between models.
     """
     members: list[Member] = []
     for model in models:
         if isinstance(model, Path):
-            members.append(open_exported_member(model, trusted))
+            members.append(open_exported_member(model, trusted, max_pixels))
             continue
         loaded = load_run(model, options.enable_dropout if options.mc_scope == "all" else None)
         if options.mc_dropout:
@@ -84,13 +88,14 @@ def open_members(
             loaded.classifier, loaded.maker, views, options.engine, torch.device("cpu")
         )
         maker = replace(loaded.maker, level=TTA_LEVEL, flip=flips(model), seed=options.seed)
+        maker = maker.with_limit(max_pixels)
         order = np.array([loaded.classes.index(name) for name in classes])
         ood = _ood_score(model, options.ood)
         members.append(Member(maker, engine, loaded, order, model.path, model, ood))
     return members
 
 
-def open_exported_member(path: Path, trusted: bool) -> Member:
+def open_exported_member(path: Path, trusted: bool, max_pixels: int | None) -> Member:
     """Open a file that `export` wrote. Raises UserError, see `open_exported`."""
     model = open_exported(path, trusted)
     count = len(model.classes)
@@ -99,7 +104,8 @@ def open_exported_member(path: Path, trusted: bool) -> Member:
     loaded = LoadedRun(
         identity, model.classes, model.maker, model.about, model.temperature, num_features=count
     )
-    return Member(model.maker, model.engine, loaded, np.arange(count), path)
+    maker = model.maker.with_limit(max_pixels)
+    return Member(maker, model.engine, loaded, np.arange(count), path)
 
 
 def flips(folder: RunFolder) -> bool:

@@ -1,6 +1,6 @@
 """Self-supervised methods that compare views of pictures; losses and heads are lightly's.
 
-Those whose second network is a slow copy of the first are in `transferkit.pretraining.teachers`.
+Those with a momentum copy of the network are in `transferkit.pretraining.teachers`.
 """
 
 from collections.abc import Callable, Iterator
@@ -18,17 +18,17 @@ from torch import Tensor, nn
 from transferkit.backbones.synchronized import gathered
 from transferkit.config import Pretraining
 from transferkit.pretraining.encoder import Encoder
-from transferkit.pretraining.method import Batch, Method, Move, Phase
+from transferkit.pretraining.method import Batch, Method, Objective, Phase
 
 LR = 2e-3
-"""Peak rate where the user names none; small networks with batch norm take more, e.g. 5e-3."""
+"""Default peak learning rate; small networks with batch norm tolerate more, e.g. 5e-3."""
 
 Compare = Callable[[Tensor, Tensor], Tensor]
-"""Two views' outputs (N, P) each -> loss []."""
+"""(outputs (N, P) of one view, of the other) -> loss []."""
 
 
 def simclr(encoder: Encoder, options: Pretraining, seed: int) -> Method:
-    """Tell the other view of a picture from the views of all others in the batch.
+    """Identify the other view of a picture among the views of all others in the batch.
 
     Source: Chen et al., "A Simple Framework for Contrastive Learning of Visual Representations",
     ICML 2020.
@@ -41,7 +41,7 @@ def simclr(encoder: Encoder, options: Pretraining, seed: int) -> Method:
 
 
 def barlow(encoder: Encoder, options: Pretraining, seed: int) -> Method:
-    """Make the correlations between the outputs of two views the identity matrix.
+    """Make the cross-correlation matrix of two views' outputs the identity.
 
     Source: Zbontar et al., "Barlow Twins: Self-Supervised Learning via Redundancy Reduction",
     ICML 2021.
@@ -54,9 +54,9 @@ def barlow(encoder: Encoder, options: Pretraining, seed: int) -> Method:
 
 
 def vicreg(encoder: Encoder, options: Pretraining, seed: int) -> Method:
-    """Keep every output's variance above one and its covariances low, and the views' outputs near.
+    """Keep each output's variance above 1, covariances low, and the two views' outputs close.
 
-    Its head is built like Barlow Twins'.
+    The head is that of Barlow Twins.
     Source: Bardes, Ponce and LeCun, "VICReg: Variance-Invariance-Covariance Regularization for
     Self-Supervised Learning", ICLR 2022.
     """
@@ -68,22 +68,22 @@ def vicreg(encoder: Encoder, options: Pretraining, seed: int) -> Method:
 
 
 def joint_embedding(encoder: Encoder, head: nn.Module, compare: Compare, name: str) -> Method:
-    """Compare the head's outputs of two views of the same pictures, both trained.
+    """Compare the head's outputs for two views, with gradients through both.
 
-    Several processes compare the outputs of all of them.
+    Distributed processes compare the gathered outputs of all of them.
     """
     networks = nn.ModuleDict({"encoder": encoder, "head": head})
 
-    def learn(batch: Batch) -> Iterator[Move]:
+    def learn(batch: Batch) -> Iterator[Objective]:
         count = len(batch.labels)
         projected = head(encoder(torch.cat(batch.views)))  # (2 N, P)
-        yield Move(compare(gathered(projected[:count]), gathered(projected[count:])))
+        yield Objective(compare(gathered(projected[:count]), gathered(projected[count:])))
 
     return Method(networks, (Phase(name, {"network": networks}, learn),), lr=LR)
 
 
 def simsiam(encoder: Encoder, options: Pretraining, seed: int) -> Method:
-    """Predict the projection of the other view, which is held still while it is a target.
+    """Predict the projection of the other view, which is a target without gradient.
 
     Source: Chen and He, "Exploring Simple Siamese Representation Learning", CVPR 2021.
     """
@@ -95,9 +95,9 @@ def simsiam(encoder: Encoder, options: Pretraining, seed: int) -> Method:
     networks = nn.ModuleDict({"encoder": encoder, "head": head, "predictor": predictor})
     compare = NegativeCosineSimilarity()
 
-    def learn(batch: Batch) -> Iterator[Move]:
+    def learn(batch: Batch) -> Iterator[Objective]:
         projected = head(encoder(torch.cat(batch.views)))  # (2 N, P)
         targets = projected.detach().roll(len(batch.labels), 0)  # of the other views
-        yield Move(compare(predictor(projected), targets))
+        yield Objective(compare(predictor(projected), targets))
 
     return Method(networks, (Phase("predict", {"network": networks}, learn),), lr=LR)

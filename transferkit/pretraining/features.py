@@ -1,4 +1,4 @@
-"""Frozen features: taken from pictures, probed with labels, watched for collapse."""
+"""Frozen features: extraction, k-NN and linear probes, signs of collapse."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from transferkit.pretraining.views import PretrainingViews
 
 Floats = NDArray[np.float64]
 ROWS = 128
-"""Pictures that are run together."""
+"""Batch size of the feature extraction."""
 NEIGHBOURS = 20
 COLLAPSED_SPREAD, COLLAPSED_RANK = 0.01, 1.5
 
@@ -29,33 +29,33 @@ def clean_images(
     def make(position: int) -> np.ndarray:
         return maker.make(index.file(position), position, 0)[0].pixels
 
-    made = ahead(make, map(int, positions))
+    pixels = ahead(make, map(int, positions))
     for start in range(0, len(positions), ROWS):
         count = min(ROWS, len(positions) - start)
-        yield torch.from_numpy(np.stack([next(made) for _ in range(count)])).float() / 255
+        yield torch.from_numpy(np.stack([next(pixels) for _ in range(count)])).float() / 255
 
 
 @torch.no_grad()
 def features_of(encoder: Encoder, images: Iterator[Tensor], device: torch.device) -> Floats:
     """Return the features (N, D) of batches of pictures, in evaluation mode."""
     encoder.eval()
-    found = [encoder(batch.to(device)).float().cpu() for batch in images]
-    return torch.cat(found).double().numpy()
+    features = [encoder(batch.to(device)).float().cpu() for batch in images]
+    return torch.cat(features).double().numpy()
 
 
 @dataclass(frozen=True)
 class ProbeData:
-    """Labelled pictures to measure features on; views: how they are read."""
+    """Labelled pictures for probes; views: how they are read."""
 
     index: DatasetIndex
     views: PretrainingViews
 
 
 def probe(encoder: Encoder, data: ProbeData, device: torch.device, seed: int) -> dict[str, float]:
-    """Return the validation accuracy that frozen features allow: probe_knn and probe_linear.
+    """Return the validation accuracy of two classifiers on frozen features.
 
-    probe_knn: of the 20 nearest training pictures by cosine, weighted by nearness.
-    probe_linear: of a logistic regression on standardised features.
+    probe_knn: the 20 nearest training pictures by cosine distance, weighted by its inverse.
+    probe_linear: logistic regression on standardised features.
     Source: Wu et al., "Unsupervised Feature Learning via Non-Parametric Instance Discrimination",
     CVPR 2018; Alain and Bengio, "Understanding intermediate layers using linear classifier
     probes", 2016; scikit-learn's implementations.
@@ -74,7 +74,7 @@ def probe(encoder: Encoder, data: ProbeData, device: torch.device, seed: int) ->
 def knn_accuracy(
     train: Floats, labels: NDArray[np.int64], val: Floats, truth: NDArray[np.int64]
 ) -> float:
-    """Return the share of val (M, D) that its nearest neighbours in train (N, D) name rightly."""
+    """Return the k-NN accuracy on val (M, D) with the neighbours from train (N, D)."""
     from sklearn.neighbors import KNeighborsClassifier
 
     count = min(NEIGHBOURS, len(train))
@@ -85,7 +85,7 @@ def knn_accuracy(
 def linear_accuracy(
     train: Floats, labels: NDArray[np.int64], val: Floats, truth: NDArray[np.int64], seed: int
 ) -> float:
-    """Return the share of val (M, D) that a logistic regression on train (N, D) names rightly."""
+    """Return the accuracy on val (M, D) of a logistic regression fitted to train (N, D)."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
@@ -97,11 +97,10 @@ def linear_accuracy(
 
 
 def feature_spread(features: Floats) -> float:
-    """Return how far features (N, D) point in different directions: 0 when collapsed, at most 1.
+    """Return how much the directions of features (N, D) vary: 0 when collapsed, at most 1.
 
-    The standard deviation of each of the D entries of the features at unit length, averaged, times
-    the root of D. Source: Chen and He, "Exploring Simple Siamese Representation Learning", CVPR
-    2021, section 4.1.
+    The mean standard deviation of the D entries of the L2-normalised features, times the root of D.
+    Source: Chen and He, "Exploring Simple Siamese Representation Learning", CVPR 2021, section 4.1.
     """
     lengths = np.linalg.norm(features, axis=1, keepdims=True)
     directions = features / np.maximum(lengths, 1e-12)
@@ -109,9 +108,9 @@ def feature_spread(features: Floats) -> float:
 
 
 def effective_rank(features: Floats) -> float:
-    """Return in how many directions features (N, D) vary: from 1 to the smaller of N - 1 and D.
+    """Return the effective rank of centred features (N, D): from 1 to the smaller of N - 1 and D.
 
-    exp of the entropy of the singular values of the centred features; 0 for constant features.
+    exp of the entropy of the normalised singular values; 0 for constant features.
     Source: Roy and Vetterli, "The Effective Rank", EUSIPCO 2007.
     """
     values = np.linalg.svd(features - features.mean(axis=0), compute_uv=False)
@@ -123,7 +122,7 @@ def effective_rank(features: Floats) -> float:
 
 
 def collapse_warning(spread: float, rank: float) -> str:
-    """Return what to say of features that hardly tell pictures apart any more; "" when they do."""
+    """Return a warning about features that hardly differ between pictures any more, or ""."""
     if spread >= COLLAPSED_SPREAD and rank >= COLLAPSED_RANK:
         return ""
     return (

@@ -10,43 +10,42 @@ from torch import Tensor, nn
 
 from transferkit import processes
 from transferkit.data.loader import ahead
-from transferkit.errors import UserError
 from transferkit.events import Event, Notice, PretrainingEpoch, Progress
 from transferkit.files.foreign_files import understood
-from transferkit.pretraining.method import Batch, Move, Phase
+from transferkit.pretraining.method import Batch, Objective, Phase
 from transferkit.pretraining.run import (
     Optimizers,
     PretrainingRun,
+    epoch_start,
     save,
     save_midway,
-    take_up,
 )
 from transferkit.pretraining.views import PretrainingViews, View, as_batch
 from transferkit.stopping import between_steps
-from transferkit.training.divergence import Diverged, checked
+from transferkit.training.divergence import Diverged, DivergedForGood, checked
 from transferkit.training.gradients import CLIPPINGS
 from transferkit.training.midway import is_time
 from transferkit.training.optimizers import make_optimizer, parameter_groups, set_rates
 from transferkit.units import rate_text
 
-LOOKED_AT = 256
-"""Pictures that a phase may look at before its first step."""
+BEGIN_PICTURES = 256
+"""Pictures that are passed to `Phase.begin`."""
 PILOT_STEPS = 6
-"""Steps that are timed, and taken back, to see how many epochs a budget allows."""
+"""Steps that are timed, and undone, to estimate how many epochs a budget allows."""
 
 
 def split_epochs(phases: Sequence[Phase], epochs: int) -> list[int]:
-    """Share out epochs among phases, at least one for each, by their shares."""
-    whole = sum(phase.share for phase in phases)
-    ends = np.cumsum([phase.share for phase in phases]) / whole * max(epochs, len(phases))
+    """Divide epochs among phases in proportion to their shares, at least one for each."""
+    total = sum(phase.share for phase in phases)
+    ends = np.cumsum([phase.share for phase in phases]) / total * max(epochs, len(phases))
     starts = np.concatenate([[0.0], ends[:-1]])
     return [max(1, round(end) - round(start)) for start, end in zip(starts, ends, strict=True)]
 
 
 def fit(run: PretrainingRun) -> Iterator[Event]:
-    """Run every phase from where `run.state` stands; yield what happens.
+    """Run every phase, starting from `run.state`; yield what happens.
 
-    Raises UserError when the loss is no number any more.
+    Raises UserError when the loss becomes NaN or infinite.
     """
     state = run.state
     if run.settings.budget_s is not None and not state.rows and state.midway is None:
@@ -54,7 +53,7 @@ def fit(run: PretrainingRun) -> Iterator[Event]:
         state.epochs = split_epochs(run.method.phases, round(run.settings.budget_s / epoch_s))
         text = f"an epoch takes about {epoch_s:.1f} s: {sum(state.epochs)} epochs fit the budget"
         yield Notice(text)
-    known: set[str] = set()
+    shown: set[str] = set()
     while state.phase < len(run.method.phases):
         phase = run.method.phases[state.phase]
         if state.epoch == 0 and state.midway is None and phase.begin is not None:
@@ -64,63 +63,62 @@ def fit(run: PretrainingRun) -> Iterator[Event]:
             row = yield from train_epoch(run, phase, optimizers)
             state.rows.append(row)
             state.epoch += 1
-            row |= processes.from_first(measure, run)
+            row |= processes.from_first(evaluate, run)
             state.seconds += row["seconds"] + row["seconds_measuring"]
             fit_budget(run)
             processes.from_first(save, run, optimizers)
             yield PretrainingEpoch(len(state.rows), sum(state.epochs), phase.name, dict(row))
             warn = run.method.warnings or (lambda rows: [])
             for text in warn(state.rows):
-                if text not in known:
-                    known.add(text)
+                if text not in shown:
+                    shown.add(text)
                     yield Notice(text, warning=True)
         state.phase += 1
         state.epoch = 0
 
 
-def measure(run: PretrainingRun) -> dict[str, float]:
-    """Return the further figures of the epoch that just ended, and how long they took."""
+def evaluate(run: PretrainingRun) -> dict[str, float]:
+    """Return the evaluation's figures after an epoch, and how long it took."""
     started = time.perf_counter()
-    found = dict(run.measure(len(run.state.rows), sum(run.state.epochs)))
-    return found | {"seconds_measuring": time.perf_counter() - started}
+    figures = dict(run.evaluate(len(run.state.rows), sum(run.state.epochs)))
+    return figures | {"seconds_measuring": time.perf_counter() - started}
 
 
 def begin(run: PretrainingRun, prepare: Callable[[Tensor], None]) -> None:
-    """Let a phase look at pictures before its first step, always the same ones."""
-    positions = run.train[
-        np.linspace(0, len(run.train) - 1, min(LOOKED_AT, len(run.train))).astype(int)
-    ]
+    """Call a phase's `begin` with a fixed sample of training pictures."""
+    count = min(BEGIN_PICTURES, len(run.train))
+    positions = run.train[np.linspace(0, len(run.train) - 1, count).astype(int)]
     clean = list(batches(run, run.views.clean(), [positions], 0))
     with torch.no_grad():
         prepare(clean[0][0][0])
 
 
 def out_of_time(run: PretrainingRun) -> bool:
-    """Whether a budget is spent; the first epoch of a phase always runs."""
+    """Whether the time budget is spent; the first epoch of a phase always runs."""
     budget = run.settings.budget_s
     return budget is not None and run.state.epoch > 0 and run.state.seconds >= budget
 
 
 def fit_budget(run: PretrainingRun) -> None:
-    """Correct how many epochs the last phase has, by what the epochs so far really took."""
+    """Adjust the number of epochs of the last phase to the measured time of its epochs so far."""
     state, budget = run.state, run.settings.budget_s
     if budget is None or state.phase < len(state.epochs) - 1:
         return
     left = budget - state.seconds
-    own = [
+    epochs_s = [
         row["seconds"] + row["seconds_measuring"]
         for row in state.rows
         if row["phase"] == state.phase
     ]
-    more = max(0, round(left / float(np.mean(own))))
+    more = max(0, round(left / float(np.mean(epochs_s))))
     state.epochs[state.phase] = state.epoch + more
 
 
 def make_optimizers(run: PretrainingRun, phase: Phase) -> Optimizers:
-    """Give every player of a phase its optimiser; all other parameters stop training."""
+    """Create an optimiser for every player of a phase; freeze all other parameters."""
     for parameter in run.method.networks.parameters():
         parameter.requires_grad_(False)
-    found: Optimizers = {}
+    optimizers: Optimizers = {}
     for name, player in phase.players.items():
         parameters = parameters_of(player)
         for parameter in parameters:
@@ -131,14 +129,14 @@ def make_optimizers(run: PretrainingRun, phase: Phase) -> Optimizers:
             (1.0,),
             (run.settings.weight_decay,) * 2,
         )
-        found[name] = make_optimizer(run.settings.optimizer, groups, run.settings.hyper)
+        optimizers[name] = make_optimizer(run.settings.optimizer, groups, run.settings.hyper)
     if run.resumed is not None:
-        for name, optimizer in found.items():
+        for name, optimizer in optimizers.items():
             if run.state.epoch or run.state.midway:  # else the checkpoint is of the phase before
                 with understood(run.folder.path):
                     optimizer.load_state_dict(run.resumed[name])
         run.resumed = None
-    return found
+    return optimizers
 
 
 def parameters_of(player: nn.Module | Sequence[nn.Parameter]) -> list[nn.Parameter]:
@@ -149,9 +147,9 @@ def parameters_of(player: nn.Module | Sequence[nn.Parameter]) -> list[nn.Paramet
 def train_epoch(
     run: PretrainingRun, phase: Phase, optimizers: Optimizers
 ) -> Generator[Event, None, dict[str, Any]]:
-    """Visit the pictures once; return the epoch's row of metrics.csv.
+    """Train for one epoch; return its row of metrics.csv.
 
-    Of several processes each takes its share of every batch, and draws numbers of its own.
+    Each distributed process takes its slice of every batch and has its own random numbers.
     """
     state, settings = run.state, run.settings
     number = len(state.rows)
@@ -160,99 +158,99 @@ def train_epoch(
     picks = cut(arranged(run, order), settings.batch_size, settings.drop_last)
     run.method.networks.train()
     started = time.perf_counter()
-    tally = take_up(run)
-    started -= tally.seconds
-    own = [processes.share(pick) for pick in picks[tally.steps :]]
+    totals = epoch_start(run)
+    started -= totals.seconds
+    local = [processes.share(pick) for pick in picks[totals.steps :]]
     with between_steps() as stop:
-        for batch in batches(run, run.views, own, number):
-            step = tally.steps
+        for batch in batches(run, run.views, local, number):
+            step = totals.steps
             part = (step + 0.5) / len(picks)
             progress = settings.schedule.progress(state.epochs, state.phase, state.epoch, part)
             factor, momentum = settings.schedule.at(progress)
-            tally.lr = settings.lr * factor
+            totals.lr = settings.lr * factor
             for optimizer in optimizers.values():
-                set_rates(optimizer, tally.lr, momentum)
-            shown = take_step(run, phase, Batch(*batch, progress), optimizers, len(picks[step]))
-            tally.add(shown)
-            yield Progress(f"epoch {number + 1}", tally.steps, len(picks))
+                set_rates(optimizer, totals.lr, momentum)
+            figures = take_step(run, phase, Batch(*batch, progress), optimizers, len(picks[step]))
+            totals.add(figures)
+            yield Progress(f"epoch {number + 1}", totals.steps, len(picks))
             if is_time(stop):
-                tally.seconds = time.perf_counter() - started
-                save_midway(run, optimizers, tally)
+                totals.seconds = time.perf_counter() - started
+                save_midway(run, optimizers, totals)
                 stop.has_saved()
     row: dict[str, Any] = {"phase": state.phase, "phase_name": phase.name, "epoch": number + 1}
-    row |= {name: value / len(picks) for name, value in tally.sums.items()}
+    row |= {name: value / len(picks) for name, value in totals.sums.items()}
     row |= processes.from_first(held_out_figures, run, phase)
-    row |= {"lr": tally.lr, "seconds": time.perf_counter() - started}
+    row |= {"lr": totals.lr, "seconds": time.perf_counter() - started}
     return processes.agreed(row)
 
 
 def take_step(
-    run: PretrainingRun, phase: Phase, batch: Batch, optimizers: Optimizers, whole: int
+    run: PretrainingRun, phase: Phase, batch: Batch, optimizers: Optimizers, count: int
 ) -> dict[str, float]:
-    """Let every player make its move; return what they show. Raises UserError.
+    """Make one optimiser step for every player; return their figures. Raises UserError.
 
-    whole: pictures of the batch in all processes; gradients and figures are means over them.
+    count: pictures of the batch in all processes; gradients and figures are means over them.
     """
-    moves = phase.learn(batch)
+    objectives = phase.learn(batch)
     clipping = run.settings.clipping
-    weight = processes.weight(len(batch.labels), whole)
-    shown: dict[str, float] = {}
+    weight = processes.weight(len(batch.labels), count)
+    sums: dict[str, float] = {}
     while True:
         with run.autocast():
-            move = next(moves, None)
-        if move is None:
+            objective = next(objectives, None)
+        if objective is None:
             break
-        figures = processes.mean(figures_of(move, phase), weight)
+        figures = processes.mean(figures_of(objective, phase), weight)
         try:
             checked(next(iter(figures.values())), 0)
         except Diverged as problem:
             raise diverged(run, phase, problem) from None
-        optimizer = optimizers[move.player]
+        optimizer = optimizers[objective.player]
         optimizer.zero_grad(set_to_none=True)
-        (move.loss * weight if weight != 1 else move.loss).backward()
-        own = [p for group in optimizer.param_groups for p in group["params"]]
-        processes.average_(p.grad for p in own if p.grad is not None)
+        (objective.loss * weight if weight != 1 else objective.loss).backward()
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        processes.average_(p.grad for p in parameters if p.grad is not None)
         if clipping is not None:
-            CLIPPINGS[clipping[0]](own, clipping[1])
+            CLIPPINGS[clipping[0]](parameters, clipping[1])
         optimizer.step()
-        shown |= {name: shown.get(name, 0.0) + figure for name, figure in figures.items()}
-    if phase.stepped is not None:
-        phase.stepped(batch.progress)
-    return shown
+        sums |= {name: sums.get(name, 0.0) + figure for name, figure in figures.items()}
+    if phase.after_step is not None:
+        phase.after_step(batch.progress)
+    return sums
 
 
-def figures_of(move: Move, phase: Phase) -> dict[str, float]:
-    """Name a move's loss and figures: "loss", or "loss_<player>" where there are several, first."""
-    name = "loss" if len(phase.players) == 1 else f"loss_{move.player}"
-    value = float(move.loss.detach())
-    return {name: value, **{key: float(figure) for key, figure in move.figures.items()}}
+def figures_of(objective: Objective, phase: Phase) -> dict[str, float]:
+    """Return the loss, as "loss" or with several players "loss_<player>", then the figures."""
+    name = "loss" if len(phase.players) == 1 else f"loss_{objective.player}"
+    value = float(objective.loss.detach())
+    return {name: value, **{key: float(figure) for key, figure in objective.figures.items()}}
 
 
 @torch.no_grad()
 def held_out_figures(run: PretrainingRun, phase: Phase) -> dict[str, float]:
-    """Return the figures, as val_<name>, on the pictures kept aside, in evaluation mode."""
-    aside = run.index.of_split("val")
-    picks = cut(arranged(run, aside), run.settings.batch_size, drop_last=False)
+    """Return the figures, as val_<name>, on the held-out pictures, in evaluation mode."""
+    held_out = run.index.of_split("val")
+    picks = cut(arranged(run, held_out), run.settings.batch_size, drop_last=False)
     sums: dict[str, float] = {}
     run.method.networks.eval()
     for pick, batch in zip(picks, batches(run, run.views, picks, 0), strict=True):
-        for move in phase.learn(Batch(*batch, progress=1.0, held_out=True)):
-            for name, figure in figures_of(move, phase).items():
+        for objective in phase.learn(Batch(*batch, progress=1.0, held_out=True)):
+            for name, figure in figures_of(objective, phase).items():
                 sums[name] = sums.get(name, 0.0) + figure * len(pick)
-    return {f"val_{name}": value / len(aside) for name, value in sums.items()}
+    return {f"val_{name}": value / len(held_out) for name, value in sums.items()}
 
 
 def arranged(run: PretrainingRun, order: np.ndarray) -> np.ndarray:
-    """Return positions (N,) in the order that the method wants."""
+    """Return positions (N,) in the method's training order."""
     arrange = run.method.arrange
     return order if arrange is None else arrange(order, run.index.labels[order])
 
 
 def cut(order: np.ndarray, size: int, drop_last: bool) -> list[np.ndarray]:
-    """Cut positions (N,) into batches; a smaller last one may be left out, if it is not alone.
+    """Cut positions (N,) into batches; a smaller last one may be dropped unless it is the only one.
 
-    A last batch of one picture always is, if it is not alone: batch normalisation needs two, and
-    every process one.
+    A last batch of a single picture, or with fewer pictures than processes, is always dropped:
+    batch norm needs two pictures, and every process one.
     """
     picks = [order[start : start + size] for start in range(0, len(order), size)]
     short = picks and len(picks[-1]) < (size if drop_last else max(2, processes.count()))
@@ -267,42 +265,41 @@ def batches(
     def make(position: int) -> tuple[View, ...]:
         return views.make(run.index.file(position), position, epoch)
 
-    made = ahead(make, (int(position) for pick in picks for position in pick))
+    decoded = ahead(make, (int(position) for pick in picks for position in pick))
     for pick in picks:
-        columns = zip(*(next(made) for _ in pick), strict=True)
+        columns = zip(*(next(decoded) for _ in pick), strict=True)
         tensors = tuple(as_batch(column, run.device) for column in columns)
         yield tensors, torch.from_numpy(run.index.labels[pick]).to(run.device)
 
 
 def pilot(run: PretrainingRun) -> Generator[Event, None, float]:
-    """Time a few steps and take them back; return the seconds that an epoch may take."""
+    """Time a few steps and undo them; return the estimated seconds of an epoch."""
     phase = run.method.phases[0]
     before = {n: t.detach().clone() for n, t in run.method.networks.state_dict().items()}
     optimizers = make_optimizers(run, phase)
-    every = cut(run.train, run.settings.batch_size, run.settings.drop_last)
-    picks = every[:PILOT_STEPS]
+    epoch = cut(run.train, run.settings.batch_size, run.settings.drop_last)
+    picks = epoch[:PILOT_STEPS]
     run.method.networks.train()
-    taken: list[float] = []
+    steps_s: list[float] = []
     started = time.perf_counter()
-    own = [processes.share(pick) for pick in picks]
-    for step, batch in enumerate(batches(run, run.views, own, 0)):
+    local = [processes.share(pick) for pick in picks]
+    for step, batch in enumerate(batches(run, run.views, local, 0)):
         for optimizer in optimizers.values():
             set_rates(optimizer, 1e-8)
         take_step(run, phase, Batch(*batch, 0.0), optimizers, len(picks[step]))
-        taken.append(time.perf_counter() - started)
+        steps_s.append(time.perf_counter() - started)
         started = time.perf_counter()
         yield Progress("timing a few steps", step + 1, len(picks))
     run.method.networks.load_state_dict(before)
-    steady = taken[1:] or taken  # the first step also pays for what is set up once
-    return float(np.mean(steady)) * len(every)
+    steady = steps_s[1:] or steps_s  # the first step includes one-time setup
+    return float(np.mean(steady)) * len(epoch)
 
 
-def diverged(run: PretrainingRun, phase: Phase, problem: Diverged) -> UserError:
-    """Return what a run says whose loss is no number any more."""
+def diverged(run: PretrainingRun, phase: Phase, problem: Diverged) -> DivergedForGood:
+    """Return the error of a run whose loss became NaN or infinite."""
     name = "NaN" if problem.loss != problem.loss else "infinite"
-    kept = f"; the epochs before are kept in {run.folder.path}" if run.state.rows else ""
-    return UserError(
+    return DivergedForGood(
         f"the loss became {name} in epoch {len(run.state.rows) + 1} ({phase.name})",
         f"the peak learning rate is {rate_text(run.settings.lr)}",
-        f"lower --lr, or limit the gradients with --clip-norm 1{kept}",
+        "lower --lr, or limit the gradients with --clip-norm 1",
     )

@@ -1,4 +1,4 @@
-"""Masked autoencoder: a vision transformer sees a quarter of the patches and draws the others."""
+"""Masked autoencoder (MAE): a vision transformer reconstructs the masked patches from the rest."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transferkit.config import Pretraining
 from transferkit.errors import usage_error
 from transferkit.pretraining.encoder import Encoder
-from transferkit.pretraining.method import Batch, Method, Move, Phase
+from transferkit.pretraining.method import Batch, Method, Objective, Phase
 
 DECODER_BLOCKS, DECODER_WIDTH, DECODER_HEADS = 2, 128, 4
 FEWEST_PATCHES = 4
@@ -30,30 +30,30 @@ def patches_of(images: Tensor, size_px: tuple[int, int]) -> Tensor:
 
 
 def picture_of(patches: Tensor, size_px: tuple[int, int], grid: tuple[int, int]) -> Tensor:
-    """Put patches (N, L, h * w * 3) together to pictures (N, 3, H, W): undoes `patches_of`."""
+    """Assemble patches (N, L, h * w * 3) to pictures (N, 3, H, W): the inverse of `patches_of`."""
     h, w = size_px
     laid = patches.reshape(len(patches), *grid, h, w, 3)
     return laid.permute(0, 5, 1, 3, 2, 4).reshape(len(patches), 3, grid[0] * h, grid[1] * w)
 
 
 def choose_visible(count: int, patches: int, ratio: float) -> Tensor:
-    """Draw which patches each picture shows: positions (N, V), ascending; at least one is hidden.
+    """Draw each picture's visible patches: positions (N, V), ascending; at least one is masked.
 
-    ratio: share that is hidden, 0..1.
+    ratio: share that is masked, 0..1.
     """
-    shown = min(max(1, round(patches * (1 - ratio))), patches - 1)
+    visible = min(max(1, round(patches * (1 - ratio))), patches - 1)
     order = torch.rand(count, patches).argsort(dim=1)
-    return order[:, :shown].sort(dim=1).values
+    return order[:, :visible].sort(dim=1).values
 
 
 def normalised_patches(patches: Tensor) -> Tensor:
-    """Bring every patch (..., P) to mean 0 and variance 1: what is drawn is its structure."""
+    """Bring every patch (..., P) to mean 0 and variance 1, so that its structure is the target."""
     mean = patches.mean(dim=-1, keepdim=True)
     return (patches - mean) / (patches.var(dim=-1, keepdim=True) + EPS).sqrt()
 
 
 def sine_positions(grid: tuple[int, int], width: int) -> Tensor:
-    """Return fixed positions (1, L, width) of a grid, a half of the width for each axis.
+    """Return fixed sine-cosine position embeddings (1, L, width), half of the width per axis.
 
     Source: Vaswani et al., "Attention Is All You Need", NeurIPS 2017, section 3.5, in two axes.
     """
@@ -65,7 +65,7 @@ def sine_positions(grid: tuple[int, int], width: int) -> Tensor:
 
 
 class PatchDecoder(nn.Module):
-    """Tokens of the visible patches (N, V, C) to pixels of all patches (N, L, P)."""
+    """Maps tokens of the visible patches (N, V, C) to pixels of all patches (N, L, P)."""
 
     positions: Tensor
 
@@ -81,30 +81,30 @@ class PatchDecoder(nn.Module):
         self.draw = nn.Linear(DECODER_WIDTH, pixels)
 
     def forward(self, tokens: Tensor, visible: Tensor) -> Tensor:
-        """Return pixels (N, L, P); visible: (N, V), where each token belongs."""
+        """Return pixels (N, L, P); visible: positions (N, V) of the tokens."""
         embedded = self.embed(tokens)
-        every = self.hidden.expand(len(tokens), self.positions.shape[1], -1)
+        mask_tokens = self.hidden.expand(len(tokens), self.positions.shape[1], -1)
         place = visible[..., None].expand_as(embedded)
-        every = every.scatter(1, place, embedded.to(every.dtype))
-        drawn: Tensor = self.draw(self.norm(self.blocks(every + self.positions)))
-        return drawn
+        sequence = mask_tokens.scatter(1, place, embedded.to(mask_tokens.dtype))
+        pixels: Tensor = self.draw(self.norm(self.blocks(sequence + self.positions)))
+        return pixels
 
 
 def visible_tokens(vit: VisionTransformer, images: Tensor, visible: Tensor) -> Tensor:
-    """Run a transformer on some patches alone: normalised pictures -> tokens (N, V, C)."""
+    """Run a transformer on the visible patches alone: normalised pictures -> tokens (N, V, C)."""
     model: Any = vit
     tokens = model._pos_embed(model.patch_embed(images))  # (N, prefix + L, C)
     prefix, rest = tokens.split(
         [model.num_prefix_tokens, tokens.shape[1] - model.num_prefix_tokens], 1
     )
     kept = rest.gather(1, visible[..., None].expand(-1, -1, rest.shape[2]))
-    seen = model.norm(model.blocks(model.norm_pre(torch.cat([prefix, kept], dim=1))))
-    found: Tensor = seen[:, model.num_prefix_tokens :]
-    return found
+    outputs = model.norm(model.blocks(model.norm_pre(torch.cat([prefix, kept], dim=1))))
+    without_prefix: Tensor = outputs[:, model.num_prefix_tokens :]
+    return without_prefix
 
 
 def mae(encoder: Encoder, options: Pretraining, seed: int) -> Method:
-    """Draw the patches that were hidden, from the few that were not.
+    """Reconstruct the masked patches from the few visible ones.
 
     Source: He et al., "Masked Autoencoders Are Scalable Vision Learners", CVPR 2022.
     """
@@ -115,27 +115,27 @@ def mae(encoder: Encoder, options: Pretraining, seed: int) -> Method:
     networks = nn.ModuleDict({"encoder": encoder, "decoder": decoder})
     patches = grid[0] * grid[1]
 
-    def drawn_and_hidden(images: Tensor) -> tuple[Tensor, Tensor]:
+    def predicted_and_mask(images: Tensor) -> tuple[Tensor, Tensor]:
         visible = choose_visible(len(images), patches, options.mask_ratio or MASK_RATIO).to(
             images.device
         )
         tokens = visible_tokens(vit, encoder.normalized(images), visible)
-        hidden = torch.ones(len(images), patches, device=images.device).scatter(1, visible, 0.0)
-        return decoder(tokens, visible), hidden
+        mask = torch.ones(len(images), patches, device=images.device).scatter(1, visible, 0.0)
+        return decoder(tokens, visible), mask
 
-    def learn(batch: Batch) -> Iterator[Move]:
+    def learn(batch: Batch) -> Iterator[Objective]:
         (images,) = batch.views
-        drawn, hidden = drawn_and_hidden(images)
+        predicted, mask = predicted_and_mask(images)
         target = normalised_patches(patches_of(images, size_px))
-        errors = (drawn - target).square().mean(dim=-1)  # (N, L)
-        yield Move((errors * hidden).sum() / hidden.sum())
+        errors = (predicted - target).square().mean(dim=-1)  # (N, L)
+        yield Objective((errors * mask).sum() / mask.sum())
 
     def show(images: Tensor) -> Mapping[str, Tensor]:
-        drawn, hidden = drawn_and_hidden(images)
+        predicted, mask = predicted_and_mask(images)
         real = patches_of(images, size_px)
-        spread = (real.var(dim=-1, keepdim=True) + EPS).sqrt()
-        pixels = drawn * spread + real.mean(dim=-1, keepdim=True)
-        mask = hidden[..., None]
+        std = (real.var(dim=-1, keepdim=True) + EPS).sqrt()
+        pixels = predicted * std + real.mean(dim=-1, keepdim=True)
+        mask = mask[..., None]
         rows = [HIDDEN_GREY * mask + real * (1 - mask), pixels * mask + real * (1 - mask), real]
         return {"reconstructions": torch.stack([picture_of(row, size_px, grid) for row in rows])}
 
@@ -146,9 +146,9 @@ def mae(encoder: Encoder, options: Pretraining, seed: int) -> Method:
 def vision_transformer(
     encoder: Encoder,
 ) -> tuple[VisionTransformer, tuple[int, int], tuple[int, int]]:
-    """Return a backbone's transformer, its grid of patches, and a patch's size in pixels.
+    """Return the backbone as a transformer, its grid of patches, and a patch's size in pixels.
 
-    Raises a usage error, with advice, where it is none, or where the picture has too few patches.
+    Raises a usage error if it is none, or if the input has too few patches.
     """
     vit = encoder.backbone
     if not isinstance(vit, VisionTransformer):
@@ -162,8 +162,8 @@ def vision_transformer(
     if grid[0] * grid[1] < FEWEST_PATCHES:
         side = encoder.preprocessing.width_px
         raise usage_error(
-            f"an input of {side} px has {grid[0]} × {grid[1]} patches of {size_px[0]} px: there is "
-            "too little to hide",
+            f"an input of {side} px has {grid[0]} × {grid[1]} patches of {size_px[0]} px: too few "
+            "to mask",
             "",
             f"enlarge it with --image-size {8 * size_px[0]}, or take a backbone of smaller patches",
         )

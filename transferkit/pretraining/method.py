@@ -1,8 +1,8 @@
-"""What a pretraining method is: networks, and how they learn from a batch of pictures.
+"""The interface of a pretraining method: networks, and how they learn from a batch of pictures.
 
-A method is a function `make(encoder, options, seed) -> Method` and a row in
-`transferkit.pretraining.methods.METHODS`. The loop does all the rest: views, optimisers,
-schedules, clipping, checkpoints, probes and plots.
+A method is a function `(encoder, options, seed) -> Method` and a row in
+`transferkit.config.methods.METHODS`. The loop does the rest: views, optimisers, schedules,
+clipping, checkpoints, probes and plots.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,23 +12,19 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from transferkit.config import Pretraining
-from transferkit.pretraining.encoder import Encoder
-
 NETWORK = "network"
-"""The only player of a method whose networks all step down the same loss."""
+"""The only player of a method with a single loss."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """What a step learns from.
+    """The input of a training step.
 
     views: V tensors (N, 3, H, W) of the same N pictures, values 0..1; sizes may differ between
-    views. labels: (N,) int64, what the data set says of each picture; all 0 where it says nothing.
-    progress: of the phase, 0..1. held_out: the figures are only measured, nothing is learned.
+    views. labels: (N,) int64; all 0 for a data set without labels. progress: of the phase, 0..1.
+    held_out: evaluate only, learn nothing.
 
-    Whatever a method draws at random comes from torch's global generator, which the loop seeds in
-    every epoch.
+    Methods draw random numbers from torch's global generator, which the loop seeds every epoch.
     """
 
     views: tuple[Tensor, ...]
@@ -38,25 +34,25 @@ class Batch:
 
 
 @dataclass(frozen=True)
-class Move:
-    """One player's turn: a loss [] to step down. figures: what else to show of it, by name."""
+class Objective:
+    """A loss [] for one player to minimise. figures: further values to report, by name."""
 
     loss: Tensor
     player: str = NETWORK
     figures: Mapping[str, float] = field(default_factory=dict)
 
 
-Learn = Callable[[Batch], Iterator[Move]]
-"""Yields the players' moves in turn; after each, that player's parameters have made their step."""
+Learn = Callable[[Batch], Iterator[Objective]]
+"""Yields the players' objectives in turn; after each, its player's optimiser has made a step."""
 
 
 @dataclass(frozen=True)
 class Phase:
     """A part of the training with its own players; most methods have one.
 
-    players: name -> the modules or parameters that step down that player's losses. share: of all
-    epochs, relative to the other phases. begin: called with pictures (N, 3, H, W) of 0..1 before
-    the first step. stepped: called with the progress 0..1 after every step.
+    players: name -> modules or parameters that share an optimiser. share: of all epochs, relative
+    to the other phases. begin: called with pictures (N, 3, H, W), values 0..1, before the first
+    step. after_step: called with the progress 0..1 after every step.
     """
 
     name: str
@@ -64,23 +60,23 @@ class Phase:
     learn: Learn
     share: float = 1.0
     begin: Callable[[Tensor], None] | None = None
-    stepped: Callable[[float], None] | None = None
+    after_step: Callable[[float], None] | None = None
 
 
 @dataclass(frozen=True)
 class Method:
-    """A method at work.
+    """A pretraining method, built around an encoder.
 
-    networks: everything that a checkpoint must hold, the encoder among it; state that is no
-    parameter (momentum encoders, queues, persistent chains) lies in buffers.
-    phases: in order. lr, weight_decay, hyper (of the optimiser, where it has them): unless the user
-    names others.
+    networks: everything that a checkpoint must hold, including the encoder; state other than
+    parameters (momentum encoders, queues, persistent chains) lies in buffers.
+    phases: in order. lr, weight_decay, hyper: the method's defaults; of `hyper`, those that the
+    optimiser takes.
     show: pictures (N, 3, H, W), N <= 8, values 0..1 -> name of a plot -> rows of pictures to draw,
     (R, C, 3, H, W), values 0..1.
-    measure: (training pictures, pictures kept aside), (N, 3, H, W) each, -> figures of an epoch.
-    warnings: of the rows of metrics.csv so far -> what a person should know.
-    arrange: (positions (N,) in random order, their labels (N,)) -> the order to learn in.
-    finish: called once all is learned, before the backbone is written.
+    figures: (training pictures, held-out pictures), (N, 3, H, W) each, -> figures of an epoch.
+    warnings: rows of metrics.csv so far -> warnings for the user.
+    arrange: (positions (N,) in random order, their labels (N,)) -> the training order.
+    finish: called after the last epoch, before the backbone is saved.
     """
 
     networks: nn.Module
@@ -89,29 +85,7 @@ class Method:
     weight_decay: float = 1e-4
     hyper: Mapping[str, float] = field(default_factory=dict)
     show: Callable[[Tensor], Mapping[str, Tensor]] | None = None
-    measure: Callable[[Tensor, Tensor], Mapping[str, float]] | None = None
+    figures: Callable[[Tensor, Tensor], Mapping[str, float]] | None = None
     warnings: Callable[[Sequence[Mapping[str, float]]], list[str]] | None = None
     arrange: Callable[[NDArray[np.int64], NDArray[np.int64]], NDArray[np.int64]] | None = None
     finish: Callable[[], None] | None = None
-
-
-@dataclass(frozen=True)
-class MethodKind:
-    """A row of the table of methods.
-
-    make: builds the method around an encoder, its new networks seeded by the third argument.
-    views: what each picture of a batch is shown as, see `transferkit.pretraining.views.VIEWS`.
-    views_of: returns the views instead, where they depend on the encoder or on options.
-    backbone: the usual one. summary: what is learned, in a few words.
-    reads_labels: it learns the classes of a labelled set; `make` is also given their number.
-    drops_last: a smaller last batch is left out. one_process: it cannot be shared out.
-    """
-
-    make: Callable[..., Method]
-    views: tuple[str, ...]
-    summary: str
-    backbone: str = "resnet18"
-    reads_labels: bool = False
-    drops_last: bool = True
-    one_process: bool = False
-    views_of: Callable[[Encoder, Pretraining], tuple[str, ...]] | None = None

@@ -1,7 +1,7 @@
-"""Restricted Boltzmann machines, stacked greedily: a deep belief net that becomes an mlp.
+"""Restricted Boltzmann machines (RBMs), stacked greedily: a deep belief net that becomes an MLP.
 
-A machine's weights and hidden biases are those of the mlp's layer, so what is learned lies in the
-backbone at every moment: with logistic layers its activations are the hidden units' probabilities.
+An RBM shares weights and hidden biases with the MLP's layer, so the backbone is always up to date:
+the activations of its logistic layers are the probabilities of the hidden units.
 """
 
 from collections.abc import Iterator, Mapping
@@ -16,20 +16,19 @@ from transferkit.backbones.scratch import Scratch
 from transferkit.config import Pretraining
 from transferkit.errors import usage_error
 from transferkit.pretraining.encoder import Encoder
-from transferkit.pretraining.method import Batch, Learn, Method, Move, Phase
+from transferkit.pretraining.method import Batch, Learn, Method, Objective, Phase
 
 VISIBLE_STD = 0.5
-"""Of Gaussian visible units, in the units of the network's input, -1..1."""
+"""Standard deviation of Gaussian visible units, on the scale of the network's input, -1..1."""
 SPARSITY_WEIGHT = 1.0
-"""Unless the user names another."""
 
 
 @dataclass(frozen=True)
 class Machine:
-    """A restricted Boltzmann machine on what a layer sees.
+    """A restricted Boltzmann machine on the input of a layer.
 
     weight: (H, V) and bias: (H,) of p(hidden | visible) = logistic(weight v + bias). visible_bias:
-    (V,). std: of Gaussian visible units; None for Bernoulli ones, 0 or 1.
+    (V,). std: of Gaussian visible units; None for Bernoulli units, 0 or 1.
     """
 
     weight: Tensor
@@ -43,10 +42,10 @@ class Machine:
 
     def visible(self, hidden: Tensor) -> Tensor:
         """Return the expected visible units (N, V): means, or probabilities."""
-        drive = hidden @ self.weight
+        inputs = hidden @ self.weight
         if self.std is not None:
-            return self.visible_bias + self.std**2 * drive
-        return torch.sigmoid(self.visible_bias + drive)
+            return self.visible_bias + self.std**2 * inputs
+        return torch.sigmoid(self.visible_bias + inputs)
 
     def sample_visible(self, hidden: Tensor) -> Tensor:
         """Draw visible units (N, V)."""
@@ -56,18 +55,18 @@ class Machine:
         return torch.bernoulli(expected)
 
     def gibbs(self, visible: Tensor, steps: int) -> Tensor:
-        """Return visible units (N, V) after so many rounds of drawing hidden, then visible ones."""
+        """Return visible units (N, V) after `steps` rounds of block Gibbs sampling."""
         for _ in range(steps):
             visible = self.sample_visible(torch.bernoulli(self.hidden(visible)))
         return visible
 
     def free_energy(self, visible: Tensor) -> Tensor:
-        """Return F (N,): -log of the unnormalised probability of visible units, summed over hidden.
+        """Return the free energy (N,): -log of the unnormalised marginal probability of visible.
 
         Source: Hinton, "A Practical Guide to Training Restricted Boltzmann Machines", section 16.1.
         """
-        drive = functional.linear(visible, self.weight, self.bias)
-        hidden = functional.softplus(drive).sum(dim=1)
+        inputs = functional.linear(visible, self.weight, self.bias)
+        hidden = functional.softplus(inputs).sum(dim=1)
         if self.std is not None:
             distance = (visible - self.visible_bias).square().sum(dim=1)
             return distance / (2 * self.std**2) - hidden
@@ -77,9 +76,9 @@ class Machine:
 def contrastive_divergence(machine: Machine, data: Tensor, fantasy: Tensor) -> Tensor:
     """Return a loss [] whose gradient is that of contrastive divergence.
 
-    data: (N, V) visible units of pictures. fantasy: (M, V) those that the machine drew. The mean
-    free energy of the first less that of the second: its gradient is the negative of the
-    likelihood's where the fantasies are fair draws.
+    data: (N, V) visible units of pictures. fantasy: (M, V) sampled visible units. The loss is the
+    difference of their mean free energies: its gradient is that of the negative log-likelihood if
+    the fantasies are samples of the model.
     Source: Hinton, "Training Products of Experts by Minimizing Contrastive Divergence", 2002.
     """
     return machine.free_energy(data).mean() - machine.free_energy(fantasy).mean()
@@ -88,9 +87,9 @@ def contrastive_divergence(machine: Machine, data: Tensor, fantasy: Tensor) -> T
 def pseudo_likelihood(machine: Machine, visible: Tensor, bit: Tensor) -> Tensor:
     """Return an estimate [] of the mean log pseudo-likelihood of Bernoulli visible units.
 
-    visible: (N, V) of 0 and 1. bit: (N,) which unit of each to flip: log p(unit | all others) is
-    logistic of the rise of the free energy; times V it stands for the sum over all units.
-    Source: as scikit-learn's BernoulliRBM.score_samples.
+    visible: (N, V) of 0 and 1. bit: (N,) the unit of each row to flip: p(unit | all others) is the
+    logistic of the rise in free energy; its log times V estimates the sum over all units.
+    Source: scikit-learn's BernoulliRBM.score_samples.
     """
     flipped = visible.clone()
     rows = torch.arange(len(visible), device=visible.device)
@@ -100,10 +99,10 @@ def pseudo_likelihood(machine: Machine, visible: Tensor, bit: Tensor) -> Tensor:
 
 
 class Stack(nn.Module):
-    """The machines of a deep belief net on the layers of an mlp.
+    """The RBMs of a deep belief net on the layers of an MLP.
 
-    The weights start as the mlp's do, at random or from a file. visible_biases: of every layer.
-    chains: (N, V) persistent draws of every layer. learning: number of the machine that learns.
+    The weights start as the MLP's, random or from a file. visible_biases: of every layer. Buffers
+    chain0, ...: persistent chains (N, V) of every layer. learning: index of the RBM in training.
     """
 
     def __init__(self, encoder: Encoder, options: Pretraining, seed: int) -> None:
@@ -120,18 +119,17 @@ class Stack(nn.Module):
             self.register_buffer(f"chain{number}", start.round() if number else start)
 
     def input(self, images: Tensor) -> Tensor:
-        """Return what the first machine sees (N, V) of pictures (N, 3, H, W), values 0..1.
+        """Return the first RBM's visible units (N, V) for pictures (N, 3, H, W), values 0..1.
 
-        The network's own input -1..1; for Bernoulli units the pixels' values, taken as
-        probabilities.
+        The network's input, -1..1; for Bernoulli units the pixel values as probabilities.
         """
         return (self.encoder.normalized(images) if self.gaussian else images).flatten(1)
 
     def machine(self, number: int) -> Machine:
-        """Return the machine on a layer.
+        """Return the RBM on a layer.
 
-        The layer's input is n = 2 v - 1 where the visible units v are pixels of 0..1, so that its
-        weight and bias are the machine's, rescaled: w n + b = 2 w v + (b - w 1).
+        With Bernoulli pixels v of 0..1, the first layer's input is n = 2 v - 1, so the RBM's weight
+        and bias are the layer's, rescaled: w n + b = 2 w v + (b - w 1).
         """
         layer, bias = self.layers[number], self.visible_biases[number]
         if number or self.gaussian:
@@ -140,18 +138,18 @@ class Stack(nn.Module):
         return Machine(2 * layer.weight, layer.bias - layer.weight.sum(dim=1), bias)
 
     def below(self, images: Tensor, number: int) -> Tensor:
-        """Return what the machine `number` sees (N, V): probabilities of the hidden units below."""
-        found = self.input(images)
+        """Return the visible units (N, V) of RBM `number`: the hidden probabilities below it."""
+        visible = self.input(images)
         for position in range(number):
-            found = self.machine(position).hidden(found)
-        return found
+            visible = self.machine(position).hidden(visible)
+        return visible
 
     @torch.no_grad()
     def centre_(self, number: int, images: Tensor) -> None:
-        """Start a machine's biases at what pictures (N, 3, H, W) look like on the mean.
+        """Initialise an RBM's biases from the mean of pictures (N, 3, H, W).
 
-        Visible units begin at their mean; hidden ones, where their biases are still 0, in the
-        middle: a picture that is mostly white would else switch them all the same way.
+        Visible biases reproduce the mean. Hidden biases that are still 0 put the mean picture at
+        probability 1/2: else a set of mostly white pictures would saturate all units alike.
         Source: Hinton, "A Practical Guide to Training Restricted Boltzmann Machines", section 8.1;
         Montavon and Müller, "Deep Boltzmann Machines and the Centering Trick", 2012.
         """
@@ -164,12 +162,12 @@ class Stack(nn.Module):
             layer.bias.copy_(-layer.weight @ (2 * mean - 1 if scaled else mean))
 
     def chain(self, number: int) -> Tensor:
-        """Return a layer's persistent draws (N, V)."""
-        found: Tensor = getattr(self, f"chain{number}")
-        return found
+        """Return a layer's persistent chains (N, V)."""
+        chain: Tensor = getattr(self, f"chain{number}")
+        return chain
 
-    def drawn(self, images: Tensor, depth: int) -> Tensor:
-        """Return pictures (N, 3, H, W) as the first `depth` machines draw them again, 0..1."""
+    def reconstructed(self, images: Tensor, depth: int) -> Tensor:
+        """Return pictures (N, 3, H, W), 0..1, reconstructed from `depth` layers up."""
         hidden = self.below(images, depth)
         for number in reversed(range(depth)):
             hidden = self.machine(number).visible(hidden)
@@ -181,10 +179,7 @@ class Stack(nn.Module):
 
 
 def linear_layers(encoder: Encoder) -> list[nn.Linear]:
-    """Return an mlp's layers. Raises a usage error where they are no restricted Boltzmann machines.
-
-    Each must be a linear layer with logistic units alone.
-    """
+    """Return an MLP's layers. Raises a usage error if one is not linear with logistic units."""
     backbone = encoder.backbone
     if not isinstance(backbone, Scratch) or backbone.maps:
         raise usage_error(
@@ -198,7 +193,7 @@ def linear_layers(encoder: Encoder) -> list[nn.Linear]:
             "here batch norm changes them before the first layer",
             "leave out --backbone-batchnorm first",
         )
-    found: list[nn.Linear] = []
+    layers: list[nn.Linear] = []
     for block in backbone.blocks:
         parts = list(block.children())
         if [type(part) for part in parts] != [nn.Linear, nn.Sigmoid]:
@@ -208,12 +203,12 @@ def linear_layers(encoder: Encoder) -> list[nn.Linear]:
                 f"here they are {names}",
                 "use --activation logistic, without batch norm and dropout",
             )
-        found += [part for part in parts if isinstance(part, nn.Linear)]
-    return found
+        layers += [part for part in parts if isinstance(part, nn.Linear)]
+    return layers
 
 
 def rbm(encoder: Encoder, options: Pretraining, seed: int) -> Method:
-    """Give pictures a low energy, and what the machine draws by itself a high one.
+    """Lower the free energy of pictures and raise that of the model's own samples.
 
     Source: Hinton, Osindero and Teh, "A Fast Learning Algorithm for Deep Belief Nets", 2006;
     persistent chains: Tieleman, "Training Restricted Boltzmann Machines using Approximations to
@@ -229,29 +224,29 @@ def rbm(encoder: Encoder, options: Pretraining, seed: int) -> Method:
         phases.append(Phase(f"layer {number + 1}", players, step, begin=begin))
 
     def show(images: Tensor) -> Mapping[str, Tensor]:
-        rows = [images, stack.drawn(images, 1)]
+        rows = [images, stack.reconstructed(images, 1)]
         if len(stack.layers) > 1:
-            rows.append(stack.drawn(images, len(stack.layers)))
+            rows.append(stack.reconstructed(images, len(stack.layers)))
         return {"reconstructions": torch.stack(rows)}
 
-    def measure(seen: Tensor, aside: Tensor) -> Mapping[str, float]:
-        if not len(aside):
+    def figures(training: Tensor, held_out: Tensor) -> Mapping[str, float]:
+        if not len(held_out):
             return {}
         number = stack.learning
         with torch.no_grad():
             machine = stack.machine(number)
-            parts = [stack.below(part, number) for part in (aside, seen)]
+            parts = [stack.below(part, number) for part in (held_out, training)]
             energies = [machine.free_energy(part).mean() for part in parts]
         return {"free_energy_gap": float(energies[0] - energies[1])}
 
-    return Method(stack, tuple(phases), lr=1e-3, weight_decay=1e-4, show=show, measure=measure)
+    return Method(stack, tuple(phases), lr=1e-3, weight_decay=1e-4, show=show, figures=figures)
 
 
 def layer_step(stack: Stack, number: int, options: Pretraining) -> Learn:
-    """Return how one machine learns from a batch."""
+    """Return the training step of one RBM."""
     weight = SPARSITY_WEIGHT if options.sparsity_weight is None else options.sparsity_weight
 
-    def learn(batch: Batch) -> Iterator[Move]:
+    def learn(batch: Batch) -> Iterator[Objective]:
         stack.learning = number
         machine = stack.machine(number)
         with torch.no_grad():
@@ -264,16 +259,16 @@ def layer_step(stack: Stack, number: int, options: Pretraining) -> Learn:
             fantasy = machine.gibbs(start, options.cd_steps)
             if persistent:
                 chain[: len(data)] = fantasy
-            again = machine.visible(machine.hidden(data))
-            figures = {"reconstruction": float((again - data).square().mean())}
+            reconstructed = machine.visible(machine.hidden(data))
+            figures = {"reconstruction": float((reconstructed - data).square().mean())}
             if machine.std is None:
                 bit = torch.randint(data.shape[1], (len(data),), device=data.device)
                 figures["pseudo_likelihood"] = float(pseudo_likelihood(machine, data, bit))
         loss = contrastive_divergence(machine, data, fantasy)
         if options.sparsity is not None:
-            on = machine.hidden(data).mean(dim=0)  # (H,)
-            figures["active"] = float(on.detach().mean())
-            loss = loss + weight * (on - options.sparsity).square().sum()
-        yield Move(loss, figures=figures)
+            active = machine.hidden(data).mean(dim=0)  # (H,)
+            figures["active"] = float(active.detach().mean())
+            loss = loss + weight * (active - options.sparsity).square().sum()
+        yield Objective(loss, figures=figures)
 
     return learn

@@ -1,4 +1,4 @@
-"""What a pretraining run needs, where it stands, and how that is saved."""
+"""A pretraining run: its parts, its state, and saving and restoring that."""
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
@@ -20,10 +20,10 @@ Optimizers = dict[str, torch.optim.Optimizer]
 
 
 @dataclass
-class Tally:
-    """What the steps of an epoch add up to.
+class EpochTotals:
+    """Running totals of an epoch.
 
-    steps: taken. sums: of what they showed, by name. seconds: that they took. lr: of the last.
+    steps: done so far. sums: of their figures, by name. seconds: spent. lr: of the last step.
     """
 
     steps: int = 0
@@ -31,18 +31,18 @@ class Tally:
     seconds: float = 0.0
     lr: float = 0.0
 
-    def add(self, shown: Mapping[str, float]) -> None:
-        """Count a step and what it showed."""
+    def add(self, figures: Mapping[str, float]) -> None:
+        """Add a step and its figures."""
         self.steps += 1
-        for name, figure in shown.items():
+        for name, figure in figures.items():
             self.sums[name] = self.sums.get(name, 0.0) + figure
 
 
 @dataclass(frozen=True)
 class PretrainingSettings:
-    """What the loop needs of the configuration.
+    """The part of the configuration that the loop reads.
 
-    epochs: of all phases together; with `budget_s` set (seconds) it is chosen from measured speed.
+    epochs: of all phases together; with `budget_s` (seconds) they follow from the measured speed.
     optimizer, hyper: see `make_optimizer`. clipping: (row of CLIPPINGS, limit), or None.
     """
 
@@ -61,10 +61,11 @@ class PretrainingSettings:
 
 @dataclass
 class PretrainingState:
-    """Where a run stands: saved with every checkpoint, enough to continue bit for bit.
+    """The progress of a run: saved with every checkpoint, enough to continue bit for bit.
 
     phase, epoch: the next epoch to run, both from 0, the epoch counted within its phase. epochs:
-    planned for every phase. seconds: trained so far. rows: of metrics.csv. midway: see `take_up`.
+    planned for every phase. seconds: trained so far. rows: of metrics.csv. midway: see
+    `save_midway`.
     """
 
     epochs: list[int]
@@ -79,10 +80,9 @@ class PretrainingState:
 class PretrainingRun:
     """Everything that the loop needs.
 
-    index: pictures; "train" is learned from, "val" is measured on. measure: called after every
-    epoch with the number of epochs run in all and of those planned; returns further figures of
-    the row. autocast: makes the context of the arithmetic. resumed: optimisers' states of the
-    checkpoint that the run goes on from.
+    index: pictures; the split "val" is held out. evaluate: called after every epoch with the
+    numbers of finished and planned epochs; returns further figures of the row. autocast: returns
+    the autocast context. resumed: state of the optimisers in the checkpoint being resumed.
     """
 
     method: Method
@@ -92,18 +92,18 @@ class PretrainingRun:
     folder: RunFolder
     device: torch.device
     autocast: Callable[[], AbstractContextManager[Any]]
-    measure: Callable[[int, int], Mapping[str, float]]
+    evaluate: Callable[[int, int], Mapping[str, float]]
     state: PretrainingState
     resumed: dict[str, Any] | None = None
 
     @property
     def train(self) -> np.ndarray:
-        """Positions of the pictures that are learned from."""
+        """Positions of the training pictures."""
         return self.index.of_split("train")
 
 
 def save(run: PretrainingRun, optimizers: Optimizers) -> None:
-    """Write where the run stands, after all else, so that it is never ahead of it."""
+    """Write the metrics, then the checkpoint, so that the checkpoint is never ahead."""
     run.folder.write_metrics(run.state.rows)
     run.folder.save_checkpoint(
         "last",
@@ -116,31 +116,31 @@ def save(run: PretrainingRun, optimizers: Optimizers) -> None:
 
 
 def continue_run(run: PretrainingRun) -> bool:
-    """Put a run where its last checkpoint stands; False when there is none yet."""
+    """Restore a run from its last checkpoint; return False if there is none yet."""
     checkpoint = run.folder.load_checkpoint("last")
     if checkpoint is None:
         return False
     with understood(run.folder.path):
         try:
             run.method.networks.load_state_dict(checkpoint["networks"])
-        except RuntimeError as error:  # of other shapes
+        except RuntimeError as error:  # other shapes
             raise ValueError(str(error)) from error
         run.state = PretrainingState(**checkpoint["state"])
         run.resumed = checkpoint["optimizers"]
     return True
 
 
-def save_midway(run: PretrainingRun, optimizers: Optimizers, tally: Tally) -> None:
-    """Save where a run stands within an epoch, so that a long one need not begin again."""
-    run.state.midway = {"random": random_state(run.device), "tally": asdict(tally)}
+def save_midway(run: PretrainingRun, optimizers: Optimizers, totals: EpochTotals) -> None:
+    """Save a run within an epoch: also its random state and the epoch's totals so far."""
+    run.state.midway = {"random": random_state(run.device), "tally": asdict(totals)}
     save(run, optimizers)
     run.state.midway = None
 
 
-def take_up(run: PretrainingRun) -> Tally:
-    """Return where an epoch begins: at its start, or where the run was saved within it."""
+def epoch_start(run: PretrainingRun) -> EpochTotals:
+    """Return empty totals, or restore those and the random state of a run saved midway."""
     saved, run.state.midway = run.state.midway, None
     if saved is None:
-        return Tally()
+        return EpochTotals()
     set_random_state(saved["random"], run.device)
-    return Tally(**saved["tally"])
+    return EpochTotals(**saved["tally"])

@@ -1,4 +1,4 @@
-"""Same or different: two pictures go through one network, which says whether they belong together.
+"""Siamese network: one network embeds two pictures and predicts whether they show the same thing.
 
 Source: Koch, Zemel and Salakhutdinov, "Siamese Neural Networks for One-shot Image Recognition",
 ICML deep learning workshop 2015; Bromley et al., "Signature Verification using a Siamese Time Delay
@@ -15,13 +15,13 @@ from torch.nn import functional
 
 from transferkit.config import Pretraining
 from transferkit.pretraining.encoder import Encoder
-from transferkit.pretraining.method import Batch, Method, Move, Phase
+from transferkit.pretraining.method import Batch, Method, Objective, Phase
 
 WIDE = 128
 
 
 class Comparison(nn.Module):
-    """Features (N, D) of two pictures each to log odds (N,) that they show the same."""
+    """Maps features (N, D) of two pictures each to logits (N,) that they show the same."""
 
     def __init__(self, num_features: int) -> None:
         super().__init__()
@@ -29,21 +29,21 @@ class Comparison(nn.Module):
         self.weigh = nn.Linear(WIDE, 1)
 
     def forward(self, first: Tensor, second: Tensor) -> Tensor:
-        """Weigh the distances between the embedded features, entry by entry."""
+        """Return a weighted sum of the absolute differences between the embeddings."""
         count = len(first)
         embedded = self.embed(torch.cat([first, second]))
-        odds: Tensor = self.weigh((embedded[:count] - embedded[count:]).abs()).squeeze(1)
-        return odds
+        logits: Tensor = self.weigh((embedded[:count] - embedded[count:]).abs()).squeeze(1)
+        return logits
 
 
 def partners(identities: Tensor) -> tuple[Tensor, Tensor]:
-    """Choose, for each of N identities (N,), another of the same and one of a different one.
+    """Choose for each picture the next one of its identity (N,) and the next of a different one.
 
-    Returns positions (N,), (N,): the next in turn; a picture whose identity has no other is its own
-    partner, and -1 stands where there is no different one.
+    Returns positions (N,), (N,), searched cyclically; a picture whose identity has no other is its
+    own partner, and -1 means that there is no different one.
     """
     count = len(identities)
-    turn = (torch.arange(count)[:, None] + torch.arange(1, count + 1)[None]) % count  # own last
+    turn = (torch.arange(count)[:, None] + torch.arange(1, count + 1)[None]) % count  # itself last
     same = identities.cpu()[turn] == identities.cpu()[:, None]
     partner = turn.gather(1, same.int().argmax(dim=1, keepdim=True)).squeeze(1)
     stranger = turn.gather(1, (~same).int().argmax(dim=1, keepdim=True)).squeeze(1)
@@ -51,7 +51,7 @@ def partners(identities: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def in_pairs(order: NDArray[np.int64], identities: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Move pictures so that two of one identity follow one another, as far as there are two.
+    """Reorder pictures so that pairs of one identity are adjacent, as far as there are pairs.
 
     order: (N,) positions in random order. identities: (N,) of the pictures in that order.
     """
@@ -67,29 +67,29 @@ def in_pairs(order: NDArray[np.int64], identities: NDArray[np.int64]) -> NDArray
 
 
 def same_or_different(encoder: Encoder, options: Pretraining, seed: int) -> Method:
-    """Say of two pictures whether they show the same; as many pairs do as do not.
+    """Predict whether two pictures show the same thing, on as many positive as negative pairs.
 
-    The same: two views of one picture, or with --identities two pictures of one folder.
+    Positive: two views of one picture, or with --identities two pictures of one folder.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         head = Comparison(encoder.num_features)
     networks = nn.ModuleDict({"encoder": encoder, "head": head})
 
-    def learn(batch: Batch) -> Iterator[Move]:
+    def learn(batch: Batch) -> Iterator[Objective]:
         count = len(batch.labels)
-        own = torch.arange(count)
-        partner, stranger = partners(batch.labels if options.identities else own)
+        positions = torch.arange(count)
+        partner, stranger = partners(batch.labels if options.identities else positions)
         features = encoder(torch.cat(batch.views))  # (2 N, D)
         first, second = features[:count], features[count:]
-        known = stranger >= 0
-        left = torch.cat([first, first[known]])
-        right = torch.cat([second[partner], second[stranger[known]]])
-        truth = torch.cat([torch.ones(count), torch.zeros(int(known.sum()))]).to(left.device)
-        odds = head(left, right)
-        accuracy = float(((odds.detach() > 0) == (truth > 0)).float().mean())
-        loss = functional.binary_cross_entropy_with_logits(odds, truth)
-        yield Move(loss, figures={"accuracy": accuracy})
+        negative = stranger >= 0
+        left = torch.cat([first, first[negative]])
+        right = torch.cat([second[partner], second[stranger[negative]]])
+        truth = torch.cat([torch.ones(count), torch.zeros(int(negative.sum()))]).to(left.device)
+        logits = head(left, right)
+        accuracy = float(((logits.detach() > 0) == (truth > 0)).float().mean())
+        loss = functional.binary_cross_entropy_with_logits(logits, truth)
+        yield Objective(loss, figures={"accuracy": accuracy})
 
     return Method(
         networks,

@@ -1,4 +1,4 @@
-"""How large the input of a pretraining is, where the user does not say."""
+"""The default input size of pretraining."""
 
 import re
 from dataclasses import replace
@@ -13,41 +13,40 @@ from transferkit.errors import UserError
 
 PATCH = re.compile(r"patch(\d+)")
 PATCHES = 8
-"""Along each side of a transformer's input; fewer leave little to attend to."""
+"""Fewest patches along each side of a transformer's input."""
 STEP = 32
-"""What most backbones halve away; a size that is no multiple wastes rows of pixels."""
+"""The total stride of most backbones; they waste pixels of a size that is no multiple."""
 
 
 def fit_size(config: Config, index: DatasetIndex) -> tuple[Config, str]:
-    """Make the input as small as the pictures are, where a random backbone can take that.
+    """Reduce the input to the size of the pictures, if a random backbone can take that.
 
-    The size is the least multiple of 32 that the median shorter side does not exceed, and eight
-    patches of a transformer. Returns the
-    configuration, and what to tell; "" where all stays as it is.
+    The size is the median shorter side, rounded up to a multiple of 32, and at least 8 patches of a
+    transformer. Returns the configuration and a notice for the user, "" if nothing changed.
     """
     options = config.backbone
     if options.image_size is not None or config.pretraining.init == "pretrained":
         return config, ""
-    usual = usual_size(options.name)
-    shorter = float(np.median(index.sizes.min(axis=1)))
-    fitting = STEP * max(1, int(np.ceil(shorter / STEP)))
+    default_px = default_size(options.name)
+    shorter_px = float(np.median(index.sizes.min(axis=1)))
+    size_px = STEP * max(1, int(np.ceil(shorter_px / STEP)))
     if patch := PATCH.search(options.name):
-        fitting = max(fitting, PATCHES * int(patch[1]))
-    if fitting >= usual:
+        size_px = max(size_px, PATCHES * int(patch[1]))
+    if size_px >= default_px:
         return config, ""
     if options.name not in SIZES_PX:
         name = resolve_name(options.name)
         try:
-            check_size(name, pretrained_config(name), fitting)
+            check_size(name, pretrained_config(name), size_px)
         except UserError:
             return config, ""
-    text = f"the pictures are {shorter:.0f} px: the input is {fitting} px, not {usual}"
-    config = replace(config, backbone=replace(options, image_size=fitting))
-    return config, f"{text} (--image-size {usual} enlarges them)"
+    text = f"the pictures are {shorter_px:.0f} px: the input is {size_px} px, not {default_px}"
+    config = replace(config, backbone=replace(options, image_size=size_px))
+    return config, f"{text} (--image-size {default_px} enlarges them)"
 
 
-def usual_size(name: str) -> int:
-    """Return the input's side in pixels that a backbone has by itself."""
+def default_size(name: str) -> int:
+    """Return the default side of a backbone's input in pixels."""
     if name in SIZES_PX:
         return SIZES_PX[name]
     return int(pretrained_config(resolve_name(name))["input_size"][-1])

@@ -1,4 +1,4 @@
-"""Stacked autoencoders: a network of our own, trained greedily from the first layer up."""
+"""Stacked autoencoders: an mlp or cnn, trained greedily from the first layer up."""
 
 from collections.abc import Callable, Iterator, Mapping
 
@@ -10,21 +10,21 @@ from transferkit.backbones.scratch import Scratch
 from transferkit.config import Pretraining
 from transferkit.errors import usage_error
 from transferkit.pretraining.encoder import Encoder
-from transferkit.pretraining.method import Batch, Learn, Method, Move, Phase
+from transferkit.pretraining.method import Batch, Learn, Method, Objective, Phase
 
 TOGETHER = 2.0
-"""Share of the epochs that train all layers, a single layer's being 1."""
+"""Share of the epochs that train all layers, relative to 1 for each single layer."""
 LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "mse": functional.mse_loss,
     "l1": functional.l1_loss,
 }
-"""What can compare activations, too."""
+"""Losses that are also defined for activations."""
 
 
 class Inverse(nn.Module):
-    """The way back through a layer: its output to its input, a linear map of its own or tied.
+    """The decoder of one layer: a linear map from the layer's output to its input.
 
-    tied: the layer's own weight, transposed; only the bias is learned.
+    tied: the weight is the layer's, transposed; only the bias is trained.
     """
 
     def __init__(self, layer: nn.Linear | nn.Conv2d, tied: bool) -> None:
@@ -36,7 +36,7 @@ class Inverse(nn.Module):
         self.weight = None if tied else nn.Parameter(layer.weight.detach().clone())
 
     def forward(self, outputs: Tensor) -> Tensor:
-        """Return what the layer may have seen of its outputs."""
+        """Reconstruct the layer's inputs from its outputs."""
         weight = self._layer[0].weight if self.weight is None else self.weight
         if not self.stride:
             return functional.linear(outputs, weight.t(), self.bias)
@@ -45,7 +45,7 @@ class Inverse(nn.Module):
 
 
 def stacked_autoencoder(encoder: Encoder, options: Pretraining, seed: int) -> Method:
-    """Train each layer to draw its own input again, the ones below it fixed; then all together.
+    """Train each layer to reconstruct its input, the layers below frozen; then all together.
 
     Source: Bengio et al., "Greedy Layer-Wise Training of Deep Networks", NeurIPS 2007.
     """
@@ -62,32 +62,32 @@ def stacked_autoencoder(encoder: Encoder, options: Pretraining, seed: int) -> Me
     compare = LOSSES[options.loss]
 
     def below(images: Tensor, depth: int) -> Tensor:
-        seen: Tensor = backbone.flatten(backbone.input_norm(encoder.normalized(images)))
+        activations: Tensor = backbone.flatten(backbone.input_norm(encoder.normalized(images)))
         for block in list(backbone.blocks.children())[:depth]:
-            seen = block(seen)
-        return seen
+            activations = block(activations)
+        return activations
 
     def one_layer(number: int) -> Learn:
-        def learn(batch: Batch) -> Iterator[Move]:
+        def learn(batch: Batch) -> Iterator[Objective]:
             with torch.no_grad():
-                seen = below(batch.views[0], number)
-            yield Move(compare(inverses[number](backbone.blocks[number](seen)), seen))
+                inputs = below(batch.views[0], number)
+            yield Objective(compare(inverses[number](backbone.blocks[number](inputs)), inputs))
 
         return learn
 
-    def drawn(images: Tensor) -> Tensor:
-        found = below(images, len(layers))
+    def reconstructed(images: Tensor) -> Tensor:
+        activations = below(images, len(layers))
         for inverse in reversed(list(inverses)):
-            found = inverse(found)
-        return found
+            activations = inverse(activations)
+        return activations
 
-    def together(batch: Batch) -> Iterator[Move]:
+    def together(batch: Batch) -> Iterator[Objective]:
         (images,) = batch.views
-        yield Move(compare(drawn(images), below(images, 0)))
+        yield Objective(compare(reconstructed(images), below(images, 0)))
 
     def show(images: Tensor) -> Mapping[str, Tensor]:
-        again = drawn(images).view_as(images) * encoder.std + encoder.mean
-        return {"reconstructions": torch.stack([images, again.clamp(0, 1)])}
+        outputs = reconstructed(images).view_as(images) * encoder.std + encoder.mean
+        return {"reconstructions": torch.stack([images, outputs.clamp(0, 1)])}
 
     phases = [
         Phase(
@@ -102,5 +102,5 @@ def stacked_autoencoder(encoder: Encoder, options: Pretraining, seed: int) -> Me
 
 
 def layer_of(block: nn.Module) -> nn.Linear | nn.Conv2d:
-    """Return the linear map of a hidden layer."""
+    """Return the linear or convolutional layer of a block."""
     return next(m for m in block.modules() if isinstance(m, nn.Linear | nn.Conv2d))

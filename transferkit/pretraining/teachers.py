@@ -1,7 +1,7 @@
-"""Self-supervised methods whose targets come from a slow copy of the network itself.
+"""Self-supervised methods whose targets come from a momentum copy of the network.
 
-The copy (BYOL: target, DINO: teacher) is never trained: after every step it moves a little towards
-the trained network. It lies beside that in `networks`, so that checkpoints hold it. Losses and
+The copy (BYOL: target, DINO: teacher) gets no gradients: its parameters are an exponential moving
+average of the trained network's. It is part of `networks`, so that checkpoints hold it. Losses and
 heads are lightly's.
 """
 
@@ -19,15 +19,15 @@ from torch import Tensor, nn
 from transferkit.backbones.synchronized import gathered
 from transferkit.config import Pretraining
 from transferkit.pretraining.encoder import Encoder
-from transferkit.pretraining.method import Batch, Method, Move, Phase
+from transferkit.pretraining.method import Batch, Method, Objective, Phase
 
 MOMENTUM = 0.99
-"""Where the copy's inertia starts; for runs of some thousand steps, longer ones take 0.996."""
+"""Initial momentum, for runs of some thousand steps; longer ones take 0.996."""
 GLOBAL_VIEWS = 2
 
 
 def momentum_at(start: float, progress: float) -> float:
-    """Return how much of itself the copy keeps in a step: from `start` to 1 along a cosine.
+    """Return the momentum of the moving average: from `start` to 1 along a cosine.
 
     progress: 0..1. Source: Grill et al., "Bootstrap Your Own Latent", NeurIPS 2020, section 3.2.
     """
@@ -35,16 +35,16 @@ def momentum_at(start: float, progress: float) -> float:
 
 
 def follow(trained: nn.Module, target: nn.Module, start: float) -> Callable[[float], None]:
-    """Return what moves the copy's parameters after a step: p' = m p' + (1 - m) p."""
+    """Return a function that updates the copy's parameters after a step: p' = m p' + (1 - m) p."""
 
-    def stepped(progress: float) -> None:
+    def after_step(progress: float) -> None:
         update_momentum(trained, target, momentum_at(start, progress))
 
-    return stepped
+    return after_step
 
 
 def byol(encoder: Encoder, options: Pretraining, seed: int) -> Method:
-    """Predict what a slow copy of the network makes of the other view.
+    """Predict a momentum copy's projection of the other view.
 
     Source: Grill et al., "Bootstrap Your Own Latent: A New Approach to Self-Supervised Learning",
     NeurIPS 2020.
@@ -60,32 +60,33 @@ def byol(encoder: Encoder, options: Pretraining, seed: int) -> Method:
     networks = nn.ModuleDict({**trained, "target": target})
     compare = NegativeCosineSimilarity()
 
-    def learn(batch: Batch) -> Iterator[Move]:
+    def learn(batch: Batch) -> Iterator[Objective]:
         images = torch.cat(batch.views)
         with torch.no_grad():
             targets = target(images).roll(len(batch.labels), 0)  # (2 N, P), of the other views
-        yield Move(compare(predictor(online(images)), targets))
+        yield Objective(compare(predictor(online(images)), targets))
 
-    stepped = follow(online, target, options.target_momentum or MOMENTUM)
-    return Method(networks, (Phase("bootstrap", {"network": trained}, learn, stepped=stepped),))
+    after_step = follow(online, target, options.target_momentum or MOMENTUM)
+    phase = Phase("bootstrap", {"network": trained}, learn, after_step=after_step)
+    return Method(networks, (phase,))
 
 
 class CentredLoss(DINOLoss):
-    """The loss of lightly, its centre that of the answers it is given.
+    """lightly's DINO loss, its centre computed from the given outputs alone.
 
-    Those of all processes are gathered before; lightly's own would wait for processes that do not
-    measure.
+    These are gathered from all processes before; lightly's collective would wait for processes that
+    do not evaluate.
     """
 
     @torch.no_grad()
     def update_center(self, teacher_out: Tensor) -> None:
-        """Move the centre towards the mean of answers (V, N, P)."""
+        """Update the moving average of the teacher's outputs (V, N, P)."""
         mean, kept = teacher_out.mean(dim=(0, 1), keepdim=True), self.center_momentum
         self.center.data = self.center * kept + mean * (1 - kept)
 
 
 def dino(encoder: Encoder, options: Pretraining, seed: int) -> Method:
-    """Name views, small ones too, as a slow copy of the network names the large ones.
+    """Match, on large and small crops, the output of a momentum teacher on the large ones.
 
     Source: Caron et al., "Emerging Properties in Self-Supervised Vision Transformers", ICCV 2021.
     """
@@ -106,63 +107,63 @@ def dino(encoder: Encoder, options: Pretraining, seed: int) -> Method:
         {"encoder": encoder, "head": head, "teacher": teacher, "compare": compare}
     )
     fixed = head.last_layer.weight_g  # the last layer's rows keep unit length
-    moved = [p for p in student.parameters() if p is not fixed]
+    trained = [p for p in student.parameters() if p is not fixed]
 
-    def learn(batch: Batch) -> Iterator[Move]:
+    def learn(batch: Batch) -> Iterator[Objective]:
         large = torch.cat(batch.views[:GLOBAL_VIEWS])
         with torch.no_grad():
-            named = tuple(map(gathered, teacher(large).chunk(GLOBAL_VIEWS)))
-        answers = list(student(large).chunk(GLOBAL_VIEWS))
+            targets = tuple(map(gathered, teacher(large).chunk(GLOBAL_VIEWS)))
+        outputs = list(student(large).chunk(GLOBAL_VIEWS))
         if small := batch.views[GLOBAL_VIEWS:]:
-            answers += student(torch.cat(small)).chunk(len(small))
-        answers = list(map(gathered, answers))
+            outputs += student(torch.cat(small)).chunk(len(small))
+        outputs = list(map(gathered, outputs))
         center = compare.center.clone()
-        loss = compare(list(named), answers)
+        loss = compare(list(targets), outputs)
         if batch.held_out:
-            compare.center.copy_(center)  # nothing is learned from these
-        yield Move(loss, figures={"entropy": entropy(named, center, options.teacher_temperature)})
+            compare.center.copy_(center)  # undo the loss's update
+        figures = {"entropy": entropy(targets, center, options.teacher_temperature)}
+        yield Objective(loss, figures=figures)
 
-    stepped = follow(student, teacher, options.target_momentum or MOMENTUM)
-    phase = Phase("distill", {"network": moved}, learn, stepped=stepped)
+    after_step = follow(student, teacher, options.target_momentum or MOMENTUM)
+    phase = Phase("distill", {"network": trained}, learn, after_step=after_step)
     return Method(networks, (phase,))
 
 
 def dino_head(width: int, wide: int) -> DINOProjectionHead:
-    """Build a head from features (N, width) to answers (N, wide)."""
-    with warnings.catch_warnings():  # the library's weight normalisation is torch's older one
+    """Build a projection head from features (N, width) to outputs (N, wide)."""
+    with warnings.catch_warnings():  # lightly uses torch's deprecated weight_norm
         warnings.simplefilter("ignore", FutureWarning)
         return DINOProjectionHead(width, 2 * width, min(256, width), wide)
 
 
 @torch.no_grad()
-def entropy(named: tuple[Tensor, ...], center: Tensor, temperature: float) -> float:
-    """Return the mean entropy of the teacher's answers (N, P), as a share of the most possible.
+def entropy(targets: tuple[Tensor, ...], center: Tensor, temperature: float) -> float:
+    """Return the mean entropy of the teacher's outputs (N, P), relative to the maximum.
 
-    It falls to 0 where all pictures get one name, and stays at 1 where no picture gets any: both
-    are how DINO collapses (Caron et al., section 5.3).
+    It falls to 0 if one output dominates, and stays at 1 if the outputs are uniform: the two ways
+    in which DINO collapses (Caron et al., section 5.3).
     """
-    answers = torch.log_softmax((torch.cat(named) - center[0]) / temperature, dim=1)
-    found = -(answers.exp() * answers).sum(dim=1).mean() / math.log(answers.shape[1])
-    return float(found)
+    log_p = torch.log_softmax((torch.cat(targets) - center[0]) / temperature, dim=1)
+    return float(-(log_p.exp() * log_p).sum(dim=1).mean() / math.log(log_p.shape[1]))
 
 
 def takes_half_size(encoder: Encoder) -> bool:
-    """Whether an encoder takes pictures of half its size, as small views are."""
+    """Whether an encoder takes pictures of half its input size."""
     size = encoder.preprocessing
     half = torch.zeros(2, 3, max(1, size.height_px // 2), max(1, size.width_px // 2))
     mode = encoder.training
     try:
         with torch.no_grad():
-            found: Tensor = encoder.eval()(half)
+            features: Tensor = encoder.eval()(half)
     except (AssertionError, RuntimeError, ValueError):
         return False
     finally:
         encoder.train(mode)
-    return found.shape == (2, encoder.num_features)
+    return features.shape == (2, encoder.num_features)
 
 
 def dino_views(encoder: Encoder, options: Pretraining) -> tuple[str, ...]:
-    """Return two large views and the small ones, at half the size where the backbone takes that.
+    """Return two large views and the small ones, at half the size if the backbone takes that.
 
     Source: Caron et al., "Unsupervised Learning of Visual Features by Contrasting Cluster
     Assignments", NeurIPS 2020, section 3.2 (multi-crop).

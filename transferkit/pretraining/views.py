@@ -1,4 +1,4 @@
-"""What a pretraining method sees of a picture: views that are functions of numbers alone."""
+"""Augmented views of pictures for pretraining, determined by seed, picture number and epoch."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -14,6 +14,7 @@ from transferkit.backbones.devices import to_device
 from transferkit.data.decode import DecodeError, decode
 from transferkit.data.kept import KeptPictures
 from transferkit.data.preprocessing import Preprocessing
+from transferkit.data.reading import PLAIN, Reading
 from transferkit.data.views import (
     INTERPOLATIONS,
     clean_view,
@@ -29,7 +30,7 @@ SMALLEST_BLURRED_PX = 64
 
 @dataclass(frozen=True)
 class View:
-    """One view of a picture: pixels (3, h, w) uint8, and how its colours are still to change."""
+    """One view of a picture: pixels (3, h, w) uint8, and its colour jitter, not yet applied."""
 
     pixels: np.ndarray
     colours: NDArray[np.float32]
@@ -39,46 +40,46 @@ Draw = Callable[[Image.Image, Preprocessing, bool, np.random.Generator], View]
 
 
 def unchanged(pixels: np.ndarray) -> View:
-    """Return a view whose colours stay as they are."""
+    """Return a view without colour jitter."""
     return View(pixels, np.array(UNCHANGED, dtype=np.float32))
 
 
 def clean(
     image: Image.Image, size: Preprocessing, flip: bool, generator: np.random.Generator
 ) -> View:
-    """Return the whole picture as the backbone is evaluated: (3, H, W)."""
+    """Return the whole picture, preprocessed as in evaluation: (3, H, W)."""
     return unchanged(clean_view(image, size))
 
 
 def weak(
     image: Image.Image, size: Preprocessing, flip: bool, generator: np.random.Generator
 ) -> View:
-    """Draw a large crop, perhaps mirrored: (3, H, W)."""
+    """Draw a large crop, randomly mirrored: (3, H, W)."""
     return unchanged(to_array(cropped(image, size, (0.6, 1.0), flip, generator)))
 
 
 def strong(
     image: Image.Image, size: Preprocessing, flip: bool, generator: np.random.Generator
 ) -> View:
-    """Draw a crop of any size, its colours changed, perhaps grey or blurred: (3, H, W).
+    """Draw a crop of any size with colour jitter, random greyscale and blur: (3, H, W).
 
     Source: Chen et al., "A Simple Framework for Contrastive Learning", ICML 2020, appendix A, with
-    half of its strength of colour, as its authors use for small pictures.
+    half the jitter strength, as the authors use for small pictures.
     """
-    return varied(cropped(image, size, (0.2, 1.0), flip, generator), generator)
+    return augmented(cropped(image, size, (0.2, 1.0), flip, generator), generator)
 
 
 def part(
     image: Image.Image, size: Preprocessing, flip: bool, generator: np.random.Generator
 ) -> View:
-    """Draw a small part of a picture, enlarged and varied like `strong`: (3, H, W)."""
-    return varied(cropped(image, size, (0.05, 0.4), flip, generator), generator)
+    """Draw a small crop, enlarged and augmented like `strong`: (3, H, W)."""
+    return augmented(cropped(image, size, (0.05, 0.4), flip, generator), generator)
 
 
 def local(
     image: Image.Image, size: Preprocessing, flip: bool, generator: np.random.Generator
 ) -> View:
-    """Draw what `part` draws, at half the height and width: (3, H // 2, W // 2).
+    """Draw a view like `part` at half the height and width: (3, H // 2, W // 2).
 
     Source: Caron et al., "Unsupervised Learning of Visual Features by Contrasting Cluster
     Assignments", NeurIPS 2020, section 3.2.
@@ -87,8 +88,8 @@ def local(
     return part(image, half, flip, generator)
 
 
-def varied(image: Image.Image, generator: np.random.Generator) -> View:
-    """Blur a view by chance, unless it is small, and draw how its colours change."""
+def augmented(image: Image.Image, generator: np.random.Generator) -> View:
+    """Blur a view at random, unless it is small, and draw its colour jitter."""
     if min(image.size) >= SMALLEST_BLURRED_PX and generator.random() < 0.5:
         image = image.filter(ImageFilter.GaussianBlur(generator.uniform(0.1, 2.0)))
     return View(to_array(image), drawn_colours(generator))
@@ -101,7 +102,7 @@ def cropped(
     flip: bool,
     generator: np.random.Generator,
 ) -> Image.Image:
-    """Return a random crop of a share within `area` of a picture, resized, perhaps mirrored."""
+    """Return a random crop, resized and randomly mirrored. area: range of its share of the area."""
     resample = INTERPOLATIONS.get(size.interpolation, Image.Resampling.BICUBIC)
     box = random_box(image.width, image.height, area[0], generator, area[1])
     view = image.resize((size.width_px, size.height_px), resample, box=box, reducing_gap=3.0)
@@ -119,22 +120,21 @@ VIEWS: dict[str, Draw] = {
 
 @dataclass(frozen=True)
 class PretrainingViews:
-    """Everything that turns (file, picture number, epoch) into pixels.
+    """Makes views from (file, picture number, epoch).
 
-    kinds: a row of VIEWS for each view. flip: pictures may be mirrored. kept: where decoded
-    pictures are kept for the next epoch, if anywhere.
+    kinds: a row of VIEWS for each view. flip: mirror at random. kept: cache of decoded pictures, if
+    any.
     """
 
     kinds: tuple[str, ...]
     preprocessing: Preprocessing
     flip: bool = True
     seed: int = 0
-    background: tuple[int, int, int] = (255, 255, 255)
-    max_pixels: int = 100_000_000
+    reading: Reading = PLAIN
     kept: KeptPictures | None = None
 
     def make(self, path: Path, picture: int, epoch: int) -> tuple[View, ...]:
-        """Make a picture's views of an epoch. Raises UserError when the file is gone."""
+        """Return a picture's views in an epoch. Raises UserError if it cannot be read."""
         try:
             image = self.picture(path)
         except (DecodeError, OSError) as error:
@@ -149,28 +149,23 @@ class PretrainingViews:
         )
 
     def picture(self, path: Path) -> Image.Image:
-        """Decode a picture, about as large as views need it. Raises DecodeError or OSError."""
+        """Decode a picture, about as large as its views need. Raises DecodeError or OSError."""
         level = "none" if set(self.kinds) == {"clean"} else "medium"
         needed_px = shorter_side_px(self.preprocessing, level)
 
         def read() -> Image.Image:
-            image = decode(
-                path,
-                background=self.background,
-                max_pixels=self.max_pixels,
-                at_least_px=needed_px,
-            )
+            image = decode(path, self.reading, needed_px)
             return image.reduce(max(1, min(image.size) // needed_px))
 
         return read() if self.kept is None else self.kept.get((path, needed_px), read)
 
     def clean(self) -> "PretrainingViews":
-        """Return the maker of one clean view for each picture, whatever the epoch."""
+        """Return the same with a single clean view per picture, independent of the epoch."""
         return replace(self, kinds=("clean",), kept=None)
 
 
 def as_batch(views: Sequence[View], device: torch.device) -> Tensor:
-    """Lay views out as (N, 3, H, W), values 0..1, in channels_last, their colours changed."""
+    """Stack views to (N, 3, H, W), values 0..1, in channels_last, and apply their colour jitter."""
     pixels = torch.from_numpy(np.stack([view.pixels for view in views]))
     images = to_device(pixels, device).float().div_(255)
     colours = np.stack([view.colours for view in views])

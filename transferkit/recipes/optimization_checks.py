@@ -5,16 +5,8 @@ from dataclasses import fields
 from typing import Any
 
 from transferkit.config import Config, OptimizerOptions, Training
+from transferkit.config.optimization import SCHEDULE_USES
 from transferkit.units import parse_duration
-
-SCHEDULE_USES = {
-    "power": ("power", "period"),
-    "exponential": ("period",),
-    "piecewise": ("values", "boundaries"),
-    "performance": ("patience", "factor"),
-    "1cycle": ("cycle_rise", "cycle_start", "cycle_end", "momentum_low", "momentum_high"),
-}
-"""Schedule -> the options that it reads, beside scope and every, which all but one read."""
 
 
 def optimization_problems(config: Config) -> list[str]:
@@ -32,6 +24,11 @@ def rate_problems(config: Config) -> list[str]:
     """Say where a rate that is to be found is given already."""
     if config.training.lr != "auto":
         return []
+    if config.stages and config.stages[0].solves:
+        return [
+            "training.lr = auto finds the rate of the first stage, and that one is solved without "
+            "steps: give a rate"
+        ]
     if config.stages and config.stages[0].lr is not None:
         return [
             "training.lr = auto has no effect: it finds the first stage's rate, "

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from transferkit.config import Config
+from transferkit.events import NOT_FIGURES
 from transferkit.reporting.gather import changed_options
 from transferkit.reporting.page import render
 from transferkit.runs.folder import RunFolder
@@ -51,8 +52,7 @@ def pretraining_page(folder: RunFolder, config: Config | None, recipe: str) -> s
 
 def figure_rows(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, float, float, float | None]]:
     """List (figure, after the first epoch that has it, after the last, on pictures kept aside)."""
-    besides = ("phase", "phase_name", "epoch", "lr", "seconds", "seconds_measuring")
-    names = [n for row in rows for n in row if n not in besides and not n.startswith("val_")]
+    names = [n for row in rows for n in row if n not in NOT_FIGURES and not n.startswith("val_")]
     found = []
     for name in dict.fromkeys(names):
         values = [row[name] for row in rows if isinstance(row.get(name), int | float)]

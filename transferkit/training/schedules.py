@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from transferkit.config import ScheduleOptions
+from transferkit.config.optimization import SCHEDULE_USES
 
 Factor = Callable[[float], float]
 """Progress 0..1 -> multiplier of the peak rate."""
@@ -100,16 +101,14 @@ def interpolated(x: float, points: list[float], values: list[float]) -> float:
     return values[-1]
 
 
-SCHEDULES: dict[str, Callable[[ScheduleOptions], Factor]] = {
-    "constant": constant,
-    "linear": linear,
-    "cosine": cosine,
-    "power": power,
-    "exponential": exponential,
-    "piecewise": piecewise,
-    "1cycle": one_cycle,
-    "performance": performance,
-}
+SCHEDULES: dict[str, Callable[[ScheduleOptions], Factor]] = dict(
+    zip(
+        SCHEDULE_USES,
+        (constant, linear, cosine, power, exponential, piecewise, one_cycle, performance),
+        strict=True,
+    )
+)
+"""Name -> schedule, in the order of the names in the configuration."""
 
 
 def with_warmup(schedule: Factor, progress: float, warmup: float) -> float:

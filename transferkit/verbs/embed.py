@@ -12,7 +12,7 @@ import torch
 from transferkit.data.addresses import fetch
 from transferkit.errors import UserError, usage_error
 from transferkit.events import Notice, Show, Working
-from transferkit.files.row_files import SUFFIXES, ArrayFile, open_rows
+from transferkit.files.row_files import SUFFIXES, ArrayFile, open_rows, require_replaceable
 from transferkit.inference.members import Extractor
 from transferkit.inference.outputs import Outputs, completed
 from transferkit.inference.pipeline import BATCH, Picture, batches
@@ -37,22 +37,32 @@ class Embedded:
         return f"{self.pictures:,} × {self.width} features written to {self.output}"
 
 
-def embed(run: Path, files: Sequence[Path], output: Path, engine: str, show: Show) -> Embedded:
+def embed(
+    run: Path,
+    files: Sequence[Path],
+    output: Path,
+    engine: str,
+    show: Show,
+    max_pixels: int | None = None,
+) -> Embedded:
     """Write the features (N, D) of pictures, in their order.
 
     output: .safetensors holds the array `features`, with the paths as a JSON list in its metadata
     and NaN for a picture that cannot be read; .csv, .jsonl and .parquet hold a row per picture:
-    path, f0 to f<D-1>, error. Raises UserError when no picture can be read.
+    path, f0 to f<D-1>, error. max_pixels: in place of the run's own.
+    Raises UserError when no picture can be read.
     """
     suffixes = (ARRAY, *SUFFIXES)
     if output.suffix.lower() not in suffixes:
         raise usage_error(f"--output {output}: the name must end in one of {', '.join(suffixes)}")
+    require_replaceable([output])
     show(Working("loading the model"))
     loaded = load_backbone(open_run(run))
     with Outputs(output).held():
         device, width = torch.device("cpu"), loaded.num_features
         running = picture_engine(loaded.classifier, loaded.maker, len(files), engine, device)
-        unreadable = write_features(Extractor(loaded.maker, running), files, output, width, show)
+        extractor = Extractor(loaded.maker.with_limit(max_pixels), running)
+        unreadable = write_features(extractor, files, output, width, show)
     if unreadable:
         text = f"{len(unreadable)} of {len(files)} pictures cannot be read: {unreadable[0].error}"
         show(Notice(text, warning=True))

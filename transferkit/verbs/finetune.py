@@ -1,7 +1,7 @@
 """The verb `finetune`: from pictures to a run folder with a trained classifier."""
 
 import json
-from collections.abc import Callable
+import math
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -13,7 +13,7 @@ from transferkit.errors import usage_error
 from transferkit.evaluation.layer_plots import inside
 from transferkit.evaluation.plots import confusion, curves, learning_rates
 from transferkit.evaluation.reliability_plot import reliability
-from transferkit.events import Event, Notice, StageEnded, StageStarted, Working
+from transferkit.events import Event, Notice, Show, StageEnded, StageStarted, Working
 from transferkit.files.foreign_files import understood
 from transferkit.finetuning.batch_parts import resolve_parts
 from transferkit.finetuning.final_validation import Validation, validate
@@ -41,12 +41,12 @@ from transferkit.training.interpolation import interpolate
 from transferkit.training.loop import fit
 from transferkit.training.network import head_design, make_structure
 from transferkit.training.run import Run
+from transferkit.training.solving import take_solved
 from transferkit.training.stage_checks import refuse_unfilled
 from transferkit.units import parse_duration
 from transferkit.verbs.find_lr import resolve_rate
 from transferkit.verbs.report import write_card, write_report
 
-Show = Callable[[Event], None]
 COMMAND = "finetune"
 
 
@@ -161,13 +161,17 @@ def run_plan(session: Session, folder: RunFolder, show: Show) -> RunSummary:
         raise
     finally:  # also of what interrupts
         write_unsaved(run)
-    processes.from_first(require_best, run)
+    if run.state.best[0] > -math.inf:
+        processes.from_first(require_best, run)
     if run.settings.wise_ft is not None:
         with session.watch.on("evaluation"):
             for event in interpolate(run):
                 show(event)
                 log_event(folder, event)
         processes.from_first(folder.write_json, "interpolation", run.interpolation)
+    session.solved = take_solved(run)
+    if session.solved is not None:
+        session.classifier = session.solved.classifier
     if run.settings.profile:
         show(Notice(f"{folder.files['profile']}: steps of each stage, for https://ui.perfetto.dev"))
     return processes.from_first(finish, session, run, folder, show)
@@ -218,7 +222,7 @@ def draw(session: Session, run: Run, folder: RunFolder, validation: Validation) 
     rows, calibration = run.state.rows, validation.calibration
     folder.save_plot("curves", curves(rows))
     folder.save_plot("learning_rates", learning_rates(rows))
-    folder.save_plot("inside", inside(run.state.monitored, [*run.plan.groups, "head"]))
+    folder.save_plot("inside", inside(run.state.monitored, run.plan.columns))
     matrix = validation.evaluation.confusion
     folder.save_plot("confusion", confusion(matrix, session.index.classes))
     folder.save_plot("reliability", reliability(calibration.before, calibration.after))
@@ -231,12 +235,13 @@ def model_description(session: Session, validation: Validation) -> dict[str, Any
         "backbone": config.backbone.name,
         "image_size": config.backbone.image_size,
         "structure": make_structure(config.backbone).to_dict(),
-        "head": head_design(config).to_dict(),
+        "head": (session.solved.design if session.solved else head_design(config)).to_dict(),
+        **depths_entries(session),
         "drop_path": config.backbone.drop_path,
         "classes": list(session.index.classes),
         "preprocessing": backbone.preprocessing.to_dict(),
         "background": config.data.background,
-        "max_pixels": config.data.max_pixels,
+        **session.index.reading.entries(),
         "temperature": validation.calibration.temperature,
         "started_from": backbone.weights_source,
         "license": backbone.license,
@@ -244,6 +249,15 @@ def model_description(session: Session, validation: Validation) -> dict[str, Any
         "validation": {n: validation.evaluation.headline[n] for n in ("accuracy", "log_loss")},
         "versions": {n: version(n) for n in ("transferkit", "torch", "timm", "pillow")},
     }
+
+
+def depths_entries(session: Session) -> dict[str, Any]:
+    """Return the entries of model.json that a solved head adds; none without one."""
+    if session.solved is None:
+        return {}
+    classifier = session.solved.classifier
+    depths = [depth.to_dict() for depth in classifier.depths]
+    return {"depths": depths, "mirror": classifier.mirror}
 
 
 def data_description(session: Session) -> dict[str, Any]:

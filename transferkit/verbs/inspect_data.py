@@ -1,12 +1,12 @@
 """The verb `inspect`: what a data set holds and what is wrong with it."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 from transferkit.data.addresses import fetch
 from transferkit.data.index import ScanOptions, scan
 from transferkit.data.inspect import Inspection, inspect
-from transferkit.events import Event, Progress, Working
+from transferkit.data.reading import PLAIN, Reading
+from transferkit.events import Progress, Show, Working
 from transferkit.files.atomic_write import disk_error, write_atomically
 from transferkit.files.strict_json import strict_json
 from transferkit.redaction import redacted
@@ -17,15 +17,22 @@ def inspect_data(
     manifest: Path | None,
     output: Path | None,
     strict: bool,
-    show: Callable[[Event], None],
+    show: Show,
     allow_outside: bool = False,
+    reading: Reading = PLAIN,
 ) -> tuple[Inspection, Path]:
     """Scan and inspect a data set; write the findings as JSON and return them with the file.
 
     output: the file; None makes inspection-<name>.json in the current folder. allow_outside: see
-    `transferkit.data.manifest.read_manifest`.
+    `transferkit.data.manifest.read_manifest`. reading: how the files are read.
     """
-    options = ScanOptions(manifest=manifest, strict=strict, allow_outside=allow_outside, use="look")
+    options = ScanOptions(
+        manifest=manifest,
+        strict=strict,
+        allow_outside=allow_outside,
+        reading=reading,
+        use="look",
+    )
     fetch([data], show)
     show(Working("reading pictures"))
     index = scan(data, options, lambda done, total: show(Progress("pictures", done, total)))

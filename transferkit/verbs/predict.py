@@ -9,7 +9,7 @@ from typing import Any
 
 from transferkit import processes
 from transferkit.config import Predict
-from transferkit.data.named_pictures import list_images
+from transferkit.data.named_pictures import list_pictures as list_pictures
 from transferkit.data.tar_members import archive_of, read_member
 from transferkit.errors import UserError, usage_error
 from transferkit.events import Notice, Show
@@ -24,6 +24,7 @@ from transferkit.files.row_files import (
     picture_key,
     provenance,
     provenance_path,
+    require_replaceable,
 )
 from transferkit.inference.decide import DecisionRule, fit_rule
 from transferkit.inference.exported import is_exported, require_trust
@@ -120,20 +121,17 @@ def check_outputs(outputs: Outputs, options: Predict, num_models: int) -> None:
     if outputs.skip_existing and outputs.rows is None:
         raise usage_error("--skip-existing has no effect without --output")
     for flag, path in (("--save-samples", outputs.samples), ("--save-features", outputs.features)):
-        if path is None:
-            continue
-        if path.suffix.lower() != ".safetensors":
+        if path and path.suffix.lower() != ".safetensors":
             raise usage_error(f"{flag} {path}: the name must end in .safetensors")
-        if outputs.skip_existing:
+        if path and outputs.skip_existing:
             raise usage_error(f"{flag} holds every picture, --skip-existing leaves some out")
-    samples = options.mc_dropout or options.tta or num_models > 1
     if outputs.copy_to is not None and options.select is None:
         raise usage_error("--copy-to has no effect without --select")
     if outputs.saliency is not None and options.select is not None:
         raise usage_error("--saliency has no effect with --select: leave one of them out")
     if options.select is not None and outputs.skip_existing:
         raise usage_error("--select looks at all pictures: leave --skip-existing out")
-    if outputs.samples is not None and not samples:
+    if outputs.samples is not None and not (options.mc_dropout or options.tta or num_models > 1):
         raise usage_error("--save-samples needs samples", "", "add --mc-dropout or --tta 8")
     if processes.count() > 1:
         if outputs.rows is None:
@@ -141,29 +139,22 @@ def check_outputs(outputs: Outputs, options: Predict, num_models: int) -> None:
         for flag, given in (("--select", options.select), ("--saliency", outputs.saliency)):
             if given is not None:
                 raise usage_error(f"{flag} runs in one process, not in {processes.count()}")
-
-
-def list_pictures(sources: Sequence[str], lines: Iterable[str]) -> list[Path]:
-    """List files, folders, patterns; "-" stands for `lines`, one path in each. Each path once."""
-    listed = [Path(line.rstrip("\n")) for line in lines if line.strip()] if "-" in sources else []
-    named = [source for source in sources if source != "-"]
-    files = [*(list_images(named) if named or not listed else []), *listed]
-    return list(dict.fromkeys(files))
+    require_replaceable((outputs.rows, outputs.samples, outputs.features))
 
 
 def open_job(
     models: Sequence[Model],
-    sources: Sequence[str],
-    lines: Iterable[str],
+    sources: tuple[Sequence[str], Iterable[str]],
     options: Predict,
     trusted: bool = False,
+    max_pixels: int | None = None,
 ) -> Job:
     """Load the models, list the pictures, choose thresholds.
 
-    sources, lines: see `list_pictures`. trusted: see `require_trust`.
+    sources: see `list_pictures`. trusted: see `require_trust`. max_pixels: in place of the models'.
     """
-    files = processes.from_first(list_pictures, sources, lines)
-    members = open_members(models, options, len(files), trusted)
+    files = processes.from_first(list_pictures, *sources)
+    members = open_members(models, options, len(files), trusted, max_pixels)
     count = num_samples(members, options)
     needs = options.by == "bald" or options.abstain_by in ("mutual_information", "variation_ratio")
     if needs and count == 1:

@@ -1,31 +1,33 @@
-"""The verb `pretrain`: from pictures without labels to a run folder with a backbone."""
+"""The command `pretrain`: from pictures without labels to a run folder with a backbone."""
 
+import shlex
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from transferkit import processes
 from transferkit.backbones.create import Backbone
 from transferkit.backbones.synchronized import synchronize_
-from transferkit.config import Config
+from transferkit.config import Config, Pretraining
+from transferkit.config.methods import METHODS
 from transferkit.data.addresses import fetch
 from transferkit.data.index import DatasetIndex, ScanOptions, scan
 from transferkit.data.kept import KeptPictures
+from transferkit.data.reading import reading_of
 from transferkit.data.unlabeled import scan_unlabeled
 from transferkit.errors import usage_error
 from transferkit.evaluation.pretraining_plots import feature_map, filters, pretraining_curves
-from transferkit.events import Event, Notice, PretrainingEpoch, Progress, Working
-from transferkit.pretraining.encoder import Encoder
+from transferkit.events import Notice, PretrainingEpoch, Progress, Show, Working
+from transferkit.pretraining.encoder import Encoder, first_weights
+from transferkit.pretraining.evaluator import Evaluator
 from transferkit.pretraining.features import ProbeData, features_of
 from transferkit.pretraining.loop import fit, split_epochs
 from transferkit.pretraining.method import Method
-from transferkit.pretraining.methods import METHODS, refuse_sharing
+from transferkit.pretraining.methods import check_process_count, make_method, views_of
 from transferkit.pretraining.run import (
     PretrainingRun,
     PretrainingSettings,
@@ -35,7 +37,6 @@ from transferkit.pretraining.run import (
 from transferkit.pretraining.sizes import fit_size
 from transferkit.pretraining.summary import PretrainingSummary
 from transferkit.pretraining.views import PretrainingViews
-from transferkit.pretraining.watch import Watch
 from transferkit.recipes.reading import config_of, to_toml
 from transferkit.runs.creation import RUNS
 from transferkit.runs.folder import RunFolder
@@ -48,26 +49,26 @@ from transferkit.runs.life import (
     require_same_pictures,
     working_on,
 )
+from transferkit.training.divergence import DivergedForGood
 from transferkit.training.fabric import make_fabric
 from transferkit.training.network import make_backbone, make_structure, take_scale
 from transferkit.training.optimizers import hyperparameters_of
 from transferkit.training.schedules import make_schedule
 from transferkit.training.settings import update_rules
-from transferkit.units import parse_colour, parse_duration
+from transferkit.units import parse_duration
 from transferkit.verbs.report import write_report
 
-Show = Callable[[Event], None]
 COMMAND = "pretrain"
 TASK = "pretraining"
 EPOCHS = 100
 SMALLEST_HOLDOUT = 0.01
-"""Share of each class of a labelled set that is kept aside even with --holdout 0."""
+"""Share of each class of a labelled set that is held out even with --holdout 0."""
 MOST_ON_MAP = 200
 
 
 @dataclass
 class PretrainingSession:
-    """A configuration turned into objects."""
+    """The objects built from a configuration."""
 
     config: Config
     index: DatasetIndex
@@ -80,9 +81,9 @@ class PretrainingSession:
 
 
 def pretrain(config: Config, out: Path | None, show: Show) -> PretrainingSummary:
-    """Learn as configured, in a new run folder, and return what came out.
+    """Pretrain as configured in a new run folder, and return the summary.
 
-    out: the folder to make; None makes one below runs/ with the time and the pictures' name.
+    out: the folder to create; None creates one below runs/ with the time and the pictures' name.
     """
     pictures = pictures_of(config)
     name = f"{pictures.resolve().stem}-{config.pretraining.method}"
@@ -94,27 +95,26 @@ def pretrain(config: Config, out: Path | None, show: Show) -> PretrainingSummary
 
 
 def describe(session: PretrainingSession, folder: RunFolder) -> None:
-    """Write what a run needs to be taken up again."""
+    """Write what is needed to resume a run."""
     folder.write_json("data", data_description(session))
-    folder.write_recipe(to_toml(session.config))  # last: with it, the run can be taken up
+    folder.write_recipe(to_toml(session.config))  # last: with it, the run can be resumed
 
 
 def resume(path: Path, show: Show, place: Path | None = None) -> PretrainingSummary:
-    """Continue an interrupted run; without a budget it ends as an uninterrupted one would have.
+    """Resume an interrupted run; without a budget it ends as an uninterrupted one would have.
 
-    place: the folder, where the pictures lie elsewhere now.
-    Raises UserError when they are no longer the same.
+    place: the folder of the pictures, if they were moved. Raises UserError if they have changed.
     """
     with earlier_run(path) as folder:
-        known = folder.read_json("data")
-        if not isinstance(known, dict) or known.get("task") != TASK:
+        data = folder.read_json("data")
+        if not isinstance(data, dict) or data.get("task") != TASK:
             raise usage_error(
                 f"{path} is no pretraining run", "", f"transferkit finetune --resume {path}"
             )
         before = config_of(folder)
         config = moved(before, place, None, path)
         session = prepare(config, show)
-        require_same_pictures(known, session.index, path, COMMAND)
+        require_same_pictures(data, session.index, path, COMMAND)
         if config != before:
             show(Notice(f"the pictures lie in {pictures_of(config)} now"))
             processes.from_first(folder.write_recipe, to_toml(config))
@@ -126,8 +126,7 @@ def prepare(config: Config, show: Show) -> PretrainingSession:
     data, options = config.data, config.pretraining
     if config.device.precision == "16":
         raise usage_error("--precision 16 is not for pretraining", "", "use bf16 or 32")
-    kind = METHODS[options.method]
-    refuse_sharing(options, processes.count())
+    check_process_count(options, processes.count())
     fetch([data.path, options.probe, options.aux], show)
     fabric = make_fabric(config)
     probe_index = processes.from_first(scan_probe, config, show)
@@ -148,19 +147,17 @@ def prepare(config: Config, show: Show) -> PretrainingSession:
         )
     )
     encoder = Encoder(backbone)
-    more = {"classes": len(index.classes)} if kind.reads_labels else {}
-    method = kind.make(encoder, options, config.training.seed, **more)
+    method = make_method(encoder, options, config.training.seed, len(index.classes))
     method.networks.to(fabric.device)
     method.networks.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     processes.copy_first_(method.networks)
     synchronize_(method.networks)
     views = PretrainingViews(
-        kind.views if kind.views_of is None else kind.views_of(encoder, options),
+        views_of(encoder, options),
         backbone.preprocessing,
         config.augment.flip,
         config.training.seed,
-        parse_colour(data.background),
-        data.max_pixels,
+        index.reading,
         KeptPictures(),
     )
     probe = ProbeData(probe_index, views) if probe_index is not None else None
@@ -168,11 +165,11 @@ def prepare(config: Config, show: Show) -> PretrainingSession:
 
 
 def pictures_of(config: Config) -> Path:
-    """Return the folder of the pictures to learn from. Raises a usage error where there is none."""
+    """Return the folder of the training pictures. Raises a usage error if none is given."""
     data, aux = config.data.path, config.pretraining.aux
     if aux is not None and data is not None:
         raise usage_error(
-            f"{data} has no effect: supervised learns from --aux {aux} alone", "", "leave it out"
+            f"{data} has no effect: supervised learns from --aux {aux} only", "", "leave it out"
         )
     path = aux or data
     if path is None:
@@ -182,7 +179,7 @@ def pictures_of(config: Config) -> Path:
 
 
 def scan_pictures(config: Config, show: Show) -> DatasetIndex:
-    """Read the pictures to learn from: with classes if the method learns those, else without."""
+    """Scan the training pictures: with classes if the method learns those, else without."""
     data, options = config.data, config.pretraining
     path = pictures_of(config)
 
@@ -196,7 +193,7 @@ def scan_pictures(config: Config, show: Show) -> DatasetIndex:
             val_fraction=options.holdout or SMALLEST_HOLDOUT,
             seed=config.training.seed,
             strict=data.strict,
-            max_pixels=data.max_pixels,
+            reading=reading_of(data),
         )
         return scan(path, labelled, progress)
     index = scan_unlabeled(
@@ -205,7 +202,7 @@ def scan_pictures(config: Config, show: Show) -> DatasetIndex:
         by_folder=options.identities,
         seed=config.training.seed,
         strict=data.strict,
-        max_pixels=data.max_pixels,
+        reading=reading_of(data),
         on_progress=progress,
     )
     if options.identities and len(index.classes) < 2:
@@ -218,33 +215,33 @@ def scan_pictures(config: Config, show: Show) -> DatasetIndex:
 
 
 def batch_notices(index: DatasetIndex, batch_size: int) -> list[str]:
-    """Warn where all pictures to learn from are fewer than a batch."""
+    """Warn if there are fewer training pictures than a batch holds."""
     count = len(index.of_split("train"))
     if count >= batch_size:
         return []
-    return [f"only {count} pictures to learn from: every batch has {count}, not {batch_size}"]
+    return [f"only {count} training pictures: every batch has {count}, not {batch_size}"]
 
 
 def scan_probe(config: Config, show: Show) -> DatasetIndex | None:
-    """Read the labelled pictures to measure features on, if any are given."""
+    """Scan the labelled pictures for probes, if any are given."""
     path = config.pretraining.probe
     if path is None:
         return None
-    options = ScanOptions(seed=config.training.seed, max_pixels=config.data.max_pixels)
+    options = ScanOptions(seed=config.training.seed, reading=reading_of(config.data))
     return scan(path, options, lambda done, total: show(Progress("probe", done, total)))
 
 
 def train(session: PretrainingSession, folder: RunFolder, show: Show) -> PretrainingSummary:
-    """Run the method, from the start or from the last checkpoint, and finish the run folder."""
+    """Run the method, from the start or the last checkpoint, and complete the run folder."""
     with working_on(folder, COMMAND):
         return run_method(session, folder, show)
 
 
 def run_method(session: PretrainingSession, folder: RunFolder, show: Show) -> PretrainingSummary:
-    """Train phase by phase, then write what is kept."""
-    config, method = session.config, session.method
+    """Train phase by phase, then write the results."""
+    config, method, path = session.config, session.method, shlex.quote(str(folder.path))
     options, device = config.pretraining, session.fabric.device
-    watch = Watch(
+    evaluator = Evaluator(
         method,
         session.encoder,
         session.index,
@@ -265,20 +262,26 @@ def run_method(session: PretrainingSession, folder: RunFolder, show: Show) -> Pr
         folder,
         device,
         session.fabric.autocast,
-        watch,
+        evaluator,
         PretrainingState(split_epochs(method.phases, settings.epochs)),
     )
     if continue_run(run):
         show(Notice(f"resuming after epoch {len(run.state.rows)}"))
-    for event in fit(run):
-        show(event)
-        if processes.is_first() and isinstance(event, (PretrainingEpoch, Notice)):
-            folder.log(f"{type(event).__name__} {asdict(event)}")
-    return processes.from_first(finish, session, run, watch, folder)
+    try:
+        for event in fit(run):
+            show(event)
+            if processes.is_first() and isinstance(event, (PretrainingEpoch, Notice)):
+                folder.log(f"{type(event).__name__} {asdict(event)}")
+    except DivergedForGood as problem:
+        if run.state.rows and continue_run(run):  # the weights that were saved last
+            processes.from_first(finish, session, run, evaluator, folder, problem.what)
+            problem.remedy += f"; or take what was learned: transferkit finetune DATA --from {path}"
+        raise
+    return processes.from_first(finish, session, run, evaluator, folder)
 
 
 def loop_settings(config: Config, method: Method) -> PretrainingSettings:
-    """Pick what the loop needs from the configuration."""
+    """Return the part of the configuration that the loop reads."""
     options = config.pretraining
     rules = update_rules(config)
     takes = hyperparameters_of(config.optimizer.name)
@@ -301,20 +304,24 @@ def loop_settings(config: Config, method: Method) -> PretrainingSettings:
 
 
 def finish(
-    session: PretrainingSession, run: PretrainingRun, watch: Watch, folder: RunFolder
+    session: PretrainingSession,
+    run: PretrainingRun,
+    evaluator: Evaluator,
+    folder: RunFolder,
+    stopped: str = "",
 ) -> PretrainingSummary:
-    """Write the backbone, the plots, the summary and the report."""
+    """Write the backbone, the plots, the summary and the report. stopped: see the summary."""
     started = time.perf_counter()
-    watch.show(Working("drawing plots and the report"))
+    evaluator.show(Working("drawing plots and the report"))
     backbone = session.backbone
     if session.method.finish is not None:
         session.method.finish()
     folder.save_model(model_description(session), backbone.model.state_dict())
     folder.save_plot("curves", pretraining_curves(run.state.rows))
-    first = first_weights(session)
-    if first is not None and (drawn := filters(first)) is not None:
-        folder.save_plot("filters", drawn)
-    images = watch.watched()[:MOST_ON_MAP]
+    first = first_weights(backbone)
+    if first is not None and (figure := filters(first)) is not None:
+        folder.save_plot("filters", figure)
+    images = evaluator.sample()[:MOST_ON_MAP]
     if len(images) >= 5:
         features = features_of(session.encoder, iter(images.split(128)), session.fabric.device)
         folder.save_plot("feature_map", feature_map(features, images.numpy()))
@@ -334,29 +341,17 @@ def finish(
             if isinstance(v, float) and not n.startswith(("lr", "seconds"))
         },
         files=folder.files,
+        stopped=stopped,
     )
     folder.write_json("summary", summary.to_dict())
-    write_report(folder, watch.show)
+    write_report(folder, evaluator.show)
     summary = replace(summary, files=folder.files)  # the report is one of them
     folder.write_json("summary", summary.to_dict())
     return summary
 
 
-def first_weights(session: PretrainingSession) -> np.ndarray | None:
-    """Return the weights of the backbone's first layer, (out, in, h, w), if it sees pixels."""
-    size = session.backbone.preprocessing
-    for parameter in session.backbone.model.parameters():
-        if parameter.ndim == 4:
-            return parameter.detach().cpu().numpy()
-        if parameter.ndim == 2 and parameter.shape[1] == 3 * size.height_px * size.width_px:
-            return parameter.detach().cpu().view(-1, 3, size.height_px, size.width_px).numpy()
-        if parameter.ndim > 1:
-            return None
-    return None
-
-
 def model_description(session: PretrainingSession) -> dict[str, Any]:
-    """Describe the backbone so that it can be rebuilt, understood and trusted: model.json."""
+    """Describe the backbone so that it can be rebuilt and traced: model.json."""
     config, backbone = session.config, session.backbone
     return {
         "task": TASK,
@@ -366,7 +361,7 @@ def model_description(session: PretrainingSession) -> dict[str, Any]:
         "structure": make_structure(config.backbone).to_dict(),
         "preprocessing": backbone.preprocessing.to_dict(),
         "background": config.data.background,
-        "max_pixels": config.data.max_pixels,
+        **session.index.reading.entries(),
         "started_from": backbone.weights_source,
         "license": backbone.license,
         "data": data_description(session),
@@ -375,7 +370,7 @@ def model_description(session: PretrainingSession) -> dict[str, Any]:
 
 
 def data_description(session: PretrainingSession) -> dict[str, Any]:
-    """Describe the pictures of a run: enough to tell whether they have changed."""
+    """Describe the pictures of a run, so that changes can be detected: data.json."""
     index = session.index
     return {
         "task": TASK,
@@ -389,8 +384,8 @@ def data_description(session: PretrainingSession) -> dict[str, Any]:
 
 
 def resolve(raw: dict[str, Any]) -> dict[str, Any]:
-    """Fill in, before the checks, what a method takes unless the user names another backbone."""
-    method = raw.get("pretraining", {}).get("method", "simclr")
+    """Fill in a method's default backbone, before validation."""
+    method = raw.get("pretraining", {}).get("method", Pretraining.method)
     if method in METHODS:
         backbone = raw.setdefault("backbone", {})
         backbone.setdefault("name", METHODS[method].backbone)

@@ -1,6 +1,6 @@
-"""What is looked at after every epoch of pretraining: figures for the row, pictures for people."""
+"""The evaluation after every epoch of pretraining: figures for metrics.csv, and plots."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from transferkit.data.index import DatasetIndex
 from transferkit.evaluation.pretraining_plots import picture_rows
-from transferkit.events import Event, Notice
+from transferkit.events import Notice, Show
 from transferkit.pretraining.encoder import Encoder
 from transferkit.pretraining.features import (
     ProbeData,
@@ -26,14 +26,17 @@ from transferkit.pretraining.views import PretrainingViews
 from transferkit.runs.folder import RunFolder
 
 SHOWN = 8
-MOST_WATCHED, FEWEST_WATCHED, WATCHED_PART = 256, 32, 8
-"""Pictures, kept aside if there are any, whose features are looked at: an eighth as many as are
-learned from, within these limits, so that looking takes a few percent of an epoch."""
+MOST_SAMPLED, FEWEST_SAMPLED, SAMPLED_PART = 256, 32, 8
+"""Size of the sample whose features are examined: an eighth of the training pictures, within these
+limits, so that it takes a few percent of an epoch."""
 
 
 @dataclass
-class Watch:
-    """Looks at a method after every epoch. probe_every: epochs between probes, None for none."""
+class Evaluator:
+    """Evaluates a method after every epoch.
+
+    probe_every: epochs between probes; None for a tenth of all.
+    """
 
     method: Method
     encoder: Encoder
@@ -41,7 +44,7 @@ class Watch:
     views: PretrainingViews
     folder: RunFolder
     device: torch.device
-    show: Callable[[Event], None]
+    show: Show
     probe_data: ProbeData | None = None
     probe_every: int | None = None
     seed: int = 0
@@ -49,38 +52,41 @@ class Watch:
     def __call__(self, done: int, planned: int) -> Mapping[str, float]:
         """Return the figures after `done` of `planned` epochs; draw what the method shows."""
         self.method.networks.eval()
-        found: dict[str, float] = {}
+        figures: dict[str, float] = {}
         with torch.random.fork_rng(devices=[]):
-            features = features_of(self.encoder, iter(self.watched().split(128)), self.device)
-            found["spread"], found["rank"] = feature_spread(features), effective_rank(features)
-            if text := collapse_warning(found["spread"], found["rank"]):
+            features = features_of(self.encoder, iter(self.sample().split(128)), self.device)
+            figures["spread"], figures["rank"] = feature_spread(features), effective_rank(features)
+            if text := collapse_warning(figures["spread"], figures["rank"]):
                 self.show(Notice(text, warning=True))
-            if self.method.measure is not None:
-                seen, aside = self.pictures("train"), self.pictures("val")
-                found |= self.method.measure(seen.to(self.device), aside.to(self.device))
+            if self.method.figures is not None:
+                training, held_out = self.pictures("train"), self.pictures("val")
+                figures |= self.method.figures(training.to(self.device), held_out.to(self.device))
             if self.due(done, planned):
                 assert self.probe_data is not None
-                found |= probe(self.encoder, self.probe_data, self.device, self.seed)
+                figures |= probe(self.encoder, self.probe_data, self.device, self.seed)
             self.draw(done, planned)
-        return found
+        return figures
 
     def due(self, done: int, planned: int) -> bool:
-        """Whether it is time for a probe: after the first and last epoch, and in between."""
+        """Whether a probe is due: after the first, every `probe_every`-th and the last epoch."""
         if self.probe_data is None:
             return False
         every = self.probe_every or max(1, planned // 10)
         return done == 1 or done % every == 0 or done == planned
 
-    def watched(self) -> Tensor:
-        """Return the pictures whose features are looked at, (N, 3, H, W), values 0..1."""
-        aside = self.pictures("val")
-        return aside if len(aside) >= FEWEST_WATCHED else self.pictures("train")
+    def sample(self) -> Tensor:
+        """Return the pictures whose features are examined, (N, 3, H, W), values 0..1.
+
+        They are held-out ones if there are enough.
+        """
+        held_out = self.pictures("val")
+        return held_out if len(held_out) >= FEWEST_SAMPLED else self.pictures("train")
 
     def pictures(self, split: str) -> Tensor:
-        """Return the first pictures of a split, of a fixed random order; decoded once."""
+        """Return a fixed sample of a split (N, 3, H, W), values 0..1; decoded once."""
         if split not in self._pictures:
-            most = most_watched(len(self.index.of_split("train")))
-            positions = chosen(self.index.of_split(split), most)
+            most = sample_size(len(self.index.of_split("train")))
+            positions = evenly_spaced(self.index.of_split(split), most)
             parts = list(clean_images(self.index, positions, self.views))
             size = self.views.preprocessing
             empty = torch.zeros(0, 3, size.height_px, size.width_px)
@@ -88,12 +94,12 @@ class Watch:
         return self._pictures[split]
 
     def draw(self, done: int, planned: int) -> None:
-        """Draw what the method makes of a few pictures; a tenth of the epochs is kept for good."""
+        """Draw the method's plots of a few pictures; those of every tenth part are kept."""
         if self.method.show is None:
             return
         with torch.no_grad():
-            drawn = self.method.show(self.watched()[:SHOWN].to(self.device))
-        for name, rows in drawn.items():
+            plots = self.method.show(self.sample()[:SHOWN].to(self.device))
+        for name, rows in plots.items():
             self.folder.save_plot(name, picture_rows(rows.cpu().numpy(), f"epoch {done}"))
             if done == 1 or done % max(1, planned // 10) == 0:
                 kept = f"{name}-{done:04d}"
@@ -103,12 +109,12 @@ class Watch:
         self._pictures: dict[str, Tensor] = {}
 
 
-def most_watched(learned: int) -> int:
-    """Return how many pictures are looked at where so many are learned from."""
-    return min(MOST_WATCHED, max(FEWEST_WATCHED, learned // WATCHED_PART))
+def sample_size(training: int) -> int:
+    """Return the number of pictures to sample for so many training pictures."""
+    return min(MOST_SAMPLED, max(FEWEST_SAMPLED, training // SAMPLED_PART))
 
 
-def chosen(positions: NDArray[np.int64], most: int) -> NDArray[np.int64]:
-    """Return at most so many of the positions, spread over all of them."""
+def evenly_spaced(positions: NDArray[np.int64], most: int) -> NDArray[np.int64]:
+    """Return at most `most` of the positions, evenly spaced over all of them."""
     count = min(most, len(positions))
     return positions[np.linspace(0, len(positions) - 1, count).round().astype(int)]
