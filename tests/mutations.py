@@ -99,6 +99,68 @@ MUTATIONS = (
         ),
     ),
     Mutation(
+        "a stage entered again",
+        "transferkit/training/loop.py",
+        "if state.entered < state.stage and (why",
+        "if state.epoch == 0 and state.halvings == 0 and (why",
+        (
+            "tests/training/test_entering.py"
+            "::test_a_stage_that_is_stopped_in_its_first_epoch_is_not_entered_again",
+        ),
+    ),
+    Mutation(
+        "rewound into the middle of an epoch",
+        "transferkit/training/checkpoints.py",
+        'return take(run, "last", last.get("epoch_start") or last)',
+        "return last",
+        (
+            "tests/training/test_divergence.py"
+            "::test_rewinding_goes_to_the_start_of_the_epoch_though_a_step_of_it_was_saved",
+        ),
+    ),
+    Mutation(
+        "the end of a run not compared with its epochs",
+        "transferkit/training/end_check.py",
+        "if not (other <",
+        "if False and not (other <",
+        (
+            "tests/training/test_end_check.py"
+            "::test_a_best_checkpoint_that_is_not_what_was_recorded_is_not_passed_off_as_it",
+        ),
+    ),
+    Mutation(
+        "the end of a run not compared with its best checkpoint",
+        "transferkit/training/end_check.py",
+        "!= weights_digest(kept):",
+        "== 0:",
+        (
+            "tests/training/test_end_check.py"
+            "::test_a_run_that_forgets_to_restore_its_best_weights_says_so",
+        ),
+    ),
+    Mutation(
+        "a run that diverged leaves no model",
+        "transferkit/verbs/finetune.py",
+        "            end_early(session, run, folder, show, problem)\n",
+        "            pass\n",
+        (
+            "tests/training/test_divergence.py"
+            "::test_a_run_that_stops_ends_with_its_best_weights_and_one_can_go_on",
+        ),
+    ),
+    Mutation(
+        "what is cached decided anew",
+        "transferkit/training/sources.py",
+        "if decided == UNDECIDED:",
+        "if True:",
+        (
+            "tests/training/test_entering.py"
+            "::test_a_run_whose_cache_fits_no_more_goes_on_to_the_same_weights_or_not_at_all",
+            "tests/training/test_entering.py"
+            "::test_a_run_that_began_live_stays_so_though_there_is_room_now",
+        ),
+    ),
+    Mutation(
         "a torn last row kept",
         "transferkit/files/row_files.py",
         'if line.endswith(b"\\n") and quotes % 2 == 0:',
@@ -326,14 +388,14 @@ MUTATIONS = (
         "transferkit/cli/__init__.py",
         "    sleep_soon()  #",
         "    #",
-        ("tests/test_waiting.py::test_openmp_hears_of_it_however_a_command_is_started",),
+        ("tests/backbones/test_waiting.py::test_openmp_hears_of_it_however_a_command_is_started",),
     ),
     Mutation(
         "the user's way of waiting overruled",
-        "transferkit/waiting.py",
+        "transferkit/backbones/waiting.py",
         "if not any(name in os.environ for name in CHOICES):",
         "if True:",
-        ("tests/test_waiting.py::test_what_the_user_chose_stays",),
+        ("tests/backbones/test_waiting.py::test_what_the_user_chose_stays",),
     ),
     Mutation(
         "ONNX Runtime's threads spin",
@@ -341,6 +403,13 @@ MUTATIONS = (
         "options.add_session_config_entry(key, value)",
         "pass",
         ("tests/backbones/test_engine.py::test_threads_of_onnx_runtime_sleep_while_they_wait",),
+    ),
+    Mutation(
+        "files of others overwritten by predict",
+        "transferkit/files/row_files.py",
+        "        if not is_ours(path):",
+        "        if False:",
+        ("tests/files/test_row_files.py::test_what_somebody_else_wrote_is_not_overwritten",),
     ),
 )
 

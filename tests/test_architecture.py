@@ -20,13 +20,14 @@ MOST_LINES_IN_FILE, MOST_LINES_IN_FUNCTION, MOST_ARGUMENTS = 400, 60, 7
 # imports from its own row or from rows before it.
 LAYERS = (
     ("", "errors", "events", "redaction", "stopwatch", "timm_import", "units"),
-    ("waiting",),
+    ("torchvision_ops",),
     ("processes", "stopping"),
     ("files",),
     ("config",),
     ("data",),
     ("runs",),
     ("backbones",),
+    ("closed_form",),
     ("training",),
     ("recipes",),
     ("evaluation", "exporting", "inference", "pretraining"),

@@ -36,6 +36,7 @@ def other_value(item: OptionField) -> Any:
     special |= {"backbone.image_size": 64, "optimizer.name": "sgd"}
     special |= {"backbone.initializer": "he_uniform", "head.initializer": "he_uniform"}
     special |= {"head.classifier_initializer": "normal:0.1", "head.dropout": [0.5]}
+    special |= {"data.depth_range": [0.0, 4095.0], "data.bands": [4, 3, 2]}
     if item.key in special:
         return special[item.key]
     if item.key.startswith("schedule.") and get_origin(kind) is tuple:

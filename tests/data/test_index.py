@@ -119,19 +119,19 @@ def test_unreadable_pictures_are_left_out_and_counted(tmp_path):
     birds(tmp_path)
     (tmp_path / "heron/0.png").write_bytes(b"")
     (tmp_path / "heron/1.png").write_bytes((tmp_path / "heron/1.png").read_bytes()[:60])
-    (tmp_path / "stork/0.heic").write_bytes(b"x")
+    (tmp_path / "stork/0.jxl").write_bytes(b"x")
     os.symlink("gone", tmp_path / "stork/link.png")
     index = scan(tmp_path)
     assert [(bad.path, bad.reason) for bad in index.unreadable] == [
         ("heron/0.png", "empty file"),
         ("heron/1.png", "truncated"),
-        ("stork/0.heic", "HEIC (not supported)"),
+        ("stork/0.jxl", "JPEG XL (not supported)"),
         ("stork/link.png", "broken link"),
     ]
     assert len(index) == 8
     assert index.warnings == (
         "4 of 12 pictures cannot be read and are left out: 1 empty file (heron/0.png), "
-        "1 truncated (heron/1.png), 1 HEIC (not supported), 1 broken link (stork/link.png)",
+        "1 truncated (heron/1.png), 1 JPEG XL (not supported), 1 broken link (stork/link.png)",
     )
     error = failure(tmp_path, strict=True)
     assert error.what == f"4 unreadable pictures in {tmp_path}"
@@ -203,13 +203,14 @@ def test_one_class_only(tmp_path):
 def test_a_class_without_a_readable_picture(tmp_path):
     birds(tmp_path)
     for number in range(3):
-        (tmp_path / "heron" / f"{number}.png").rename(tmp_path / "heron" / f"{number}.HEIC")
+        (tmp_path / "heron" / f"{number}.png").rename(tmp_path / "heron" / f"{number}.JXL")
     for number in (3, 4):
         (tmp_path / "heron" / f"{number}.png").write_bytes(b"")
     (tmp_path / "heron/n.txt").write_text("x")
     assert str(failure(tmp_path)) == (
         f"{tmp_path}/heron has no readable picture\n"
-        "       6 files found: 3 HEIC (not supported), 2 empty file (first: heron/3.png), 1 .txt\n"
+        "       6 files found: 3 JPEG XL (not supported), 2 empty file (first: heron/3.png), "
+        "1 .txt\n"
         "       convert them to JPEG or PNG, or leave the class out with --exclude heron"
     )
     (tmp_path / "a crane").mkdir()

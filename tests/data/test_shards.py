@@ -187,7 +187,7 @@ def zipped(archive: Path) -> Path:
 
 
 def test_links_and_unreadable_kinds_are_left_out_with_a_warning(tmp_path: Path, pack: Pack) -> None:
-    archive = pack(tmp_path / "x.tar", {**labelled(0, "aabb"), "8.heic": b"", "8.cls": b"a"})
+    archive = pack(tmp_path / "x.tar", {**labelled(0, "aabb"), "8.jxl": b"", "8.cls": b"a"})
     with tarfile.open(archive, "a") as tar:
         info = tarfile.TarInfo("9.png")
         info.type, info.linkname = tarfile.SYMTYPE, "/etc/passwd"
@@ -197,7 +197,7 @@ def test_links_and_unreadable_kinds_are_left_out_with_a_warning(tmp_path: Path, 
         tar.addfile(label, io.BytesIO(b"b"))
     index = scan(archive)
     assert [(u.path, u.reason) for u in index.unreadable] == [
-        ("x.tar/8.heic", "HEIC (not supported)"),
+        ("x.tar/8.jxl", "JPEG XL (not supported)"),
         ("x.tar/9.png", "a link or a device, no plain file"),
     ]
     assert len(index) == 4

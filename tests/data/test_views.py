@@ -187,3 +187,18 @@ def test_strong_views_are_erased_with_their_probability(monkeypatch: pytest.Monk
     for seed in range(400):
         varied_view(image, BASE, "strong", False, np.random.default_rng(seed))
     assert 65 < len(calls) < 135  # 100 +- 4 standard deviations
+
+
+LONG = ((1, 20), (20, 1), (3, 257), (1023, 2), (7, 640), (30, 5000), (4999, 31), (300, 5000))
+
+
+@pytest.mark.parametrize("size", LONG)
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic", "lanczos"])
+def test_of_a_long_picture_only_what_is_kept_is_made_and_equals_timm(
+    size: tuple[int, int], interpolation: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("transferkit.data.views._LONGEST", 1)
+    image = picture(*size)
+    for base in (BASE, replace(BASE, crop_pct=0.95), replace(BASE, height_px=40, width_px=30)):
+        wanted = replace(base, interpolation=interpolation)
+        assert np.array_equal(clean_view(image, wanted), by_timm(image, wanted))

@@ -13,6 +13,7 @@ import typer
 from transferkit.cli import app
 
 Cli = Callable[..., Any]
+TINY = ("--backbone", "test_efficientnet", "--no-pretrained", "--image-size", 32)
 PACKAGE = Path(__file__).parents[2] / "transferkit"
 FLAG = re.compile(r"(?<![\w-])(?:transferkit )?([a-z][a-z-]*)? ?(--[a-z][a-z0-9-]+)")
 OTHERS = {"pip": {"--force-reinstall", "--upgrade"}, "tar": {"--create", "--file", "--directory"}}
@@ -36,7 +37,7 @@ def not_there(text: str, command: str | None) -> list[str]:
     found = []
     for named, flag in FLAG.findall(text):
         known = FLAGS.get(named) or (FLAGS[command] if command else EVERY)
-        if flag not in known | set().union(*OTHERS.values(), {"--version"}):
+        if flag not in known | set().union(*OTHERS.values(), {"--version", "--help-all"}):
             found.append(f"{named} {flag}")
     return found
 
@@ -50,7 +51,7 @@ def commands_that_look(run: Path, data: Path | str) -> dict[str, tuple[Any, ...]
     return {
         "inspect": ("inspect", data, "-o", "found.json"),
         "evaluate": ("evaluate", run, data),
-        "plan": ("plan", data, "--backbone", "test_efficientnet", "--no-pretrained"),
+        "plan": ("plan", data, *TINY, "--stages", "all:1"),
         "export": ("export", run, "--data", data, "-o", "m.onnx"),
     }
 

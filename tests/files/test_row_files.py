@@ -3,8 +3,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
+from transferkit.config import Predict
 from transferkit.errors import UserError
 from transferkit.files.csv_rows import from_csv
 from transferkit.files.row_files import (
@@ -15,7 +16,10 @@ from transferkit.files.row_files import (
     part_path,
     partial_path,
     picture_key,
+    require_replaceable,
 )
+from transferkit.verbs.embed import embed
+from transferkit.verbs.predict import Outputs, check_outputs
 
 NAMES = ["path", "label", "entropy", "error"]
 ODD = ['a,"b".png', "new\nline.png", "=formula.png", "é.png", "plain.png"]
@@ -212,3 +216,58 @@ def test_a_picture_is_known_however_it_is_named(
     elsewhere = {**MADE, "folder": folder_of([Path("real/a.png")])}
     with pytest.raises(UserError, match="seen from another folder"):  # it is another picture
         job(path, ["real/a.png"], made=elsewhere)
+
+
+FOREIGN = {
+    "accounts.csv": b"name,amount\nx,1\n",
+    "manifest.csv": b"path,label\na.png,x\n",
+    "torn.csv": b'"path',
+    "notes.jsonl": b'{"path": "a.png"}\n',
+    "binary.csv": bytes(range(256)),
+    "no.parquet": b"PAR1",
+    "no.safetensors": b"\xff" * 20,
+}
+
+
+@pytest.mark.parametrize("name", [*FOREIGN, "model.safetensors"])
+def test_what_somebody_else_wrote_is_not_overwritten(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    if name == "model.safetensors":
+        save_file({"weight": np.zeros(3, np.float32)}, path)
+    else:
+        path.write_bytes(FOREIGN[name])
+    before = path.read_bytes()
+    is_array = path.suffix == ".safetensors"
+    outputs = Outputs(features=path) if is_array else Outputs(rows=path)
+    for ask in (
+        lambda: check_outputs(outputs, Predict(), 1),
+        lambda: embed(tmp_path / "run", [], path, "auto", print),
+    ):
+        with pytest.raises(UserError, match="neither predict nor embed wrote it") as refused:
+            ask()
+        assert (refused.value.exit_code, path.read_bytes()) == (2, before)
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet", ".safetensors"])
+def test_what_an_earlier_job_wrote_is_overwritten(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"r{suffix}"
+    require_replaceable([None, path])
+    path.touch()
+    require_replaceable([path])
+    if suffix == ".safetensors":
+        file = ArrayFile(path, "features", (1, 2), {"paths": "[]"})
+        file.write(None)
+        file.close(whole=True)
+    else:
+        if suffix == ".parquet":
+            pytest.importorskip("pyarrow")
+        table = open_rows(path, NAMES, go_on=False)
+        table.write(rows())
+        table.close(whole=True)
+    assert path.stat().st_size
+    require_replaceable([path])
+    target = tmp_path / "target"
+    target.write_text("of somebody else")
+    path.unlink()
+    path.symlink_to(target)
+    require_replaceable([path])  # the link is replaced, the target stays

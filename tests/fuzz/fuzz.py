@@ -16,6 +16,7 @@ import atheris
 with atheris.instrument_imports(include=["transferkit", "PIL", "tomllib", "csv", "json"]):
     from transferkit.data.decode import DecodeError, decode, probe
     from transferkit.data.manifest import read_manifest
+    from transferkit.data.reading import Reading
     from transferkit.errors import UserError
     from transferkit.recipes.reading import find_recipe, load_config, read_recipe
     from transferkit.runs.folder import open_run
@@ -26,12 +27,15 @@ FOLDER = Path(tempfile.mkdtemp(prefix="transferkit-fuzz-"))
 SEEDS = Path(__file__).resolve().parents[2]
 
 
+LIMITED = Reading(max_pixels=1_000_000)
+
+
 def picture(data: bytes) -> None:
     """Read bytes as `inspect`, `finetune` and `predict` read a picture."""
     path = FOLDER / "picture.png"
     path.write_bytes(data)
-    probe(path, max_pixels=1_000_000)
-    decode(path, max_pixels=1_000_000, at_least_px=32)
+    probe(path, LIMITED)
+    decode(path, LIMITED, 32)
 
 
 def manifest(data: bytes) -> None:

@@ -247,5 +247,28 @@ def test_a_loss_that_is_no_number_ends_the_run_with_advice(
     assert "--lr" in told.value.remedy
 
 
+def test_a_loss_that_is_no_number_later_on_leaves_what_was_learned_before(
+    pretraining_config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = config_of(pretraining_config, "autoencoder", epochs=3)
+    steps = itertools.count(1)
+    monkeypatch.setattr(loop, "checked", lambda loss, step: loss if next(steps) < 6 else fails())
+    with pytest.raises(UserError, match="the loss became NaN in epoch 2") as told:
+        verb.pretrain(config, tmp_path / "run", lambda event: None)
+    assert told.value.remedy.endswith(f"transferkit finetune DATA --from {tmp_path / 'run'}")
+    run = open_run(tmp_path / "run")
+    summary, last = run.read_json("summary"), run.load_checkpoint("last")
+    assert (summary["stopped"], summary["epochs"]) == (told.value.what, 1)
+    assert last is not None
+    weights = run.load_model()[1]
+    kept = {n.removeprefix("encoder.backbone."): t for n, t in last["networks"].items()}
+    assert weights
+    assert all(torch.equal(weights[name], kept[name]) for name in weights)
+
+
+def fails() -> float:
+    raise loop.Diverged(float("nan"), 0)
+
+
 def loop_fails(loss: float, step: int) -> float:
     raise loop.Diverged(float("nan"), step)

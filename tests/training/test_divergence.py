@@ -216,18 +216,20 @@ def test_rewinding_goes_to_the_start_of_the_epoch_though_a_step_of_it_was_saved(
     *,
     interrupted: bool,
 ) -> None:
+    plain = config()
+    last = replace(plain, training=replace(plain.training, restore_best=False))
     with monkeypatch.context() as patch:
         explode_once(patch, step=4)  # the second of epoch 2
-        expected, told = trained(config(), tmp_path / "whole")
+        expected, told = trained(last, tmp_path / "whole")
     explode_once(monkeypatch, step=4)
     if interrupted:
         with stopped_after(4, loop), pytest.raises(UserError, match="interrupted"):
-            finetune(config(), tmp_path / "run", lambda _: None)
+            finetune(last, tmp_path / "run", lambda _: None)
         resume(tmp_path / "run", lambda _: None)
     else:
         steps = itertools.count(1)
         monkeypatch.setattr(loop, "is_time", lambda stop: next(steps) == 4)  # ten minutes are over
-        finetune(config(), tmp_path / "run", lambda _: None)
+        finetune(last, tmp_path / "run", lambda _: None)
     assert open_run(tmp_path / "run").read_json("summary")["diagnosis"] == told
     assert (tmp_path / "run" / MODEL).read_bytes() == expected
 

@@ -138,9 +138,9 @@ def test_live_pictures_are_decoded_once_where_a_cache_is_allowed(
     session = ready(changed, opened)
     decoded: list[Path] = []
 
-    def counting(path: Path, **options: Any) -> Any:
+    def counting(path: Path, *options: Any) -> Any:
         decoded.append(path)
-        return decode(path, **options)
+        return decode(path, *options)
 
     monkeypatch.setattr("transferkit.data.loader.decode", counting)
     source = session.sources._live()

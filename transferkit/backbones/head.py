@@ -126,7 +126,11 @@ class Classifier(nn.Module):
 
     def features(self, images: Tensor) -> Tensor:
         """Return pooled features (N, D) of images (N, 3, H, W), values 0..255."""
-        return self.backbone(self.normalize(images))
+        return self.read(self.normalize(images))
+
+    def read(self, inputs: Tensor) -> Tensor:
+        """Return pooled features (N, D) of normalised images (N, 3, H, W)."""
+        return self.backbone(inputs)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits (N, K) of images (N, 3, H, W), values 0..255."""

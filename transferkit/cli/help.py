@@ -32,6 +32,7 @@ PANELS = {
     "augment": "Augmentation",
     "cache": "Activation cache",
     "training": "Training",
+    "solve": "Closed-form stage",
     "optimizer": "Optimiser",
     "schedule": "Learning-rate schedule",
     "clipping": "Gradient clipping",

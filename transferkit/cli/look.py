@@ -1,13 +1,19 @@
 """The commands that inspect data and list what there is to choose from."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from transferkit import console
 from transferkit.cli.app import Debug, Json, app, live_view
-from transferkit.cli.options import DATA_HELP, AllowOutside, require_manifest
+from transferkit.cli.options import (
+    DATA_HELP,
+    AllowOutside,
+    require_manifest,
+    take_data,
+    with_options,
+)
 from transferkit.cli.tables.comparison import comparison_table
 from transferkit.cli.tables.explanations import page_text, topics_table
 from transferkit.cli.tables.results import inspection_table
@@ -15,6 +21,7 @@ from transferkit.errors import usage_error
 
 
 @app.command()
+@with_options("data.max_pixels", "data.depth_range", "data.bands")
 def inspect(
     data: Annotated[Path | None, typer.Argument(metavar="DATA", help=DATA_HELP)] = None,
     manifest: Annotated[
@@ -30,13 +37,19 @@ def inspect(
     allow_outside: AllowOutside = False,
     json: Json = False,
     debug: Debug = False,
+    **flags: Any,
 ) -> None:
     """Check a data set: counts, sizes, unreadable files, duplicates."""
     with live_view(json) as view:
         from transferkit.verbs import inspect_data as verb
 
         require_manifest(allow_outside, manifest)
-        found, path = verb.inspect_data(data, manifest, output, strict, view.show, allow_outside)
+        from transferkit.data.reading import reading_of
+
+        reading = reading_of(take_data(flags)[0])
+        found, path = verb.inspect_data(
+            data, manifest, output, strict, view.show, allow_outside, reading
+        )
     if json:
         console.print_json({**found.to_dict(), "output": path})
     else:

@@ -10,13 +10,14 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 import typer
 
 from transferkit.config import Config, OptionField, option_fields, words_beside_a_number
+from transferkit.config.data import Data
 from transferkit.config.predict import SECTION
 from transferkit.errors import usage_error
 
 PRETRAINING_READS = ("pretraining", "backbone", "optimizer", "schedule", "clipping", "device")
 """Sections whose options `pretrain` takes, and single options beside them."""
 PRETRAINING_READS_ALSO = (
-    *("data.strict", "data.background", "data.max_pixels"),
+    *("data.strict", "data.background", "data.max_pixels", "data.depth_range", "data.bands"),
     *("augment.flip", "training.seed"),
 )
 PRETRAINING_HAS_OWN = (
@@ -84,13 +85,29 @@ def pretrains(key: str) -> bool:
 
 def with_predict_options(*without: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Give a command the options of a finished run, but those `without`, in place of **flags."""
+    unwanted = {f"{SECTION}.{name}" for name in without}
+    keys = [i.key for i in option_fields() if _predicts(i) and i.key not in unwanted]
+    return with_options(*keys, "data.max_pixels")
+
+
+def with_options(*keys: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command the options of these keys in place of its **flags."""
 
     def add(command: Callable[..., None]) -> Callable[..., None]:
-        unwanted = {f"{SECTION}.{name}" for name in without}
-        wanted = (i for i in option_fields() if _predicts(i) and i.key not in unwanted)
-        return _signed(command, wanted)
+        return _signed(command, (item for item in option_fields() if item.key in keys))
 
     return add
+
+
+def take_data(flags: dict[str, Any]) -> tuple[Data, int | None]:
+    """Take what was typed of the pictures out of the flags, checked; and the limit of pixels, None
+    where none was typed.
+    """
+    from transferkit.recipes.reading import validate
+
+    typed = {name: flags.pop(name) for name in list(flags) if name.startswith("data__")}
+    found = validate(build_raw(None, None, None, None, typed)).data
+    return found, None if typed.get("data__max_pixels") is None else found.max_pixels
 
 
 def require_read(sets: Iterable[str]) -> None:

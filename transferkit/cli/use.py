@@ -16,6 +16,8 @@ from transferkit.cli.options import (
     Sets,
     given_flags,
     require_manifest,
+    take_data,
+    with_options,
     with_predict_options,
 )
 from transferkit.cli.tables.results import measured_table, prediction_table, selection_table
@@ -89,9 +91,10 @@ def predict(
         if embedded := embed_instead(run, images, wanted, view.show):
             console.print_lines([embedded])
             return
-        outputs = Outputs(output, skip_existing, save_samples, save_features, copy_to, saliency)
+        _, max_pixels = take_data(flags)
         typed = (sets or (), given_flags(flags))
-        options, rows = start((run, trust), images, typed, outputs, view.show)
+        outputs = Outputs(output, skip_existing, save_samples, save_features, copy_to, saliency)
+        options, rows = start((run, trust), images, typed, outputs, view.show, max_pixels)
         most = 0 if output is not None else None if json else MOST_SHOWN
         kept: list[dict[str, Any]] = list(islice(rows, most))
         count, read_any, reason = of_all(*run_through(rows, kept))
@@ -141,10 +144,11 @@ def start(
     typed: tuple[Iterable[str], dict[str, Any]],
     outputs: "Outputs",
     show: Callable[[Event], None],
+    max_pixels: int | None,
 ) -> tuple["Predict", Iterator[dict[str, Any]]]:
     """Check what was typed, `--set` pairs and flags; return the options and the rows to come.
 
-    model: what to predict with, and whether its maker is trusted.
+    model: what to predict with, and whether its maker is trusted. max_pixels: None for its own.
     """
     from transferkit.data.addresses import fetch
     from transferkit.recipes.reading import predict_options
@@ -161,14 +165,14 @@ def start(
         sources = (images, sys.stdin)
         fetch(images, show)
         return options, exported.predict_exported(
-            Path(run), sources, options, outputs, show, trusted
+            Path(run), sources, options, outputs, show, trusted, max_pixels
         )
     folders = verb.open_runs(run)
     options = predict_options(folders[0], *typed)
     verb.check_outputs(outputs, options, len(folders))
     fetch(images, show)
     show(Working("loading the model"))
-    job = verb.open_job(folders, images, sys.stdin, options)
+    job = verb.open_job(folders, images, sys.stdin, options, max_pixels)
     return options, verb.predict(job, outputs, show)
 
 
@@ -180,6 +184,7 @@ def require_some(reason: str, as_json: bool) -> None:
 
 
 @app.command()
+@with_options("data.max_pixels")
 def embed(
     run: RunArgument,
     images: Images,
@@ -195,14 +200,17 @@ def embed(
     ] = "auto",
     json: Json = False,
     debug: Debug = False,
+    **flags: Any,
 ) -> None:
     """Extract feature vectors with a fine-tuned or pretrained backbone."""
     with live_view(json) as view:
         from transferkit.data.addresses import fetch
         from transferkit.verbs import embed as verb
 
+        _, max_pixels = take_data(flags)
         fetch(images, view.show)
-        written = verb.embed(run, verb.list_pictures(images, sys.stdin), output, engine, view.show)
+        files = verb.list_pictures(images, sys.stdin)
+        written = verb.embed(run, files, output, engine, view.show, max_pixels)
     if json:
         console.print_json(written.to_dict())
     else:
@@ -240,9 +248,10 @@ def evaluate(
 
         folders = open_runs(run)
         ignored = (*DECIDING, "abstain_by")
+        _, max_pixels = take_data(flags)
         options = predict_options(folders[0], sets or (), given_flags(flags), ignored)
         measured = verb.evaluate(
-            folders, (data, manifest), split, options, view.show, allow_outside
+            folders, (data, manifest), split, options, view.show, allow_outside, max_pixels
         )
     if json:
         console.print_json(measured.to_dict())

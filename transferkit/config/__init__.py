@@ -16,7 +16,7 @@ from transferkit.config.option import Option, Section
 from transferkit.config.predict import Predict
 from transferkit.config.pretraining import Pretraining
 from transferkit.config.regularization import Averaging, Regularization
-from transferkit.config.training import Device, Stage, Training
+from transferkit.config.training import Device, Solve, Stage, Training
 
 __all__ = [
     "Augmentation",
@@ -36,6 +36,7 @@ __all__ = [
     "Regularization",
     "ScheduleOptions",
     "Section",
+    "Solve",
     "Stage",
     "Training",
     "option_fields",
@@ -53,6 +54,7 @@ class Config:
     augment: Augmentation = field(default_factory=Augmentation)
     cache: Cache = field(default_factory=Cache)
     training: Training = field(default_factory=Training)
+    solve: Solve = field(default_factory=Solve)
     optimizer: OptimizerOptions = field(default_factory=OptimizerOptions)
     schedule: ScheduleOptions = field(default_factory=ScheduleOptions)
     clipping: Clipping = field(default_factory=Clipping)
@@ -67,16 +69,16 @@ class Config:
 
     @property
     def head_trains_first(self) -> bool:
-        """Whether the first stage trains the head alone."""
+        """Whether the first stage of gradient steps trains the head alone."""
         if self.stages:
-            return self.stages[0].unfreeze == "head"
+            return next((s.unfreeze for s in self.stages if not s.solves), "") == "head"
         return not self.backbone.has_random_blocks
 
     @property
     def trains_head_alone(self) -> bool:
         """Whether no stage unfreezes any block."""
         if self.stages:
-            return all(stage.unfreeze == "head" for stage in self.stages)
+            return all(stage.unfreeze in ("head", "solve") for stage in self.stages)
         return self.head_trains_first and self.training.depth == self.training.full_epochs == 0
 
 

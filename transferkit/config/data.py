@@ -8,6 +8,9 @@ from annotated_types import Ge, Gt, Le, Lt
 
 from transferkit.config.option import Option, Section
 
+DEFAULT_MAX_PIXELS = 250_000_000
+"""Telephones take 200 million; JPEG is decoded at a fraction of that."""
+
 
 @dataclass(frozen=True)
 class Data(Section):
@@ -44,7 +47,15 @@ class Data(Section):
         int,
         Ge(1),
         Option("--max-pixels", "Largest picture to decode; larger ones count as unreadable."),
-    ] = 100_000_000
+    ] = DEFAULT_MAX_PIXELS
+    depth_range: Annotated[
+        tuple[float, ...],
+        Option("--depth-range", "LOW,HIGH: black and white of more than 8 bits [measured]."),
+    ] = ()
+    bands: Annotated[
+        tuple[Annotated[int, Ge(1)], ...],
+        Option("--bands", "Red, green and blue of pictures with more than three bands [1,2,3]."),
+    ] = ()
     normalize: Annotated[
         Literal["backbone", "dataset", "none"],
         Option("--normalize", "Input mean and deviation: the backbone's, DATA's, or none."),

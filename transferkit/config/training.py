@@ -17,18 +17,42 @@ USUAL_BATCH = 32
 class Stage(Section):
     """One row of the plan: how far to unfreeze, for how long, at which rates.
 
-    unfreeze: "head", a number of block groups from the top, or "all".
-    epochs: the most epochs; early stopping may end it before.
+    unfreeze: "head", a number of block groups from the top, "all", or "solve": no gradient steps,
+    but one closed-form solve of a linear head over several depths.
+    epochs: the most epochs; early stopping may end it before. A solve has 1.
     lr: the head's peak learning rate; None takes the training section's.
     decay: each deeper block group learns at the rate above it times this.
     if_improving: run only when the stage before improved validation by `training.min_delta`.
     """
 
-    unfreeze: Annotated[int, Ge(1)] | Literal["head", "all"]
+    unfreeze: Annotated[int, Ge(1)] | Literal["head", "all", "solve"]
     epochs: Annotated[int, Ge(1), Le(10_000)]
     lr: Annotated[float, Gt(0)] | None = None
     decay: Annotated[float, Gt(0), Le(1)] | None = None
     if_improving: bool = False
+
+    @property
+    def solves(self) -> bool:
+        """Whether the stage is a closed-form solve."""
+        return self.unfreeze == "solve"
+
+
+@dataclass(frozen=True)
+class Solve(Section):
+    """The closed-form stages: ridge regression on features of several depths."""
+
+    depths: Annotated[
+        Annotated[int, Ge(1)] | Literal["auto", "last"],
+        Option("--depths", "Depths of the backbone to solve on; auto: leave-one-out chooses."),
+    ] = "auto"
+    penalty: Annotated[
+        Annotated[float, Gt(0), Le(1e6)] | Literal["auto"],
+        Option("--penalty", "Ridge penalty of a solve; auto: leave-one-out chooses."),
+    ] = "auto"
+    mirror: Annotated[
+        bool,
+        Option("--mirror/--no-mirror", "Average a solve's features with the mirror image's."),
+    ] = False
 
 
 @dataclass(frozen=True)

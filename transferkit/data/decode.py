@@ -1,49 +1,37 @@
 """Open one picture safely: limits, orientation, colour modes; every failure is a DecodeError."""
 
 import hashlib
-import io
 import logging
-import os
 import re
-import stat
 import threading
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import cache
+from math import ceil, prod
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from transferkit.data.bands import Bands, open_bands, read_bands
+from transferkit.data.depth import (
+    FULL,
+    Range,
+    all_16_bits,
+    is_deep_colour,
+    is_deep_grey,
+    measured_range,
+    own_range,
+    to_8_bit,
+)
+from transferkit.data.formats import readable_formats, what_it_is
 from transferkit.data.jpeg_scans import MOST_SCANS, count_scans
-from transferkit.data.tar_members import read_member
+from transferkit.data.mending import mended
+from transferkit.data.opened import DecodeError as DecodeError
+from transferkit.data.opened import OpenFile, first_words, opened
+from transferkit.data.pillow_limits import pillow_unlimited
+from transferkit.data.reading import DEFAULT_MAX_PIXELS, MOST_MEMORY, PLAIN, Reading
 
-DEFAULT_MAX_PIXELS = 100_000_000
-"""A 12,000 × 8,000 photograph passes (300 MB as RGB); a 30,000 × 30,000 picture does not."""
-
-MOST_BYTES = 2_000_000_000
-"""Of a file: 100 million pixels of four 32-bit floats, uncompressed, are 1.6 GB."""
-
-# EPS would start Ghostscript on the user's files; the others are only recognised, never decoded.
-REFUSED_FORMATS = {"EPS", "BUFR", "GRIB", "HDF5", "MPEG", "WMF"}
-
-UNSUPPORTED_KINDS = {
-    **dict.fromkeys((".heic", ".heif", ".hif"), "HEIC"),
-    **dict.fromkeys((".avif", ".avifs"), "AVIF"),
-    **dict.fromkeys((".cr2", ".cr3", ".nef", ".arw", ".dng", ".raf", ".orf", ".rw2"), "camera raw"),
-    **dict.fromkeys((".wmf", ".emf"), "WMF"),
-    ".eps": "EPS",
-    ".exr": "OpenEXR",
-    ".hdr": "Radiance HDR",
-    ".jxl": "JPEG XL",
-    ".svg": "SVG",
-}
-"""Suffix to name of the pictures that Pillow may not decode here; `image_suffixes` comes first."""
-
-OpenFile = io.BufferedReader | io.BytesIO
-"""A file on disk, or the content of one in a shard."""
+NO_MEMORY = "more memory needed than there is"
 
 _EXIF_ORIENTATION = 0x0112
 _TRANSPOSE = {
@@ -55,19 +43,19 @@ _TRANSPOSE = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
-_MAGIC_NUMBERS = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8", b"RIFF", b"II*\x00", b"MM\x00*")
 _PROBE_PX = 32
 _LARGE_PIXELS = 25_000_000
+_STRIP_PIXELS = 2**20
+_WHILE_DECODING = {
+    **{"WEBP": 14, "JPEG2000": 14, "AVIF": 10, "HEIF": 10, "ICNS": 8, "GIF": 4, "TIFF": 4},
+    **dict.fromkeys(("QOI", "PPM", "SGI", "TGA", "SPIDER", "FITS", "DDS", "PSD"), 4),
+}
+"""Bytes for each pixel that a plug-in needs beside the picture; measured, where it is not 0."""
 # Several threads decode at once; large pictures come one after another, to bound memory.
 _one_large_picture = threading.Lock()
 
 # Without any handler, logging would print what Pillow logs about damaged files to standard error.
 logging.getLogger("PIL").addHandler(logging.NullHandler())
-
-
-class DecodeError(Exception):
-    """A file that cannot be used as a picture; the text is a short reason such as "truncated"."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +66,7 @@ class Probe:
     digest: 32 hex digits, BLAKE2b of the file's bytes.
     dhash: 64-bit difference hash of the picture; few differing bits mean a similar picture.
     mode, format: as Pillow names them ("RGB", "JPEG"), before any conversion.
+    range: smallest and largest value of a picture of more than 8 bits, see `measured_range`.
     """
 
     width: int
@@ -86,55 +75,34 @@ class Probe:
     dhash: int
     mode: str
     format: str
+    range: Range | None = None
 
 
-@cache
-def image_suffixes() -> frozenset[str]:
-    """Return the lower-case suffixes, with their dot, of the formats that Pillow decodes here."""
-    known = Image.registered_extensions().items()
-    return frozenset(suffix for suffix, name in known if name in readable_formats())
-
-
-@cache
-def readable_formats() -> tuple[str, ...]:
-    """Return Pillow's names of the formats that may be opened: all but `REFUSED_FORMATS`."""
-    Image.init()
-    return tuple(name for name in Image.ID if name in Image.OPEN and name not in REFUSED_FORMATS)
-
-
-def decode(
-    path: Path,
-    *,
-    background: tuple[int, int, int] = (255, 255, 255),
-    max_pixels: int = DEFAULT_MAX_PIXELS,
-    at_least_px: int | None = None,
-) -> Image.Image:
+def decode(path: Path, reading: Reading = PLAIN, at_least_px: int | None = None) -> Image.Image:
     """Return the picture in a file as RGB, upright, its first frame, on an opaque background.
 
-    background: RGB, 0..255, shown wherever the picture is transparent.
-    max_pixels: larger pictures are refused from their header, before they are decoded; Pillow's
-        own limit (twice `Image.MAX_IMAGE_PIXELS`) holds as well.
+    reading: see `Reading`; too many pixels are refused from the header, before they are decoded.
     at_least_px: a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size as long as its shorter side
-        keeps at least so many pixels (about as many times faster); None: at full size.
-    Grey of 16 bits maps 0..65535 to 0..255; 32-bit integers and floats: see `_grey_to_8_bit`.
+        keeps at least so many pixels (about as many times faster), and so may, by a whole number,
+        a large picture that must be converted; None: at full size.
     Raises DecodeError with a short reason for everything that is wrong with the file.
     """
-    with _opened(path) as file, _decoded(file, max_pixels, at_least_px) as (image, _):
-        return _to_rgb(image, background)
+    with opened(path) as file:
+        return _read(file, reading, at_least_px)[0]
 
 
-def probe(path: Path, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Probe:
+def probe(path: Path, reading: Reading = PLAIN) -> Probe:
     """Return size, content digest and similarity hash of a picture; decodes it to its end.
 
     JPEG is decoded at a reduced scale, which still reads every byte and so finds truncation.
     Raises DecodeError as `decode` does.
     """
-    with _opened(path) as file:
+    with opened(path) as file:
         digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
-        file.seek(0)
-        with _decoded(file, max_pixels, _PROBE_PX) as (image, (width, height)):
-            dhash = difference_hash(_to_rgb(image, (255, 255, 255)))
-            return Probe(width, height, digest, dhash, image.mode, image.format or "")
+        image, facts = _read(file, reading, _PROBE_PX, measured=True)
+        width, height = facts.size
+        dhash = difference_hash(image)
+        return Probe(width, height, digest, dhash, facts.mode, facts.format, facts.range)
 
 
 def difference_hash(image: Image.Image) -> int:
@@ -149,82 +117,149 @@ def difference_hash(image: Image.Image) -> int:
     return int.from_bytes(bits.tobytes(), "big")
 
 
-@contextmanager
-def _opened(path: Path) -> Iterator[OpenFile]:
-    """Open a regular file that is not empty; nothing else is opened, as a pipe would hang.
+@dataclass(frozen=True)
+class _Facts:
+    """What the file says of a picture: (width, height) upright, and how deep its values reach."""
 
-    A path may go on inside of a shard.
-    """
+    size: tuple[int, int]
+    mode: str
+    format: str
+    range: Range | None = None
+
+
+def _read(
+    file: OpenFile, reading: Reading, at_least_px: int | None, measured: bool = False
+) -> tuple[Image.Image, _Facts]:
+    """Return a picture as RGB, upright. measured: and the range of its values, if it is deep."""
+    take = (reading, at_least_px, measured)
     try:
-        file = _open_regular(path)
-    except FileNotFoundError as error:
-        raise DecodeError("broken link" if os.path.islink(path) else "missing") from error
-    except PermissionError as error:
-        raise DecodeError("permission denied") from error
-    except (OSError, ValueError) as error:
-        raise DecodeError(f"cannot be opened ({_first_words(error)})") from error
-    with file:
-        yield file
-
-
-def _open_regular(path: Path) -> OpenFile:
-    try:
-        status = os.stat(path)
-    except NotADirectoryError:  # a shard is a file, with files inside
-        content = read_member(path)
-        if not content:
-            raise DecodeError("empty file") from None
-        return io.BytesIO(content)
-    if not stat.S_ISREG(status.st_mode):
-        raise DecodeError("not a regular file")
-    if status.st_size == 0:
-        raise DecodeError("empty file")
-    if status.st_size > MOST_BYTES:
-        raise DecodeError(f"{status.st_size:,} bytes, more than the limit of {MOST_BYTES:,}")
-    return open(path, "rb")
-
-
-@contextmanager
-def _decoded(
-    file: OpenFile, max_pixels: int, at_least_px: int | None
-) -> Iterator[tuple[Image.Image, tuple[int, int]]]:
-    """Yield the upright picture in its own mode, and its (width, height) before any reduction."""
-    try:
-        with _pillow_warnings_ignored, Image.open(file, formats=readable_formats()) as image:
-            _check_size(image.size, max_pixels)
-            if image.format in ("JPEG", "MPO"):
-                _check_scans(file)
-            if image.width * image.height > _LARGE_PIXELS:
-                with _one_large_picture:
-                    yield _load_upright(image, at_least_px)
-            else:
-                yield _load_upright(image, at_least_px)
+        with pillow_unlimited:
+            bands = open_bands(file)
+            if bands is not None and (bands.is_beyond_pillow() or _wants(bands, reading)):
+                return _read_bands(file, bands, *take)
+            try:
+                return _read_whole(file, *take)
+            except (DecodeError, MemoryError):
+                raise
+            except Exception as error:
+                if bands is not None and isinstance(error, UnidentifiedImageError):
+                    return _read_bands(file, bands, *take)
+                sound = mended(file, _is_truncated(error))
+                if sound is None:
+                    raise
+                return _read_whole(sound, *take)
     except DecodeError:
         raise
     except MemoryError as error:
-        raise DecodeError("more memory needed than there is") from error
+        raise DecodeError(NO_MEMORY) from error
     # Pillow's decoders raise nearly every built-in exception on damaged files.
     except Exception as error:
-        raise DecodeError(_reason(error, file, max_pixels)) from error
+        raise DecodeError(_reason(error, file)) from error
 
 
-def _load_upright(
-    image: Image.Image, at_least_px: int | None
-) -> tuple[Image.Image, tuple[int, int]]:
-    """Decode the first frame and undo its EXIF orientation; also return its size unreduced."""
-    header_size = image.size
-    reduced = at_least_px is not None and image.draft(None, (at_least_px, at_least_px)) is not None
-    image.load()
-    # Some formats (TIFF, ICO) know their true size only after loading, so it is asked again.
-    width, height = header_size if reduced else image.size
-    orientation = _orientation(image)
-    if orientation >= 5:
-        width, height = height, width
+def _wants(bands: Bands, reading: Reading) -> bool:
+    return bands.count > 3 and bool(reading.bands)
+
+
+def _read_whole(
+    file: OpenFile, reading: Reading, at_least_px: int | None, measured: bool
+) -> tuple[Image.Image, _Facts]:
+    """Read what Pillow reads."""
+    file.seek(0)
+    with Image.open(file, formats=readable_formats()) as image:
+        _check_size(image.size, reading.max_pixels)
+        header, drafted = image.size, None
+        several = image.format in ("JPEG", "MPO") and _check_scans(file) > 1
+        if at_least_px is not None:
+            drafted = image.draft(None, (at_least_px, at_least_px))
+        factor = _factor(image.size, at_least_px)
+        _check_memory(image, header if several else None, factor, reading)
+        with _one_large_picture if prod(image.size) > _LARGE_PIXELS else nullcontext():
+            deep_colour = is_deep_colour(image)
+            image.load()
+            # Some formats (TIFF, ICO) know their true size only after loading: asked again.
+            size = image.size if drafted is None else header
+            orientation = _orientation(image)
+            values = _deep_values(image, file, reading, measured) if deep_colour else None
+            if values is None and is_deep_grey(image):
+                values = np.asarray(image)  # (H, W), of the mode's own type
+            found = None
+            if measured and values is not None:
+                found = measured_range(values[..., :-1] if _has_alpha(values) else values)
+            elif measured and deep_colour:  # bright ones count as well, by their upper bytes
+                found = measured_range(np.asarray(image)[..., :3].astype(np.uint16) * 257)
+            if values is not None:
+                full = image.mode.startswith("I;16") or image.format in ("PNG", "PPM")
+                scale = reading.depth_range or own_range(values, full_16=full and image.mode != "F")
+                rgb = _in_strips(image, values, scale, reading.background, factor)
+            else:
+                rgb = _to_rgb(image, reading.background, factor, orientation > 1)
+            if orientation > 1:
+                rgb = rgb.transpose(_TRANSPOSE[orientation])
+            size = size[::-1] if orientation >= 5 else size
+            return rgb, _Facts(size, image.mode, image.format or "", found)
+
+
+def _deep_values(
+    image: Image.Image, file: OpenFile, reading: Reading, measured: bool
+) -> np.ndarray | None:
+    """Return all 16 bits of a PNG in colours, (H, W, B); None where the upper ones will do."""
+    if measured:
+        if np.asarray(image)[..., :3].max() >= 128:
+            return None
+    elif reading.depth_range in (None, FULL):
+        return None
+    file.seek(0)
+    with Image.open(file, formats=("PNG",)) as twin:
+        return all_16_bits(image, twin)
+
+
+def _read_bands(
+    file: OpenFile, bands: Bands, reading: Reading, at_least_px: int | None, measured: bool
+) -> tuple[Image.Image, _Facts]:
+    """Read bands of a TIFF file that Pillow does not, or only 8 bits of them."""
+    size = (bands.width, bands.height)
+    _check_size(size, reading.max_pixels)
+    _require_memory(size, 2 * bands.bytes + 4 * prod(size), reading)
+    chosen = _chosen(bands, reading.bands)
+    alpha = [bands.alpha] if bands.alpha is not None and not reading.bands else []
+    with _one_large_picture:
+        values = read_bands(file, bands, [*chosen, *alpha])
+    colours = values[..., : len(chosen)]
+    found = measured_range(colours) if measured and bands.dtype.itemsize > 1 else None
+    scale = (0.0, 255.0) if bands.dtype == np.uint8 else reading.depth_range
+    full = bands.dtype.name == "uint16"
+    shades = to_8_bit(colours, scale or own_range(colours, full_16=full))
+    if bands.photometric == 0 and len(chosen) == 1:  # zero is white
+        shades = 255 - shades
+    layers = [Image.fromarray(np.ascontiguousarray(shades[..., n])) for n in range(len(chosen))]
+    image = Image.merge("RGB", layers * 3 if len(layers) == 1 else layers)
+    if alpha:
+        image.putalpha(
+            Image.fromarray(to_8_bit(values[..., -1], own_range(values[..., -1], full_16=full)))
+        )
+    rgb = _to_rgb(image, reading.background, _factor(size, at_least_px), False)
+    orientation = int(bands.tags.get(_EXIF_ORIENTATION, 1))
     if orientation in _TRANSPOSE:
-        upright = image.transpose(_TRANSPOSE[orientation])
-        upright.format = image.format
-        return upright, (width, height)
-    return image, (width, height)
+        rgb = rgb.transpose(_TRANSPOSE[orientation])
+    size = size[::-1] if orientation in _TRANSPOSE and orientation >= 5 else size
+    return rgb, _Facts(size, bands.mode, "TIFF", found)
+
+
+def _chosen(bands: Bands, wanted: tuple[int, ...]) -> list[int]:
+    """Return which bands become red, green and blue, or grey, counted from 0."""
+    if wanted and bands.count > 3:
+        if max(wanted) > bands.count:
+            raise DecodeError(f"it has {bands.count} bands, no band {max(wanted)}")
+        return [band - 1 for band in wanted]
+    colours = bands.count - (bands.alpha is not None)
+    if colours <= 2:
+        return [0]
+    if colours > 3 and bands.photometric != 2:
+        raise DecodeError(
+            f"{bands.count} bands: name the three to see (finetune and inspect: --bands 3,2,1)"
+        )
+    return [0, 1, 2]
 
 
 def _orientation(image: Image.Image) -> int:
@@ -237,10 +272,29 @@ def _orientation(image: Image.Image) -> int:
     return value if value in _TRANSPOSE else 1
 
 
-def _to_rgb(image: Image.Image, background: tuple[int, int, int]) -> Image.Image:
-    """Convert any of Pillow's modes to RGB, laying transparent pixels over `background`."""
-    if image.mode in ("I", "F") or image.mode.startswith("I;"):
-        image = _grey_to_8_bit(image)
+def _factor(size: tuple[int, int], at_least_px: int | None) -> int:
+    """Return by how much a large picture may shrink while it is converted."""
+    if at_least_px is None or prod(size) <= _LARGE_PIXELS:
+        return 1
+    return max(1, min(size) // at_least_px)
+
+
+def _to_rgb(
+    image: Image.Image, background: tuple[int, int, int], factor: int, turned: bool
+) -> Image.Image:
+    """Convert any of Pillow's 8-bit modes to RGB; transparent pixels lie over `background`.
+
+    factor: shrinks what must be copied anyway: in another mode than RGB, or to be turned.
+    """
+    clear = image.has_transparency_data
+    if image.mode == "RGB" and not clear and not (turned and factor > 1):
+        return image
+    if prod(image.size) <= _LARGE_PIXELS:
+        return _opaque(image, background)
+    return _in_strips(image, None, (0.0, 1.0), background, factor)
+
+
+def _opaque(image: Image.Image, background: tuple[int, int, int]) -> Image.Image:
     if image.has_transparency_data:
         # "La" converts to "LA" only, so to "RGBA" in two steps.
         layered = image.convert("LA") if image.mode == "La" else image
@@ -249,121 +303,91 @@ def _to_rgb(image: Image.Image, background: tuple[int, int, int]) -> Image.Image
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def _grey_to_8_bit(image: Image.Image) -> Image.Image:
-    """Map deep grey to 0..255 by its full scale, or, where that is not known, by its own range.
-
-    16 bits (also when Pillow holds them as 32: PNG and PNM): 0..65535 to 0..255.
-    Floats within 0..1: by 255. Integers and floats within 0..255: as they are. Integers within
-    0..65535: as 16 bits. Everything else: the picture's own finite minimum to 0, maximum to 255.
-    """
-    values = np.asarray(image)  # (H, W), of the mode's own type
-    low, high = _deep_range(image, values)
-    shades = np.empty(values.shape, dtype=np.uint8)
-    for rows in _strips(values):
-        with np.errstate(invalid="ignore"):  # a signalling NaN
-            part = values[rows].astype(np.float64)
-        part = np.nan_to_num(part, nan=low, posinf=high, neginf=low)
-        shades[rows] = np.rint(((part - low) / (high - low or 1.0)).clip(0, 1) * 255)
-    return Image.fromarray(shades)
-
-
-def _deep_range(image: Image.Image, values: np.ndarray) -> tuple[float, float]:
-    """Return what becomes 0 and what becomes 255; see `_grey_to_8_bit`."""
-    if image.mode != "F" and (image.mode.startswith("I;16") or image.format in ("PNG", "PPM")):
-        return 0.0, 65535.0
-    low, high = np.inf, -np.inf
-    for rows in _strips(values):
-        finite = values[rows][np.isfinite(values[rows])]
-        if finite.size:
-            low, high = min(low, float(finite.min())), max(high, float(finite.max()))
-    low, high = (low, high) if low <= high else (0.0, 0.0)
-    if low >= 0 and high <= 65535:
-        scales = (1.0, 255.0) if image.mode == "F" else (255.0, 65535.0)
-        high = next((scale for scale in scales if high <= scale), high)
-        low = 0.0 if high in scales else low
-    return low, high
+def _in_strips(
+    image: Image.Image,
+    values: np.ndarray | None,
+    scale: Range,
+    background: tuple[int, int, int],
+    factor: int,
+) -> Image.Image:
+    """Convert a picture, or its deep values, row by row, shrunk by a whole factor."""
+    width, height = image.size
+    rows = max(1, _STRIP_PIXELS // width // factor) * factor
+    made = Image.new("RGB", (-(-width // factor), -(-height // factor)))
+    for top in range(0, height, rows):
+        box = (0, top, width, min(top + rows, height))
+        if values is None:
+            part = image.crop(box)
+        else:
+            shades = to_8_bit(values[top : box[3]], scale)
+            if _has_alpha(values):
+                shades[..., -1] = values[top : box[3], :, -1] >> 8
+            part = Image.fromarray(shades)
+        part = _opaque(part, background)
+        made.paste(part.reduce(factor) if factor > 1 else part, (0, top // factor))
+    return made
 
 
-def _strips(values: np.ndarray) -> Iterator[slice]:
-    """Yield rows of about a million pixels, so that a large picture needs little memory beside."""
-    rows = max(1, 2**20 // values.shape[1])
-    for first in range(0, len(values), rows):
-        yield slice(first, first + rows)
+def _has_alpha(values: np.ndarray) -> bool:
+    """Whether the last band of a deep PNG's (H, W, B) values is what is transparent."""
+    return values.ndim == 3 and values.shape[2] in (2, 4)
 
 
 def _check_size(size: tuple[int, int], max_pixels: int) -> None:
-    pixels = size[0] * size[1]
+    pixels = prod(size)
     if pixels < 1:
         raise DecodeError("no pixels")
     if pixels > max_pixels:
-        raise DecodeError(_too_many(pixels, max_pixels))
+        raise DecodeError(
+            f"{pixels:,} pixels, more than the limit of {max_pixels:,} (see --max-pixels)"
+        )
 
 
-def _check_scans(file: OpenFile) -> None:
-    if count_scans(file) > MOST_SCANS:
+def _check_scans(file: OpenFile) -> int:
+    """Return the number of scans of a JPEG; raise where there are too many."""
+    scans = count_scans(file)
+    if scans > MOST_SCANS:
         raise DecodeError(f"more than {MOST_SCANS} scans: it would take very long to decode")
+    return scans
 
 
-def _too_many(pixels: int, max_pixels: int) -> str:
-    return f"{pixels:,} pixels, more than the limit of {max_pixels:,}"
+def _check_memory(
+    image: Image.Image, several: tuple[int, int] | None, factor: int, reading: Reading
+) -> None:
+    """Raise where decoding a picture and converting it would take too much memory.
 
-
-def _reason(error: Exception, file: OpenFile, max_pixels: int) -> str:
-    """Put whatever Pillow raised into a few words."""
-    words = _first_words(error)
-    if isinstance(error, Image.DecompressionBombError):
-        # Pillow's own limit came first; its message starts "Image size (900000000 pixels) ...".
-        pixels = re.search(r"\((\d+) pixels\)", words)
-        limit = min(max_pixels, 2 * (Image.MAX_IMAGE_PIXELS or max_pixels))
-        return _too_many(int(pixels[1]), limit) if pixels else "too many pixels"
-    if isinstance(error, UnidentifiedImageError):
-        return _unidentified(file)
-    if isinstance(error, EOFError) or re.search(r"truncat|not enough image data", words, re.I):
-        return "truncated"
-    return f"damaged: {words}"
-
-
-def _unidentified(file: OpenFile) -> str:
-    """Say what a file is that no format of Pillow recognises, from its first bytes."""
-    file.seek(0)
-    start = file.read(32)
-    if start[4:8] == b"ftyp" and start[8:12] in _HEIC_BRANDS:
-        return "HEIC (not supported)"
-    if start.startswith(b"%!PS"):
-        return "EPS (not supported)"
-    return "damaged header" if start.startswith(_MAGIC_NUMBERS) else "not an image"
-
-
-def _first_words(error: Exception) -> str:
-    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return " ".join(text.split())[:80] or type(error).__name__
-
-
-class _IgnoredWarnings:
-    """Silences what Pillow warns about damaged files while at least one thread decodes.
-
-    `warnings.catch_warnings` saves and restores one list for the whole process, so threads that
-    overlap would restore each other's: only the first one in saves, only the last one out restores.
+    several: the size of a JPEG of several scans, which are all kept, at 2 bytes for each value.
     """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._inside = 0
-        self._saved = warnings.catch_warnings()
-
-    def __enter__(self) -> None:
-        with self._lock:
-            if self._inside == 0:
-                self._saved = warnings.catch_warnings()
-                self._saved.__enter__()
-                warnings.filterwarnings("ignore", module=r"PIL(\.|$)")
-            self._inside += 1
-
-    def __exit__(self, *_: object) -> None:
-        with self._lock:
-            self._inside -= 1
-            if self._inside == 0:
-                self._saved.__exit__(None, None, None)
+    mode = image.mode
+    stored = 1 if mode in ("1", "L", "P") else 2 if mode.startswith("I;16") else 4
+    # The values of deep pictures lie beside it; 16 bits of a colour are read in two halves.
+    stored += 14 if is_deep_colour(image) else stored if is_deep_grey(image) else 0
+    copied = 0 if mode == "RGB" and factor == 1 else 4 / factor**2
+    needed = prod(image.size) * (stored + copied + _WHILE_DECODING.get(image.format or "", 0))
+    if several is not None:
+        layers = [(h * v) for _, h, v, _ in getattr(image, "layer", ())] or [1]
+        needed += 2 * prod(several) * sum(layers) / max(layers)
+    _require_memory(several or image.size, needed, reading)
 
 
-_pillow_warnings_ignored = _IgnoredWarnings()
+def _require_memory(size: tuple[int, int], needed: float, reading: Reading) -> None:
+    if needed > reading.most_bytes:
+        enough = DEFAULT_MAX_PIXELS + ceil((needed - MOST_MEMORY) / 8)
+        raise DecodeError(
+            f"{prod(size):,} pixels take {needed / 1e6:,.0f} MB to decode, more than the limit of "
+            f"{reading.most_bytes / 1e6:,.0f} MB (--max-pixels {max(enough, prod(size))} allows it)"
+        )
+
+
+def _is_truncated(error: Exception) -> bool:
+    words = first_words(error)
+    return isinstance(error, EOFError) or bool(
+        re.search(r"truncat|not enough image data|unexpected end", words, re.I)
+    )
+
+
+def _reason(error: Exception, file: OpenFile) -> str:
+    """Put whatever Pillow raised into a few words."""
+    if isinstance(error, UnidentifiedImageError):
+        return what_it_is(file)
+    return "truncated" if _is_truncated(error) else f"damaged: {first_words(error)}"

@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image
 
 from transferkit.data.decode import DecodeError, decode
+from transferkit.data.reading import PLAIN, Reading
 
 # Measured on photographs and on rendered icons: re-encoded at quality 40, halved or brightened by
 # 5 %, 92 to 100 % of copies stay within both limits; no two of 900 different photographs do.
@@ -28,15 +29,19 @@ def exact_groups(digests: Sequence[str]) -> list[list[int]]:
 
 
 def near_groups(
-    files: Sequence[Path], digests: Sequence[str], dhashes: np.ndarray
+    files: Sequence[Path],
+    digests: Sequence[str],
+    dhashes: np.ndarray,
+    reading: Reading = PLAIN,
 ) -> tuple[list[list[int]], bool]:
     """Return the positions of pictures that look alike but differ in bytes, linked into groups.
 
     Two pictures look alike if their hashes differ in at most `MAX_HASH_BITS` of 64 bits and their
     16 × 16 colour thumbnails by at most `MAX_COLOUR_DIFFERENCE` of 255 on average. Of exact copies
     only the first is compared. Groups hold what is linked by a chain of such pairs.
-    files: N. dhashes: (N,) uint64. Also returns whether the search was cut short, which happens
-    where more than `MAX_CANDIDATES` pairs have similar hashes (thousands of blank pictures).
+    files: N. dhashes: (N,) uint64. reading: how the files are read. Also returns whether the search
+    was cut short, which happens where more than `MAX_CANDIDATES` pairs have similar hashes
+    (thousands of blank pictures).
     """
     first = {digest: position for position, digest in reversed(list(enumerate(digests)))}
     positions = np.array(sorted(first.values()), dtype=np.int64)
@@ -49,7 +54,7 @@ def near_groups(
         pair = int(positions[one]), int(positions[other])
         for position in pair:
             if position not in thumbnails:
-                thumbnails[position] = _thumbnail(files[position])
+                thumbnails[position] = _thumbnail(files[position], reading)
         a, b = (thumbnails[position] for position in pair)
         if a is not None and b is not None and np.abs(a - b).mean() <= MAX_COLOUR_DIFFERENCE:
             alike.append(pair)
@@ -89,10 +94,10 @@ def _bit_count(hashes: np.ndarray) -> np.ndarray:
     return _BITS_OF_BYTE[octets].sum(axis=1)
 
 
-def _thumbnail(file: Path) -> np.ndarray | None:
+def _thumbnail(file: Path, reading: Reading) -> np.ndarray | None:
     """Return (16, 16, 3) int16 colours; None for a file that has gone since it was scanned."""
     try:
-        image = decode(file, at_least_px=4 * _THUMBNAIL_PX)
+        image = decode(file, reading, 4 * _THUMBNAIL_PX)
     except DecodeError:
         return None
     small = image.resize((_THUMBNAIL_PX, _THUMBNAIL_PX), Image.Resampling.BOX)

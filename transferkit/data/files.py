@@ -1,22 +1,37 @@
 """Find picture files in a folder and everything below it."""
 
 import os
+import re
 from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from transferkit.data.decode import UNSUPPORTED_KINDS, image_suffixes
+from transferkit.data.formats import begins_as_picture, picture_kind
 from transferkit.data.names import natural_sorted, shown
 from transferkit.errors import UserError
 
-_LITTER = {"thumbs.db", "desktop.ini", "__macosx", "icon\r"}
+_MOST_SNIFFED = 8
+"""Of the files with one unknown suffix: if none of them is a picture, no other is looked at."""
+
+# Written by operating systems, network drives and programs, never by the user.
+_LITTER = re.compile(
+    r"""thumbs(_\w+)?\.db(:encryptable)?|ehthumbs\w*\.db|desktop\.ini|icon\r|__macosx|__pycache__
+    |system[ ]volume[ ]information|lost\+found|lost\.dir|found\.\d{3}|recycle[rd]|recycle\.bin
+    |network[ ]trash[ ]folder|temporary[ ]items|thevolumesettingsfolder|_gsdata_|_sync_hq
+    |.*\.(lrdata|photoslibrary|aplibrary)
+    |[@#$~%][@#$~%_.]*(eadir|tmp|temp|thumb(nail)?s?|deleted|winreagent|extend|avg
+    |share(d)?bin|sharedsnapshot|(recently[-_])?snapshots?|recycled?([ .]?bin)?|trash([-_ ]?\w+)?)
+    |~\$.*""",
+    re.VERBOSE | re.IGNORECASE,
+)
 
 
 @dataclass
 class FolderFiles:
     """What lies in a folder; paths are relative to it, with forward slashes.
 
-    images: files with the suffix of a readable format.
+    images: files with the suffix of a readable format, and those that begin as pictures do.
     unsupported: path to kind ("HEIC") of pictures that cannot be read here.
     others: how many further files there are of each suffix ("" for none).
     folders: names of the direct subfolders.
@@ -29,16 +44,20 @@ class FolderFiles:
     folders: list[str] = field(default_factory=list)
     repeated: list[str] = field(default_factory=list)
 
+    @property
+    def pictures(self) -> list[str]:
+        """All pictures, also those that cannot be read here, in natural order."""
+        return natural_sorted([*self.images, *self.unsupported])
+
 
 def is_hidden(name: str) -> bool:
-    """Tell whether a file or folder is an operating system's or an editor's, not the user's."""
-    return name.startswith(".") or name.casefold() in _LITTER
+    """Tell whether a file or folder is a system's, a drive's or an editor's, not the user's."""
+    return name.startswith(".") or _LITTER.fullmatch(name) is not None
 
 
-def picture_kind(name: str) -> str | None:
-    """Return "" for a readable suffix, the kind of an unsupported picture, None for other files."""
-    suffix = os.path.splitext(name)[1].lower()
-    return "" if suffix in image_suffixes() else UNSUPPORTED_KINDS.get(suffix)
+def is_picture(file: Path) -> bool:
+    """Whether a file is a picture by its suffix or, where that says nothing, by its first bytes."""
+    return picture_kind(file.name) is not None or begins_as_picture(file)
 
 
 def walk(folder: Path, *, nested: bool = True) -> FolderFiles:
@@ -49,16 +68,20 @@ def walk(folder: Path, *, nested: bool = True) -> FolderFiles:
     """
     found = FolderFiles()
     pending = [""]
+    unknown: dict[str, list[str]] = {}
     # A link back to a folder above would read the other classes as part of this one.
     seen = {_identity(above) for above in (folder, *folder.absolute().parents)}
     while pending:
         inside = pending.pop(0)
         folders, files = _entries(folder / inside)
         prefix = f"{inside}/" if inside else ""
-        for name in files:
-            kind = picture_kind(name)
-            if kind is None:
-                found.others[os.path.splitext(name)[1].lower()] += 1
+        kinds = {name: picture_kind(name) for name in files}
+        stems = {os.path.splitext(name)[0] for name, kind in kinds.items() if kind is not None}
+        for name, kind in kinds.items():
+            if kind is None and _is_copy(name, stems):
+                found.others[_suffix(name)] += 1
+            elif kind is None:
+                unknown.setdefault(_suffix(name), []).append(prefix + name)
             elif kind:
                 found.unsupported[prefix + name] = kind
             else:
@@ -72,8 +95,30 @@ def walk(folder: Path, *, nested: bool = True) -> FolderFiles:
             else:
                 seen.add(identity)
                 pending.append(prefix + name)
+    for suffix, paths in unknown.items():
+        pictures = _pictures_among(folder, paths)
+        found.images += pictures
+        if len(pictures) < len(paths):
+            found.others[suffix] += len(paths) - len(pictures)
     found.images = natural_sorted(found.images)
     return found
+
+
+def _suffix(name: str) -> str:
+    return os.path.splitext(name)[1].lower()
+
+
+def _is_copy(name: str, stems: Iterable[str]) -> bool:
+    """Whether a name is a picture's, made longer: 1.jpg_original or 1.jpg.bak beside 1.jpg."""
+    parts = name.split(".")
+    return any(".".join(parts[:end]) in stems for end in range(1, len(parts) + 1))
+
+
+def _pictures_among(folder: Path, paths: Sequence[str]) -> list[str]:
+    """Return those of the files of one unknown suffix that begin as pictures do."""
+    first = [path for path in paths[:_MOST_SNIFFED] if begins_as_picture(folder / path)]
+    rest = paths[_MOST_SNIFFED:] if first else ()
+    return [*first, *(path for path in rest if begins_as_picture(folder / path))]
 
 
 def _entries(folder: Path) -> tuple[list[str], list[str]]:

@@ -4,7 +4,7 @@ import hashlib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Literal
@@ -21,12 +21,12 @@ from transferkit.data.checks import (
     nothing_readable,
 )
 from transferkit.data.decode import (
-    DEFAULT_MAX_PIXELS,
     DecodeError,
     Probe,
     probe,
-    readable_formats,
 )
+from transferkit.data.depth import common_range
+from transferkit.data.formats import readable_formats
 from transferkit.data.listing import SPLITS as SPLITS
 from transferkit.data.listing import Entry, Listing, read_folder
 from transferkit.data.manifest import read_manifest
@@ -38,6 +38,7 @@ from transferkit.data.names import (
     natural_sorted,
     shown,
 )
+from transferkit.data.reading import PLAIN, Reading
 from transferkit.data.shards import is_shards, read_shards
 from transferkit.data.splits import draw_validation
 from transferkit.errors import UserError, usage_error
@@ -63,6 +64,7 @@ class DatasetIndex:
     sizes: (N, 2) int64, width and height in pixels after EXIF orientation.
     dhashes: (N,) uint64, see `transferkit.data.decode.difference_hash`.
     drawn_split: the data set does not say itself which pictures are for validation.
+    reading: how the files are read; its depth_range as given or, from training pictures, measured.
     """
 
     root: Path
@@ -76,6 +78,7 @@ class DatasetIndex:
     unreadable: tuple[Unreadable, ...]
     warnings: tuple[str, ...]
     drawn_split: bool = False
+    reading: Reading = PLAIN
 
     @cached_property
     def fingerprint(self) -> str:
@@ -125,8 +128,8 @@ class ScanOptions:
 
     manifest: a CSV table to read instead of folders. val_fraction: share of each class that goes
     to validation where the data brings none, > 0 and < 1. seed: of that draw. strict: unreadable
-    pictures are an error. exclude: class names to leave out. max_pixels: larger pictures count as
-    unreadable. allow_outside: see `read_manifest`. use: "train" refuses what nothing can be trained
+    pictures are an error. exclude: class names to leave out. reading: how files are read.
+    allow_outside: see `read_manifest`. use: "train" refuses what nothing can be trained
     on (no training part, one class alone, a class without a picture or that training lacks);
     "look" makes warnings of that, and "measure" takes what there is.
     """
@@ -136,7 +139,7 @@ class ScanOptions:
     seed: int = 0
     strict: bool = False
     exclude: tuple[str, ...] = ()
-    max_pixels: int = DEFAULT_MAX_PIXELS
+    reading: Reading = PLAIN
     allow_outside: bool = False
     use: Use = "train"
 
@@ -157,7 +160,7 @@ def scan(
     require = partial(_require, options.use, listing)
     require(lambda: check_classes(listing, 2 if options.use != "measure" else 0))
     listing.entries.sort(key=lambda entry: natural_key(entry.path))
-    probes = probe_all(listing, options.max_pixels, on_progress)
+    probes = probe_all(listing, options.reading, on_progress)
     pairs = list(zip(listing.entries, probes, strict=True))
     reasons = {entry.path: found for entry, found in pairs if isinstance(found, str)}
     if options.strict:
@@ -171,7 +174,7 @@ def scan(
     for entry, _ in usable:
         listing.classes.setdefault(entry.label, "")
     listing.warnings += left_out_warnings(listing, reasons) + case_warnings(listing)
-    return make_index(listing, usable, splits, reasons)
+    return make_index(listing, usable, splits, reasons, options.reading)
 
 
 def _require(use: str, listing: Listing, check: Callable[[], object]) -> None:
@@ -217,7 +220,7 @@ def _listing(data: Path | None, options: ScanOptions) -> Listing:
 
 
 def probe_all(
-    listing: Listing, max_pixels: int, on_progress: Callable[[int, int], None] | None
+    listing: Listing, reading: Reading, on_progress: Callable[[int, int], None] | None
 ) -> list[Probe | str]:
     """Return what each of the listing's files holds, or why it cannot be used; in their order."""
 
@@ -225,7 +228,7 @@ def probe_all(
         if entry.problem:
             return entry.problem
         try:
-            return probe(listing.root / entry.path, max_pixels=max_pixels)
+            return probe(listing.root / entry.path, reading)
         except DecodeError as error:
             return str(error)
 
@@ -269,6 +272,7 @@ def make_index(
     usable: Sequence[tuple[Entry, Probe]],
     splits: Sequence[str],
     reasons: Mapping[str, str],
+    reading: Reading = PLAIN,
 ) -> DatasetIndex:
     """Put together what was found; reasons: path to reason of the unreadable pictures."""
     classes = natural_sorted(listing.classes)
@@ -286,4 +290,26 @@ def make_index(
         unreadable=tuple(Unreadable(_writable(path), reason) for path, reason in reasons.items()),
         warnings=tuple(listing.warnings),
         drawn_split=any(entry.split == "" for entry, _ in usable),
+        reading=_measured(reading, [found for _, found in usable], splits),
+    )
+
+
+def _measured(reading: Reading, probes: Sequence[Probe], splits: Sequence[str]) -> Reading:
+    """Return how to read the pictures: with one scale for all of more than 8 bits."""
+    if reading.depth_range is not None:
+        return reading
+    train = "train" in splits
+    pairs = zip(probes, splits, strict=True)
+    ranges = [p.range for p, split in pairs if p.range and (split == "train" or not train)]
+    return replace(reading, depth_range=common_range(ranges))
+
+
+def depth_notice(index: DatasetIndex) -> str:
+    """Say on which scale pictures of more than 8 bits are read, "" where there are none."""
+    if index.reading.depth_range is None:
+        return ""
+    low, high = (f"{value:,.6g}" for value in index.reading.depth_range)
+    return (
+        f"pictures of more than 8 bits: values {low} to {high} become black to white in all of "
+        "them; another range: --depth-range LOW,HIGH"
     )

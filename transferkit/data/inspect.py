@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from transferkit.data.duplicates import MAX_CANDIDATES, exact_groups, near_groups
-from transferkit.data.index import DatasetIndex, Unreadable
+from transferkit.data.index import DatasetIndex, Unreadable, depth_notice
 from transferkit.data.listing import SPLITS
 from transferkit.data.names import count, shown
 
@@ -83,7 +83,7 @@ def inspect(index: DatasetIndex) -> Inspection:
     """
     exact = _groups(index, exact_groups(index.digests))
     files = [index.file(position) for position in range(len(index))]
-    near_positions, cut_short = near_groups(files, index.digests, index.dhashes)
+    near_positions, cut_short = near_groups(files, index.digests, index.dhashes, index.reading)
     near = _groups(index, near_positions)
     counts = class_counts(index)
     train = [splits["train"] for splits in counts.values()]
@@ -91,6 +91,7 @@ def inspect(index: DatasetIndex) -> Inspection:
     conflicts = tuple(group for group in exact if group.across_classes)
     warnings = [
         *index.warnings,
+        *filter(None, [depth_notice(index)]),
         *_duplicate_warnings(exact, conflicts, near),
         *_count_warnings(counts),
         *_size_warnings(sizes, len(index)),

@@ -1,6 +1,7 @@
 """How often a JPEG goes over its pixels: a few bytes each can ask for it thousands of times."""
 
 import re
+from collections.abc import Iterator
 from typing import BinaryIO
 
 MOST_SCANS = 50
@@ -9,6 +10,7 @@ MOST_SCANS = 50
 MOST_BYTES = 500_000_000
 
 _SCAN, _END = 0xDA, 0xD9
+_FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 _ALONE = {0x01, *range(0xD0, 0xD9)}  # markers without a length
 _MARKER = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])")
 
@@ -23,13 +25,37 @@ def count_scans(file: BinaryIO, most: int = MOST_SCANS) -> int:
     file.seek(0)
     data = file.read(MOST_BYTES)
     file.seek(before)
-    count, at = 0, 2
-    while count <= most:
-        found = _MARKER.search(data, at)
-        if found is None or found[1][0] == _END:
-            return count
-        count += found[1][0] == _SCAN
-        at = found.end()
-        if found[1][0] not in _ALONE:
-            at += int.from_bytes(data[at : at + 2], "big")
+    count = 0
+    for marker, _ in _segments(data):
+        count += marker == _SCAN
+        if count > most:
+            break
     return count
+
+
+def all_scans_there(data: bytes) -> bool:
+    """Whether the scans that begin in a JPEG hold every coefficient of every component.
+
+    Source: ITU-T T.81, annex B.2.3 and G.1: a scan's components, its first and last coefficient,
+    and the bit that it ends with.
+    """
+    components: set[int] = set()
+    whole: set[tuple[int, int]] = set()
+    for marker, body in _segments(data):
+        if marker in _FRAMES and len(body) > 5:
+            components = set(body[6::3])
+        elif marker == _SCAN and len(body) > 5:
+            named, (first, last, bits) = body[1 : 1 + 2 * body[0] : 2], body[-3:]
+            whole |= {(c, k) for c in named for k in range(first, last + 1) if not bits & 15}
+    return bool(components) and whole >= {(c, k) for c in components for k in range(64)}
+
+
+def _segments(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """Yield the markers of the first picture, and what stands in their segments."""
+    at = 2
+    while (found := _MARKER.search(data, at)) is not None and found[1][0] != _END:
+        at, end = found.end(), found.end()
+        if found[1][0] not in _ALONE:
+            end += int.from_bytes(data[at : at + 2], "big")
+        yield found[1][0], data[at + 2 : end]
+        at = end

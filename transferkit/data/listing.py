@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from transferkit.data.files import FolderFiles, walk
+from transferkit.data.formats import unsupported
 from transferkit.data.names import class_name, count, is_valid_text, listed, natural_sorted, shown
 from transferkit.errors import UserError, usage_error
 
@@ -163,7 +164,7 @@ def _read_classes(listing: Listing, prefix: str, split: str, exclude: Sequence[s
         for path in files.images:
             listing.entries.append(_entry(f"{prefix}{name}/{path}", label, split))
         for path, kind in files.unsupported.items():
-            entry = Entry(f"{prefix}{name}/{path}", label, split, f"{kind} (not supported)")
+            entry = Entry(f"{prefix}{name}/{path}", label, split, unsupported(kind))
             listing.entries.append(entry)
     if merged:
         listing.warnings.append(

@@ -4,16 +4,17 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 from PIL import Image
 
-from transferkit.data.decode import DecodeError, decode
+from transferkit.data.decode import NO_MEMORY, DecodeError, decode
 from transferkit.data.kept import KeptPictures
 from transferkit.data.preprocessing import Preprocessing
+from transferkit.data.reading import PLAIN, Reading
 from transferkit.data.views import clean_view, shorter_side_px, varied_view
 from transferkit.errors import UserError
 
@@ -48,15 +49,20 @@ def ahead(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator
 class ViewMaker:
     """Everything that turns (file, picture number, view numbers) into pixels.
 
-    level, flip, seed: see `Augmentation`; background: (red, green, blue) behind transparency.
+    level, flip, seed: see `Augmentation`; reading: how files become RGB.
     """
 
     preprocessing: Preprocessing
     level: str = "none"
     flip: bool = True
     seed: int = 0
-    background: tuple[int, int, int] = (255, 255, 255)
-    max_pixels: int = 100_000_000
+    reading: Reading = PLAIN
+
+    def with_limit(self, max_pixels: int | None) -> "ViewMaker":
+        """Return this maker with another limit of pixels, if one is given."""
+        if max_pixels is None:
+            return self
+        return replace(self, reading=replace(self.reading, max_pixels=max_pixels))
 
     def views(
         self,
@@ -73,7 +79,7 @@ class ViewMaker:
         """
         wanted = tuple(numbers)
         try:
-            return self._draw(self._read(path, wanted, kept), picture, wanted)
+            return self._make(path, picture, wanted, kept)
         except (DecodeError, OSError) as error:
             raise UserError(
                 f"{path} can no longer be read: {error}",
@@ -83,8 +89,15 @@ class ViewMaker:
 
     def readable_views(self, path: Path, picture: int, numbers: Iterable[int]) -> np.ndarray:
         """Do as `views`, but raise DecodeError or OSError, whose text is the bare reason."""
-        wanted = tuple(numbers)
-        return self._draw(self._read(path, wanted, None), picture, wanted)
+        return self._make(path, picture, tuple(numbers), None)
+
+    def _make(
+        self, path: Path, picture: int, wanted: tuple[int, ...], kept: KeptPictures | None
+    ) -> np.ndarray:
+        try:
+            return self._draw(self._read(path, wanted, kept), picture, wanted)
+        except MemoryError as error:
+            raise DecodeError(NO_MEMORY) from error
 
     def _read(self, path: Path, wanted: tuple[int, ...], kept: KeptPictures | None) -> Image.Image:
         """Decode a picture as large as its views need it, or return what is kept of it."""
@@ -92,12 +105,7 @@ class ViewMaker:
         needed_px = shorter_side_px(self.preprocessing, level)
 
         def read() -> Image.Image:
-            return decode(
-                path,
-                background=self.background,
-                max_pixels=self.max_pixels,
-                at_least_px=needed_px,
-            )
+            return decode(path, self.reading, needed_px)
 
         return read() if kept is None else kept.get((path, needed_px), read)
 

@@ -3,29 +3,28 @@
 import csv
 import io
 import os
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from transferkit.data.listing import SPLITS, Entry, Listing
 from transferkit.data.names import class_name, did_you_mean, listed, shown
+from transferkit.data.split_columns import TABLE_SPLITS, split_reader
+from transferkit.data.tar_members import archive_of
+from transferkit.data.written_paths import Finder, read_text, text_lines
 from transferkit.errors import UserError, usage_error
 
-_SPLIT_NAMES = {
-    **{split: split for split in SPLITS},
-    "training": "train",
-    "valid": "val",
-    "validation": "val",
-    "testing": "test",
-}
 _FORMAT = "a manifest is a CSV file with the columns path,label or path,label,split"
+
+_SEPARATOR = re.compile(r"sep=(.)", re.IGNORECASE)
 
 
 @dataclass
 class _Rows:
     """Rows read so far, by path; problems with their line numbers."""
 
-    root: Path
+    finder: Finder
     allow_outside: bool
     entries: dict[str, Entry] = field(default_factory=dict)
     lines: dict[str, int] = field(default_factory=dict)
@@ -40,9 +39,10 @@ def read_manifest(
     allow_outside: bool = False,
     to_train: bool = True,
 ) -> Listing:
-    """List the pictures of a manifest; columns other than path, label and split are ignored.
+    """List the pictures of a manifest; other columns are ignored, but see `split_reader`.
 
-    manifest: UTF-8 text, separated by commas, semicolons or tabs.
+    manifest: UTF-8 or UTF-16 text, separated by commas, semicolons, tabs or bars. Paths are
+        understood as `Finder.find` says.
     root: the folder that relative paths start from; None: the manifest's own.
     exclude: class names to leave out. allow_outside: paths may lead out of the root; else somebody
     else's table could have any file of this machine read.
@@ -52,9 +52,12 @@ def read_manifest(
     """
     base = Path(os.path.abspath(root if root is not None else manifest.parent))
     listing = Listing(root=base)
-    rows = _Rows(base, allow_outside)
-    for line, row in _table(manifest):
-        _read_row(rows, line, row)
+    rows = _Rows(Finder(base), allow_outside)
+    columns, lines = _table(manifest)
+    split_of, notes = split_reader(columns, [row for _, row in lines])
+    listing.warnings += notes
+    for line, row in lines:
+        _read_row(rows, line, {**row, "split": split_of(row)})
     _check_splits(rows, to_train)
     _raise_problems(manifest, rows)
     for entry in rows.entries.values():
@@ -76,31 +79,35 @@ def _undecided(entry: Entry) -> Entry:
     return Entry(entry.path, entry.label, "") if entry.split == "train" else entry
 
 
-def _table(manifest: Path) -> Iterable[tuple[int, dict[str, str]]]:
-    """Yield line number and the path, label and split of each row that is not blank."""
+def _table(manifest: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
+    """Return the columns, and the number and the cells of each line that is not blank."""
     text = _text(manifest)
     name = shown(str(manifest))
-    header = text.split("\n", 1)[0]
-    delimiter = max(",;\t", key=header.count)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    first = text_lines(text)[0]
+    stated = _SEPARATOR.fullmatch(first.strip('"'))  # Excel's
+    skipped = 1 if stated else 0
+    lines = text[len(first) :].lstrip("\r\n") if stated else text
+    delimiter = stated[1] if stated else max(",;\t|", key=first.count)
+    reader = csv.reader(io.StringIO(lines, newline=""), delimiter=delimiter, strict=True)
+    found = []
     try:
         columns = [column.strip().casefold() for column in next(reader, [])]
         missing = [column for column in ("path", "label") if column not in columns]
         if missing:
-            found = f"its first line has: {shown(', '.join(columns)) or 'nothing'}"
+            has = f"its first line has: {shown(', '.join(columns)) or 'nothing'}"
             hints = "".join(did_you_mean(column, columns) for column in missing)
-            raise UserError(f"{name} has no column {' and '.join(missing)}{hints}", found, _FORMAT)
+            raise UserError(f"{name} has no column {' and '.join(missing)}{hints}", has, _FORMAT)
         doubled = [column for column in ("path", "label", "split") if columns.count(column) > 1]
         if doubled:
             raise UserError(f"{name} has the column {doubled[0]} twice", remedy=_FORMAT)
         for row in reader:
             if any(cell.strip() for cell in row):
                 # Rows may be shorter than the header; what is missing reads as empty.
-                yield reader.line_num, dict(zip(columns, row, strict=False))
+                found.append((reader.line_num + skipped, dict(zip(columns, row, strict=False))))
     except csv.Error as error:
-        raise UserError(
-            f"{name} is not a CSV table", f"line {reader.line_num}: {error}", _FORMAT
-        ) from error
+        where = f"line {reader.line_num + skipped}: {error}"
+        raise UserError(f"{name} is not a CSV table", where, _FORMAT) from error
+    return columns, found
 
 
 def _text(manifest: Path) -> str:
@@ -110,14 +117,15 @@ def _text(manifest: Path) -> str:
     if manifest.exists() and not manifest.is_file():
         raise usage_error(f"--manifest {name} is not a regular file", remedy=_FORMAT)
     try:
-        text = manifest.read_bytes().decode("utf-8-sig")
+        text = read_text(manifest.read_bytes())
     except FileNotFoundError as error:
         raise usage_error(f"--manifest {name} does not exist", remedy=_FORMAT) from error
     except OSError as error:
         raise usage_error(f"--manifest {name} cannot be read", str(error.strerror)) from error
     except UnicodeDecodeError as error:
+        remedy = "save it as UTF-8 (in Excel: CSV UTF-8)"
         raise UserError(
-            f"{name} is not UTF-8 text", f"byte {error.start} is not", "save it as UTF-8"
+            f"{name} is not UTF-8 text", f"byte {error.start} is not", remedy
         ) from error
     if not text.strip():
         raise UserError(f"{name} is empty", remedy=_FORMAT)
@@ -132,19 +140,18 @@ def _read_row(rows: _Rows, line: int, row: dict[str, str]) -> None:
     if missing:
         rows.problems.append(f"line {line}: no {' and no '.join(missing)}")
         return
-    canonical = _SPLIT_NAMES.get(split.casefold(), "") if split else ""
+    canonical = TABLE_SPLITS.get(split.casefold(), "")
     if split and not canonical:
         hint = did_you_mean(split, SPLITS)
         rows.problems.append(f"line {line}: unknown split {shown(split)}{hint}")
         return
-    found = _located(rows.root, path)
+    found = _located(rows.finder, path)
     if found is None:
         rows.problems.append(f"line {line}: no such file: {shown(path)}")
         return
     if os.path.isabs(found) and not rows.allow_outside:
-        rows.problems.append(
-            f"line {line}: outside of {shown(str(rows.root))} (--allow-outside): {shown(path)}"
-        )
+        root = shown(str(rows.finder.root))
+        rows.problems.append(f"line {line}: outside of {root} (--allow-outside): {shown(path)}")
         return
     entry = Entry(found, label, canonical)
     earlier = rows.entries.setdefault(found, entry)
@@ -160,17 +167,13 @@ def _read_row(rows: _Rows, line: int, row: dict[str, str]) -> None:
     )
 
 
-def _located(root: Path, path: str) -> str | None:
+def _located(finder: Finder, path: str) -> str | None:
     """Return the path as the index keeps it (relative where it lies below root), or None."""
-    for text in (path, path.replace("\\", "/")):  # tables written on Windows
-        try:
-            full = os.path.normpath(root / text)
-            if os.path.lexists(full) and not os.path.isdir(full):
-                inside = Path(full).is_relative_to(root)
-                return (Path(full).relative_to(root) if inside else Path(full)).as_posix()
-        except ValueError:  # an embedded NUL character
-            return None
-    return None
+    found = finder.find(path)
+    if found is None or archive_of(finder.root / found):
+        return None
+    full = Path(os.path.normpath(finder.root / found))
+    return (full.relative_to(finder.root) if full.is_relative_to(finder.root) else full).as_posix()
 
 
 def _check_splits(rows: _Rows, to_train: bool) -> None:
@@ -191,7 +194,7 @@ def _raise_problems(manifest: Path, rows: _Rows) -> None:
     if rows.problems:
         number = len(rows.problems)
         what = f"{name} has {number} {'problem' if number == 1 else 'problems'}"
-        remedy = f"correct the file; paths are relative to {shown(str(rows.root))}"
+        remedy = f"correct the file; paths are relative to {shown(str(rows.finder.root))}"
         raise UserError(what, listed(rows.problems, 8), remedy)
     if not rows.entries:
         raise UserError(f"{name} lists no pictures", remedy=_FORMAT)

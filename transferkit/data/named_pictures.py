@@ -2,14 +2,23 @@
 
 import glob
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from transferkit.data.files import picture_kind, walk
+from transferkit.data.files import is_hidden, is_picture, walk
 from transferkit.data.names import count, is_valid_text, listed, natural_sorted, shown
 from transferkit.data.shards import is_shards, shard_pictures
 from transferkit.data.tar_members import archive_of
+from transferkit.data.written_paths import listed_files
 from transferkit.errors import usage_error
+
+
+def list_pictures(sources: Sequence[str], lines: Iterable[str]) -> list[Path]:
+    """List files, folders, patterns; "-" stands for `lines`, one path in each. Each path once."""
+    listed = listed_files(lines) if "-" in sources else []
+    named = [source for source in sources if source != "-"]
+    files = [*(list_images(named) if named or not listed else []), *listed]
+    return list(dict.fromkeys(files))
 
 
 def list_images(sources: Sequence[Path | str]) -> list[Path]:
@@ -50,7 +59,7 @@ def _expand(source: Path) -> tuple[list[Path], str]:
     if is_shards(source):
         return shard_pictures(source), ""
     if source.is_dir():
-        found = [source / path for path in walk(source).images]
+        found = [source / path for path in walk(source).pictures]
         return found, "" if found else f"{name} holds no pictures"
     # Before patterns: a file may have brackets in its name.
     if os.path.lexists(source) or archive_of(source):
@@ -58,13 +67,16 @@ def _expand(source: Path) -> tuple[list[Path], str]:
     if not glob.has_magic(str(source)):
         return [], f"{name} does not exist"
     matches = [Path(match) for match in natural_sorted(glob.glob(str(source), recursive=True))]
+    # A hidden folder is read where it is named, not where a pattern happens to match it.
+    named = {part for part in source.parts if not glob.has_magic(part)}
+    matches = [m for m in matches if not any(is_hidden(p) for p in m.parts if p not in named)]
     found = []
     for match in matches:
         if match.is_dir():
             found += (
-                [match / path for path in walk(match).images] if "**" not in str(source) else []
+                [match / path for path in walk(match).pictures] if "**" not in str(source) else []
             )
-        elif picture_kind(match.name) == "":
+        elif is_picture(match):
             found.append(match)
     if found:
         return found, ""

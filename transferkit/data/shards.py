@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from transferkit.data.addresses import address_of, expand
-from transferkit.data.files import is_hidden, picture_kind
+from transferkit.data.files import is_hidden
+from transferkit.data.formats import picture_kind, unsupported
 from transferkit.data.listing import SPLIT_NAMES, Entry, Listing
 from transferkit.data.names import class_name, count, is_valid_text, listed, shown
 from transferkit.data.tar_members import SUFFIX, Member, list_members
@@ -129,7 +130,8 @@ def read_shard(file: Path) -> ShardFiles:
     labels: dict[str, dict[str, Member]] = {}
     for member in list_members(file):
         name = os.path.basename(member.name)
-        if member.is_folder or is_hidden(name) or _META.match(member.name):
+        hidden = any(map(is_hidden, member.name.split("/")))
+        if member.is_folder or hidden or _META.match(member.name):
             continue
         key, suffix = split_key(member.name)
         if picture_kind(name) is not None:
@@ -193,7 +195,7 @@ def _problem(member: Member) -> str:
     if not is_valid_text(member.name):
         return "the name is not valid UTF-8"
     kind = picture_kind(member.name)
-    return f"{kind} (not supported)" if kind else ""
+    return unsupported(kind) if kind else ""
 
 
 def _labels(file: Path, samples: Sequence[Sample]) -> list[str]:

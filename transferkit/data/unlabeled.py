@@ -9,11 +9,13 @@ from pathlib import Path
 import numpy as np
 
 from transferkit.data.checks import check_strict, left_out_warnings
-from transferkit.data.decode import DEFAULT_MAX_PIXELS, Probe
+from transferkit.data.decode import Probe
 from transferkit.data.files import walk
+from transferkit.data.formats import unsupported
 from transferkit.data.index import DatasetIndex, make_index, probe_all
 from transferkit.data.listing import Entry, Listing
 from transferkit.data.names import count, is_valid_text, listed, shown
+from transferkit.data.reading import PLAIN, Reading
 from transferkit.data.shards import is_shards, read_shards
 from transferkit.errors import UserError, usage_error
 
@@ -27,7 +29,7 @@ def scan_unlabeled(
     by_folder: bool = False,
     seed: int = 0,
     strict: bool = False,
-    max_pixels: int = DEFAULT_MAX_PIXELS,
+    reading: Reading = PLAIN,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> DatasetIndex:
     """Read every picture of a folder, and of all below it, or of shards once; names are ignored.
@@ -39,7 +41,7 @@ def scan_unlabeled(
     if by_folder and is_shards(data):
         raise usage_error(f"{shown(str(data))} are shards: they have no folder for each identity")
     listing = read_shards(data, labelled=False) if is_shards(data) else _listing(data, by_folder)
-    probes = probe_all(listing, max_pixels, on_progress)
+    probes = probe_all(listing, reading, on_progress)
     pairs = list(zip(listing.entries, probes, strict=True))
     reasons = {entry.path: reason for entry, reason in pairs if isinstance(reason, str)}
     if strict:
@@ -50,7 +52,7 @@ def scan_unlabeled(
     listing.warnings += left_out_warnings(listing, reasons)
     digests = [probe.digest for _, probe in usable]
     splits = held_out(digests, holdout, seed)
-    return make_index(listing, usable, splits, reasons)
+    return make_index(listing, usable, splits, reasons, reading)
 
 
 def _listing(data: Path, by_folder: bool) -> Listing:
@@ -60,9 +62,11 @@ def _listing(data: Path, by_folder: bool) -> Listing:
         raise usage_error(f"{shown(str(data))} {problem}", "", "give a folder of pictures")
     found = walk(data)
     listing = Listing(root=Path(os.path.abspath(data)))
-    for path in found.images:
+    for path in found.pictures:
         label = os.path.dirname(path) if by_folder else ""
-        problem = "" if is_valid_text(path) else "the name is not valid UTF-8"
+        kind = found.unsupported.get(path)
+        problem = unsupported(kind) if kind else ""
+        problem = problem if is_valid_text(path) else "the name is not valid UTF-8"
         listing.entries.append(Entry(path, label, "", problem))
         listing.classes.setdefault(label, label)
     listing.others[("", "train")] = found.others

@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
 
 from transferkit.data.preprocessing import Preprocessing
+from transferkit.data.resampling import resized_part, taps
 
 INTERPOLATIONS = {
     "nearest": Image.Resampling.NEAREST,
@@ -20,6 +21,9 @@ INTERPOLATIONS = {
     "lanczos": Image.Resampling.LANCZOS,
 }
 
+
+_LONGEST = 16
+"""Times the input's side; a resized picture that is longer is made in the part that counts."""
 
 MIN_RATIO = 3 / 4
 """Aspect ratio of the most upright random crop; of the widest one it is the inverse."""
@@ -92,13 +96,37 @@ def clean_view(image: Image.Image, preprocessing: Preprocessing) -> np.ndarray:
     """
     height, width = preprocessing.height_px, preprocessing.width_px
     resample = INTERPOLATIONS.get(preprocessing.interpolation, Image.Resampling.BICUBIC)
-    resized = image.resize(clean_size(image.width, image.height, preprocessing), resample)
+    wanted = clean_size(image.width, image.height, preprocessing)
+    resized = _resized(image, wanted, resample, preprocessing)
     bordered = preprocessing.crop_mode == "border"
     fill = tuple(round(255 * mean) if bordered else 0 for mean in preprocessing.mean)
     view = Image.new("RGB", (width, height), fill)
     corner = (centre_offset(resized.width, width), centre_offset(resized.height, height))
     view.paste(resized, corner)
     return to_array(view)
+
+
+def _resized(
+    image: Image.Image, size: tuple[int, int], resample: Image.Resampling, room: Preprocessing
+) -> Image.Image:
+    """Resize; of a picture far longer than wide only what a centre crop keeps, to the same bits.
+
+    A strip of 1 × 20,000 pixels would become one of 224 × 4,480,000.
+    """
+    along = 0 if size[0] > size[1] else 1
+    kept = (room.width_px, room.height_px)[along]
+    # A side that shrinks makes nothing large, and the order of Pillow's passes varies there.
+    most = max(_LONGEST * kept, image.size[along])
+    if size[along] <= most or resample == Image.Resampling.NEAREST:
+        return image.resize(size, resample)
+    first = -centre_offset(size[along], kept)
+    if along == 0:  # Pillow resizes columns first
+        middle = resized_part(image, 0, size[0], (first, first + kept), resample)
+        return middle.resize((kept, size[1]), resample)
+    places = taps(image.height, size[1], (first, first + kept), resample)[0]
+    top, bottom = int(places.min()), int(places.max()) + 1
+    rows = image.crop((0, top, image.width, bottom)).resize((size[0], bottom - top), resample)
+    return resized_part(rows, 1, size[1], (first, first + kept), resample, (top, image.height))
 
 
 def clean_size(width: int, height: int, preprocessing: Preprocessing) -> tuple[int, int]:

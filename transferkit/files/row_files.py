@@ -30,6 +30,7 @@ from transferkit.files.foreign_files import ODD, parse_json, read_text
 from transferkit.files.strict_json import strict_json
 
 SUFFIXES = (".csv", ".jsonl", ".parquet")
+MOST_HEAD_BYTES = 100_000_000  # of the columns, or of the paths beside an array
 SAFE: Any = {"errors": "backslashreplace"}
 Made = Mapping[str, Any]
 
@@ -340,6 +341,43 @@ def _object(record: bytes) -> dict[str, Any]:
     except ValueError:
         row = None
     return row if isinstance(row, dict) else {}
+
+
+def require_replaceable(paths: Iterable[Path | None]) -> None:
+    """Raise a usage error for a file that would be overwritten and is not of the kind written here.
+
+    A link is no such file: it would be replaced, and what it leads to stays.
+    """
+    for path in paths:
+        if path is None or not path.is_file() or path.is_symlink() or not path.stat().st_size:
+            continue
+        if not is_ours(path):
+            raise usage_error(
+                f"{path} is there already, and neither predict nor embed wrote it",
+                "it would be overwritten",
+                "name another file, or move this one away",
+            )
+
+
+def is_ours(path: Path) -> bool:
+    """Whether a file has the columns, or holds the one array, of what is written here."""
+    suffix = path.suffix.lower()
+    try:
+        if suffix == ".parquet":
+            import pyarrow.parquet
+
+            names = list(pyarrow.parquet.read_schema(path).names)
+        else:
+            with os.fdopen(open_regular(path, os.O_RDONLY), "rb") as file:
+                if suffix == ".safetensors":
+                    (length,) = struct.unpack("<Q", file.read(8))
+                    head = parse_json(file.read(min(length, MOST_HEAD_BYTES)).decode())
+                    return set(head) - {"__metadata__"} in ({"samples"}, {"features"})
+                first = file.readline(MOST_HEAD_BYTES)
+            names = _cells(first) if suffix == ".csv" else list(_object(first))
+    except (OSError, ImportError, struct.error, csv.Error, *ODD):
+        return False
+    return "path" in names and names[-1] == "error"
 
 
 def part_path(path: Path, number: int, count: int) -> Path:

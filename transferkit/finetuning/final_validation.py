@@ -73,8 +73,13 @@ def validate(session: Session, folder: RunFolder, show: Callable[[Event], None])
 def features_at(session: Session, positions: np.ndarray) -> Tensor:
     """Return features (M, D) of training and validation pictures at these positions of the index.
 
-    From the caches of the run where these fit the final weights, else from the pictures.
+    From what a solve has read, from the caches of the run where these fit the final weights, else
+    from the pictures.
     """
+    if session.solved is not None:
+        material = session.sources.material
+        order = {int(p): n for n, p in enumerate([*material.val, *material.train])}
+        return session.solved.features[[order[int(position)] for position in positions]]
     session.classifier.eval()
     features = cached_features(session.sources, session.used_plan, positions)
     return read_features(session, positions) if features is None else features

@@ -14,8 +14,9 @@ from transferkit.backbones.recompute import recompute
 from transferkit.backbones.synchronized import synchronize_
 from transferkit.config import Config
 from transferkit.data.addresses import address_of, fetch
-from transferkit.data.index import DatasetIndex, ScanOptions, Use, scan
+from transferkit.data.index import DatasetIndex, ScanOptions, Use, depth_notice, scan
 from transferkit.data.loader import ViewMaker
+from transferkit.data.reading import reading_of
 from transferkit.errors import usage_error
 from transferkit.events import Event, Notice, Progress, Working
 from transferkit.files.cache_dir import default_cache_dir
@@ -39,11 +40,12 @@ from transferkit.training.network import (
 from transferkit.training.run import Run
 from transferkit.training.settings import loop_settings
 from transferkit.training.sharded import refuse_old_torch
+from transferkit.training.solving import Solved
 from transferkit.training.sources import CacheSettings, Sources
 from transferkit.training.stage_checks import refuse_lone_pictures, refuse_unfilled
 from transferkit.training.stages import StagePlan, column_finder, make_plan
 from transferkit.training.supervised import Objective, balanced_class_weights
-from transferkit.units import parse_bytes, parse_colour
+from transferkit.units import parse_bytes
 
 CACHED_VIEWS = 2400
 """Views to compute in all when caching, if the pictures are few; at least 3, at most 8 for each."""
@@ -53,7 +55,7 @@ CACHED_VIEWS = 2400
 class Session:
     """A configuration turned into objects. watch: counts the time from the start of the command.
 
-    budget: of time, once it is planned; None without one.
+    budget: of time, once it is planned; None without one. solved: the solve that the run ends with.
     """
 
     config: Config
@@ -66,6 +68,7 @@ class Session:
     fabric: Any
     watch: Stopwatch
     budget: Budget | None = None
+    solved: Solved | None = None
 
     def column_of(self, name: str) -> int:
         """Return the plan's column of a parameter or module of the classifier."""
@@ -121,6 +124,8 @@ def refuse_sharing(config: Config) -> None:
         )
     if training.batch_size < number:
         raise usage_error(f"--batch-size {training.batch_size} is too small for {number} processes")
+    if any(stage.solves for stage in config.stages):
+        raise usage_error(f"a stage solve runs in one process, not in {number}")
     if config.device.strategy == "fsdp":
         refuse_old_torch()
 
@@ -235,7 +240,7 @@ def scan_pictures(
         seed=config.training.seed,
         strict=data.strict,
         exclude=data.exclude,
-        max_pixels=data.max_pixels,
+        reading=reading_of(data),
         allow_outside=data.allow_outside,
         use=use,
     )
@@ -243,6 +248,8 @@ def scan_pictures(
     index = scan(data.path, options, lambda done, total: show(Progress("pictures", done, total)))
     for warning in index.warnings:
         show(Notice(warning, warning=True))
+    if notice := depth_notice(index):
+        show(Notice(notice))
     return index
 
 
@@ -270,8 +277,7 @@ def make_material(config: Config, index: DatasetIndex, backbone: Backbone) -> Ma
         augment.level,
         augment.flip,
         config.training.seed,
-        parse_colour(config.data.background),
-        config.data.max_pixels,
+        index.reading,
     )
     if augment.level == "none":
         return Material(index, maker, num_views=1, live_views=1)

@@ -105,7 +105,7 @@ def summarize(session: Session, run: Run, folder: RunFolder, evaluation: Evaluat
     head_only = [
         summary.best_accuracy
         for planned, summary in zip(run.plan.stages, stages, strict=True)
-        if planned.boundary == len(run.plan.groups) and summary.epochs
+        if planned.boundary == len(run.plan.groups) and summary.epochs and not planned.solves
     ]
     return RunSummary(
         run=folder.path,
@@ -179,5 +179,7 @@ def going_on(session: Session, run: Run) -> str:
 
 def stage_text(stage: Stage, lr: float) -> str:
     """Write a stage as --stages takes it. lr: its peak rate."""
+    if stage.solves:
+        return "solve"
     decay = "" if stage.decay is None else f"~{stage.decay:g}"
     return f"{stage.unfreeze}:{stage.epochs}@{lr:g}{decay}{'?' * stage.if_improving}"

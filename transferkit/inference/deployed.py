@@ -26,4 +26,4 @@ class Deployed(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Normalise in float32, since 16 bits would round 255 shades; run the rest in `dtype`."""
         inputs = ((images.float() / 255 - self.mean) / self.std).to(self.dtype)
-        return self.classifier.head(self.classifier.backbone(inputs)).float()
+        return self.classifier.head(self.classifier.read(inputs)).float()

@@ -14,12 +14,12 @@ from torch import Tensor
 from transferkit.backbones.engine import Engine, open_session, torch_runner
 from transferkit.data.loader import ViewMaker
 from transferkit.data.preprocessing import Preprocessing
+from transferkit.data.reading import reading_from
 from transferkit.errors import UserError, usage_error
 from transferkit.files.foreign_files import parse_json, require_regular
 from transferkit.inference.deployed import METADATA
 from transferkit.inference.weights_file import open_weights
 from transferkit.runs.description import check_description
-from transferkit.units import parse_colour
 
 OPSET = 17
 MOST_ONNX_BYTES = 2 << 30  # what protobuf allows
@@ -206,8 +206,7 @@ def open_exported(path: Path, trusted: bool = False) -> Exported:
         classes = tuple(str(c) for c in about["classes"])
         maker = ViewMaker(
             Preprocessing.from_dict(about["preprocessing"]),
-            background=parse_colour(about["background"]),
-            max_pixels=int(about["max_pixels"]),
+            reading=reading_from(about),
         )
         temperature = float(about["temperature"])
     except UserError:

@@ -68,12 +68,16 @@ class Read:
 
 
 def open_members(
-    folders: Sequence[RunFolder], options: Predict, num_pictures: int, flip: bool
+    folders: Sequence[RunFolder],
+    options: Predict,
+    num_pictures: int,
+    flip: bool,
+    max_pixels: int | None = None,
 ) -> list[Member]:
     """Load runs and prepare what is sampled. Raises a usage error where nothing would vary, or
     where the runs do not know the same classes.
 
-    flip: whether varied views may be mirrored.
+    flip: whether varied views may be mirrored. max_pixels: in place of the runs' own.
     """
     found: list[Member] = []
     for folder in folders:
@@ -98,6 +102,7 @@ def open_members(
             classifier, loaded.maker, views, options.engine, torch.device("cpu")
         )
         maker = replace(loaded.maker, level=TTA_LEVEL, flip=flip, seed=options.seed)
+        maker = maker.with_limit(max_pixels)
         order = np.array([loaded.classes.index(name) for name in classes])
         found.append(Member(folder, loaded, maker, engine, order, _unlikeness(folder, options.ood)))
     return found

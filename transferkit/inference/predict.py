@@ -16,12 +16,14 @@ from transferkit.backbones.head import Classifier, HeadDesign, make_head
 from transferkit.backbones.models import least_parameters
 from transferkit.backbones.scratch import NETWORKS
 from transferkit.backbones.structure import Structure
+from transferkit.closed_form.depths import Depth, num_columns
+from transferkit.closed_form.result import DepthClassifier
 from transferkit.data.decode import DecodeError
 from transferkit.data.loader import CLEAN, ViewMaker, ahead
 from transferkit.data.preprocessing import Preprocessing
+from transferkit.data.reading import reading_from
 from transferkit.errors import UserError, usage_error
 from transferkit.runs.folder import RunFolder
-from transferkit.units import parse_colour
 
 BATCH = 64
 
@@ -76,13 +78,18 @@ def blank_classifier(
         description.get("drop_path", 0.0) if drop_path is None else drop_path,
         Structure.from_dict(description["structure"]),
     )
+    depths = tuple(Depth(**depth) for depth in description.get("depths", ()))
+    num_features = num_columns(depths) or backbone.num_features
     head: nn.Module = nn.Identity()
     if not is_pretraining(description):
         design = HeadDesign.from_dict(description["head"])
-        head = make_head(backbone.num_features, len(description["classes"]), design)
+        head = make_head(num_features, len(description["classes"]), design)
     preprocessing = Preprocessing.from_dict(description["preprocessing"])
-    classifier = Classifier(backbone.model, head, preprocessing.mean, preprocessing.std)
-    return classifier, backbone.num_features
+    scale = (preprocessing.mean, preprocessing.std)
+    if depths:
+        mirror = bool(description.get("mirror", False))
+        return DepthClassifier(backbone.model, head, *scale, depths, mirror), num_features
+    return Classifier(backbone.model, head, *scale), num_features
 
 
 def refuse_larger(description: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
@@ -93,6 +100,7 @@ def refuse_larger(description: Mapping[str, Any], tensors: Mapping[str, Tensor])
     there = sum(tensor.numel() for tensor in tensors.values())
     widths = [*description.get("head", {}).get("hidden", ()), len(description.get("classes", ()))]
     needed = sum(a * b for a, b in pairwise(widths))
+    needed += widths[0] * sum(depth["columns"] for depth in description.get("depths", ()))
     scratch = description["structure"].get("scratch")
     if scratch is not None:
         needed += (scratch["depth"] - 1) * scratch["width"] ** 2
@@ -117,11 +125,8 @@ def load_backbone(folder: RunFolder, drop_path: float | None = None) -> LoadedRu
             description.get("classes", ()) if pretrained_only else description["classes"]
         )
         preprocessing = Preprocessing.from_dict(description["preprocessing"])
-        background = parse_colour(description["background"])
         temperature = float(description.get("temperature", 1.0))
-        maker = ViewMaker(
-            preprocessing, background=background, max_pixels=int(description["max_pixels"])
-        )
+        maker = ViewMaker(preprocessing, reading=reading_from(description))
     except (AssertionError, AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise UserError(
             f"{folder.path} holds a model that does not fit its description",

@@ -60,6 +60,30 @@ def last_tokens(classifier: Classifier, images: Tensor) -> tuple[Tensor, Tensor]
     return found[0], logits
 
 
+def last_depth_maps(classifier: Classifier, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the highest maps that a head over several depths reads, and the logits of them.
+
+    What lower depths add to the logits does not depend on these maps.
+    Raises IndexError where the head reads no maps.
+    """
+    depths = getattr(classifier, "depths", ())
+    module = [depth.module for depth in depths if depth.kind.startswith("maps")][-1]
+    found: list[Tensor] = []
+
+    def cut(_: nn.Module, inputs: tuple[Tensor, ...], maps: Tensor) -> Tensor:
+        found.append(maps.detach().requires_grad_())
+        torch.set_grad_enabled(True)  # from here on; `no_grad` below ends it
+        return found[-1]
+
+    handle = classifier.backbone.get_submodule(module).register_forward_hook(cut)
+    try:
+        with torch.no_grad():
+            logits = classifier(images)
+    finally:
+        handle.remove()
+    return found[-1], logits
+
+
 def choose_run(classifier: Classifier, name: str, side_px: tuple[int, int]) -> Run:
     """Return how a classifier's activations are reached, tried on a grey picture.
 
@@ -67,7 +91,7 @@ def choose_run(classifier: Classifier, name: str, side_px: tuple[int, int]) -> R
     Raises a usage error for a model whose last activations have no places.
     """
     example = torch.full((1, 3, *side_px), 128, dtype=torch.uint8)
-    for run in (last_maps, last_tokens):
+    for run in (last_maps, last_tokens, last_depth_maps):
         try:
             activations, logits = run(classifier, example)
             placed = to_maps(classifier, activations)

@@ -24,7 +24,7 @@ Tensors = dict[str, Tensor]
 
 VALUES, MASK = "::values", "::mask"
 """What follows the name of a tensor that is stored without its zeros."""
-REBUILDS = ("backbone", "image_size", "structure", "head", "drop_path")
+REBUILDS = ("backbone", "image_size", "structure", "head", "drop_path", "depths", "mirror")
 """Entries of model.json that are needed to build the network."""
 NEW_LAYERS = "new_layers."
 
@@ -80,6 +80,7 @@ def names_in_file(classifier: Classifier, about: Mapping[str, Any]) -> dict[str,
     tensors = classifier.state_dict()
     head = [name for name in tensors if name.startswith("head.")]
     plain = isinstance(last, str) and last and unchanged(about) and len(head) == 2
+    plain = plain and not about["network"].get("depths")
     found = {}
     for name in tensors:
         part, _, rest = name.partition(".")

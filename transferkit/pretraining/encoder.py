@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -65,3 +66,16 @@ def as_maps(backbone: nn.Module, features: Tensor) -> Tensor:
             raise ValueError(f"{tokens.shape[1]} tokens do not form a square map")
         grid = (side, side)
     return tokens.transpose(1, 2).reshape(len(tokens), -1, *grid)
+
+
+def first_weights(backbone: Backbone) -> np.ndarray | None:
+    """Return the weights of the backbone's first layer, (out, in, h, w), if it sees pixels."""
+    size = backbone.preprocessing
+    for parameter in backbone.model.parameters():
+        if parameter.ndim == 4:
+            return parameter.detach().cpu().numpy()
+        if parameter.ndim == 2 and parameter.shape[1] == 3 * size.height_px * size.width_px:
+            return parameter.detach().cpu().view(-1, 3, size.height_px, size.width_px).numpy()
+        if parameter.ndim > 1:
+            return None
+    return None

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from transferkit import processes
 from transferkit.data.loader import ahead
-from transferkit.errors import UserError
 from transferkit.events import Event, Notice, PretrainingEpoch, Progress
 from transferkit.files.foreign_files import understood
 from transferkit.pretraining.method import Batch, Objective, Phase
@@ -23,7 +22,7 @@ from transferkit.pretraining.run import (
 )
 from transferkit.pretraining.views import PretrainingViews, View, as_batch
 from transferkit.stopping import between_steps
-from transferkit.training.divergence import Diverged, checked
+from transferkit.training.divergence import Diverged, DivergedForGood, checked
 from transferkit.training.gradients import CLIPPINGS
 from transferkit.training.midway import is_time
 from transferkit.training.optimizers import make_optimizer, parameter_groups, set_rates
@@ -296,12 +295,11 @@ def pilot(run: PretrainingRun) -> Generator[Event, None, float]:
     return float(np.mean(steady)) * len(epoch)
 
 
-def diverged(run: PretrainingRun, phase: Phase, problem: Diverged) -> UserError:
+def diverged(run: PretrainingRun, phase: Phase, problem: Diverged) -> DivergedForGood:
     """Return the error of a run whose loss became NaN or infinite."""
     name = "NaN" if problem.loss != problem.loss else "infinite"
-    kept = f"; earlier epochs are saved in {run.folder.path}" if run.state.rows else ""
-    return UserError(
+    return DivergedForGood(
         f"the loss became {name} in epoch {len(run.state.rows) + 1} ({phase.name})",
         f"the peak learning rate is {rate_text(run.settings.lr)}",
-        f"lower --lr, or limit the gradients with --clip-norm 1{kept}",
+        "lower --lr, or limit the gradients with --clip-norm 1",
     )

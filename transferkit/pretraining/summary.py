@@ -7,7 +7,10 @@ from typing import Any
 
 @dataclass(frozen=True)
 class PretrainingSummary:
-    """The result of a pretraining run. figures: of the last epoch. seconds: in total."""
+    """The result of a pretraining run. figures: of the last epoch. seconds: in total.
+
+    stopped: why the run ended before its plan, "" where it did not.
+    """
 
     run: Path
     method: str
@@ -18,6 +21,7 @@ class PretrainingSummary:
     seconds: float
     figures: dict[str, float]
     files: dict[str, Path] = field(default_factory=dict)
+    stopped: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""

@@ -14,6 +14,7 @@ from transferkit.backbones.devices import to_device
 from transferkit.data.decode import DecodeError, decode
 from transferkit.data.kept import KeptPictures
 from transferkit.data.preprocessing import Preprocessing
+from transferkit.data.reading import PLAIN, Reading
 from transferkit.data.views import (
     INTERPOLATIONS,
     clean_view,
@@ -129,8 +130,7 @@ class PretrainingViews:
     preprocessing: Preprocessing
     flip: bool = True
     seed: int = 0
-    background: tuple[int, int, int] = (255, 255, 255)
-    max_pixels: int = 100_000_000
+    reading: Reading = PLAIN
     kept: KeptPictures | None = None
 
     def make(self, path: Path, picture: int, epoch: int) -> tuple[View, ...]:
@@ -154,12 +154,7 @@ class PretrainingViews:
         needed_px = shorter_side_px(self.preprocessing, level)
 
         def read() -> Image.Image:
-            image = decode(
-                path,
-                background=self.background,
-                max_pixels=self.max_pixels,
-                at_least_px=needed_px,
-            )
+            image = decode(path, self.reading, needed_px)
             return image.reduce(max(1, min(image.size) // needed_px))
 
         return read() if self.kept is None else self.kept.get((path, needed_px), read)

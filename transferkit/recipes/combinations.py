@@ -4,7 +4,7 @@ from dataclasses import is_dataclass
 from pathlib import Path
 from typing import get_type_hints
 
-from transferkit.config import Config
+from transferkit.config import Config, Solve
 from transferkit.config.predict import predict_problems
 from transferkit.config.pretraining import pretraining_problems
 from transferkit.files.foreign_files import path_problem
@@ -26,10 +26,17 @@ def combination_problems(config: Config) -> list[str]:
         )
     if config.data.allow_outside and config.data.manifest is None:
         found.append("data.allow_outside has no effect without data.manifest: leave it out")
+    scale = config.data.depth_range
+    if scale and (len(scale) != 2 or scale[0] >= scale[1]):
+        found.append("data.depth_range must be two numbers, the smaller one first: 0,4095")
+    if len(config.data.bands) not in (0, 1, 3):
+        found.append("data.bands must name three bands, or one, counted from 1: 3,2,1")
     if config.augment.level == "none" and config.augment.views:
         found.append("augment.views has no effect with augment.level = none: leave one out")
     if config.stages and config.stages[0].if_improving:
         found.append("stages: the first stage cannot depend on the one before (if_improving)")
+    if config.solve != Solve() and not any(stage.solves for stage in config.stages):
+        found.append('solve.depths, penalty and mirror have no effect without a stage "solve"')
     found += network_problems(config.backbone, config.head, config.training.whole_batch_size)
     found += memory_problems(config) + path_problems(config)
     found += batchnorm_problems(config.backbone, config.training.batchnorm)

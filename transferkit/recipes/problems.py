@@ -12,7 +12,7 @@ MAX_SHOWN = 80  # characters of a wrong value
 MOST_TOLD, LONGEST_TOLD = 7, 500
 """Problems that one message lists, and characters of each."""
 UNION_TAGS = (
-    *("literal['head','all']", "literal['auto']"),
+    *("literal['head','all','solve']", "literal['auto']"),
     *("constrained-int", "int", "constrained-float", "NoneType"),
 )
 

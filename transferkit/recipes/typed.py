@@ -37,11 +37,15 @@ def parse_stages(text: str) -> list[dict[str, Any]]:
     """Read a compact plan such as `head:20@3e-3, 1:8@1e-3, 2:8~0.3, all:4?`.
 
     Each stage is WHAT:EPOCHS[@LR][~DECAY][?]; WHAT is head, all, or the number of block groups
-    unfrozen from the top; `?` runs the stage only if the one before improved validation.
+    unfrozen from the top; `?` runs the stage only if the one before improved validation. `solve`
+    alone is a closed-form stage.
     """
     stages: list[dict[str, Any]] = []
     for part in text.split(","):
         body = part.strip()
+        if body == "solve":
+            stages.append({"unfreeze": "solve", "epochs": 1})
+            continue
         stage: dict[str, Any] = {"if_improving": body.endswith("?")}
         body, _, decay = body.removesuffix("?").partition("~")
         body, _, rate = body.partition("@")
@@ -54,7 +58,7 @@ def parse_stages(text: str) -> list[dict[str, Any]]:
         except ValueError:
             raise usage_error(
                 f"--stages: cannot read {shortened(part.strip())}",
-                "each stage is WHAT:EPOCHS[@LR][~DECAY][?]; WHAT is head, all or a number",
+                "each is WHAT:EPOCHS[@LR][~DECAY][?], WHAT head, all or a number; or it is solve",
                 'e.g. --stages "head:20@3e-3, 1:8@1e-3, 2:8, all:4?"',
             ) from None
         stages.append(stage)

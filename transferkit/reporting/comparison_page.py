@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
+from transferkit.data.reading import reading_from
 from transferkit.evaluation.bootstrap import paired_difference
 from transferkit.evaluation.comparison import Comparison
 from transferkit.reporting import figures
@@ -15,7 +16,7 @@ from transferkit.reporting.charts import Axis, Line, axis_over, line_chart
 from transferkit.reporting.gather import Picture, RunData
 from transferkit.reporting.page import render, share_text
 from transferkit.reporting.thumbnails import thumbnail
-from transferkit.units import duration_text, parse_colour
+from transferkit.units import duration_text
 
 TONES = (0, 1, 6, 3, 7, 4, 2, 8)  # of the runs in the charts; a ninth run starts again
 MOST_PICTURES = 24
@@ -204,10 +205,7 @@ def disagreements(
     """Return the pictures on which the runs differ most surely, with their thumbnails."""
     found = [pictures for pictures in shared if _disagree(pictures)]
     found.sort(key=lambda pictures: -min(p.probability for p in pictures))
-    background, max_pixels = (255, 255, 255), 100_000_000
-    if (config := runs[0].config) is not None:
-        background = parse_colour(config.data.background)
-        max_pixels = config.data.max_pixels
+    reading = reading_from(runs[0].description)
 
     def image(pictures: tuple[Picture, ...]) -> str:
         files: list[Path] = [
@@ -215,7 +213,7 @@ def disagreements(
             for run, picture in zip(runs, pictures, strict=True)
             if (file := run.file(picture)) is not None and file.is_file()
         ]
-        return thumbnail(files[0], background, max_pixels) if files else ""
+        return thumbnail(files[0], reading) if files else ""
 
     return [
         Disagreement(p[0].path, p[0].truth, tuple(each.answers[0] for each in p), image(p))

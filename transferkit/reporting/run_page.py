@@ -4,11 +4,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from transferkit.data.addresses import address_of
+from transferkit.data.reading import reading_from
 from transferkit.reporting import figures
 from transferkit.reporting.gather import Picture, RunData, changed_options, wilson_interval
 from transferkit.reporting.page import render
 from transferkit.reporting.thumbnails import thumbnail
-from transferkit.units import duration_text, parse_colour
+from transferkit.units import duration_text
 
 MOST_PICTURES = 12  # of each kind; a page of a hundred thumbnails is not looked at
 MOST_CELLS = 26  # classes of a confusion matrix that is a table; a larger one is a drawing
@@ -89,13 +90,10 @@ def training(run: RunData) -> dict[str, Any]:
 
 def mistakes(run: RunData) -> dict[str, Any]:
     """Return what was taken for what, and the pictures worth a look."""
-    background, max_pixels = (255, 255, 255), 100_000_000
-    if run.config is not None:
-        background = parse_colour(run.config.data.background)
-        max_pixels = run.config.data.max_pixels
+    reading = reading_from(run.description)
 
     def shown(pictures: list[Picture]) -> list[Shown]:
-        return [Shown(p, thumbnail(run.file(p), background, max_pixels)) for p in pictures]
+        return [Shown(p, thumbnail(run.file(p), reading)) for p in pictures]
 
     small = len(run.classes) <= MOST_CELLS
     return {

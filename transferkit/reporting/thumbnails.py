@@ -7,19 +7,18 @@ from pathlib import Path
 from PIL import Image
 
 from transferkit.data.decode import DecodeError, decode
+from transferkit.data.reading import Reading
 
 SIDE_PX = 176
 QUALITY = 78
 
 
-def thumbnail(
-    file: Path | None, background: tuple[int, int, int], max_pixels: int, side_px: int = SIDE_PX
-) -> str:
+def thumbnail(file: Path | None, reading: Reading, side_px: int = SIDE_PX) -> str:
     """Return a picture as a JPEG data URI at most `side_px` wide and high; "" if it is gone."""
     if file is None:
         return ""
     try:
-        image = decode(file, background=background, max_pixels=max_pixels, at_least_px=side_px)
+        image = decode(file, reading, side_px)
     except (DecodeError, OSError):
         return ""
     image.thumbnail((side_px, side_px), Image.Resampling.LANCZOS)

@@ -62,6 +62,16 @@ class StructureEntry(TypedDict, total=False):
     replace_activations: Text | None
 
 
+class DepthEntry(TypedDict):
+    """See `transferkit.closed_form.depths.Depth`."""
+
+    name: Text
+    module: Text
+    kind: Literal["maps", "maps, channels last", "tokens", "vector"]
+    prefix: Annotated[int, Interval(ge=0, le=1000)]
+    columns: Width
+
+
 class Description(TypedDict, total=False):
     """The entries that code reads; there may be others. Which ones are needed, their reader says.
 
@@ -74,11 +84,15 @@ class Description(TypedDict, total=False):
     image_size: Side | None
     structure: StructureEntry
     head: HeadEntry
+    depths: list[DepthEntry]
+    mirror: bool
     drop_path: Annotated[float, Interval(ge=0, lt=1)]
     classes: Annotated[list[Text], Len(1, 10_000_000)]
     preprocessing: PreprocessingEntry
     background: Text
     max_pixels: Annotated[int, Ge(1)]
+    depth_range: Annotated[list[Annotated[float, Interval(ge=-1e300, le=1e300)]], Len(2, 2)] | None
+    bands: Annotated[list[Annotated[int, Interval(ge=1, le=100_000)]], Len(0, 3)]
     temperature: Annotated[float, Interval(gt=0, le=1e9)]
     started_from: Text
     license: Text

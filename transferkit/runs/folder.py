@@ -57,7 +57,7 @@ BEGINNINGS = (RECIPE, "data.json", "budget.json", LOG)
 RECIPE_HEADER = re.compile(r"# transferkit run folder, format (\d+)\n")
 TEXT_COLUMNS = ("stage_name", "group")  # never read as numbers
 
-CheckpointKind = Literal["last", "best", "start"]
+CheckpointKind = Literal["last", "best", "start", "solved"]
 
 
 @dataclass(frozen=True)

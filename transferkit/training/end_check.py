@@ -43,8 +43,12 @@ def recorded(run: Run) -> dict[str, Any]:
     """Return what validation said of the weights that the run ends with, when they were found."""
     if run.interpolation:
         return next(row for row in run.interpolation if row["share"] == run.interpolated)
+    stages = run.plan.stages
     best = [row for row in run.state.rows if row["best"]]
-    return best[-1] if run.settings.restore_best else run.state.rows[-1]
+    trained = [row for row in run.state.rows if not stages[row["stage"]].solves]
+    if run.settings.restore_best or (best and stages[best[-1]["stage"]].solves):
+        return best[-1]
+    return trained[-1]
 
 
 def broken(run: Run, what: str, where: str) -> UserError:

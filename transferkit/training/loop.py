@@ -37,8 +37,10 @@ from transferkit.training.profiling import profiled
 from transferkit.training.run import Run, measured
 from transferkit.training.schedules import Plateau
 from transferkit.training.sharded import updater_of
+from transferkit.training.solving import solve_stage
 from transferkit.training.sources import Source
 from transferkit.training.stages import PlannedStage, apply_stage
+from transferkit.training.supervised import accuracies
 from transferkit.training.updates import Updater
 
 SMALLEST_PART = 2
@@ -57,6 +59,9 @@ def fit(run: Run) -> Iterator[Event]:
     while state.stage < len(run.plan.stages):
         stage = run.plan.stages[state.stage]
         run.watch.enter(state.stage)
+        if stage.solves:
+            yield from solve_stage(run, stage)
+            continue
         if state.entered < state.stage and (why := enter(run, stage)):
             yield StageEnded(*skipped(run, stage, why))
             state.next_stage()
@@ -359,13 +364,7 @@ def validate(run: Run, source: Source, network: nn.Module) -> dict[str, float]:
         outputs = [torch.zeros(0, len(run.material.index.classes))]
     logits = torch.cat(processes.from_all(torch.cat(outputs)))
     labels = torch.from_numpy(run.material.index.labels[run.material.val])
-    right = (logits.argmax(dim=1) == labels).double()
-    recalls = [right[labels == k].mean() for k in labels.unique()]
-    loss = float(nn.functional.cross_entropy(logits, labels))
+    measures = accuracies(logits, labels)
     steps = len(batches(run.material.train, run.settings.batch_size))
-    return {
-        "val_loss": checked(loss, (run.state.epoch + 1) * steps - 1),
-        "val_accuracy": float(right.mean()),
-        "val_balanced_accuracy": float(torch.stack(recalls).mean()),
-        "seconds_validation": time.perf_counter() - started,
-    }
+    checked(measures["val_loss"], (run.state.epoch + 1) * steps - 1)
+    return {**measures, "seconds_validation": time.perf_counter() - started}

@@ -59,6 +59,7 @@ class RunState:
     budget: dict[str, Any] | None = None
     base: int | None = UNDECIDED
     midway: dict[str, Any] | None = None
+    solved: tuple[float, float] | None = None
 
     @staticmethod
     def from_dict(values: dict[str, Any]) -> "RunState":

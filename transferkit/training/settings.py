@@ -1,8 +1,8 @@
 """What the loop needs of the configuration, as objects."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
-from transferkit.config import Config
+from transferkit.config import Config, Solve
 from transferkit.training.optimizers import hyperparameters_of
 from transferkit.training.regularizers import Strengths
 from transferkit.training.schedules import Schedule, make_schedule
@@ -20,7 +20,7 @@ class Settings:
     not its last. on_divergence: "stop" or "rewind".
     wise_ft: share of the way to interpolate, or "auto"; None for none. accumulate: parts that a
     batch is computed in. profile: record some steps. strategy: of several processes, "ddp" or
-    "fsdp". compile: "on", "off" or "auto", see `Forward`.
+    "fsdp". compile: "on", "off" or "auto", see `Forward`. head_dropout: before the classifier.
     """
 
     batch_size: int
@@ -38,6 +38,8 @@ class Settings:
     profile: bool = False
     strategy: str = "ddp"
     compile: str = "off"
+    solve: Solve = field(default_factory=Solve)
+    head_dropout: float = 0.0
 
 
 def loop_settings(config: Config) -> Settings:
@@ -62,6 +64,8 @@ def loop_settings(config: Config) -> Settings:
         profile=training.profile,
         strategy=config.device.strategy,
         compile=config.device.compile,
+        solve=config.solve,
+        head_dropout=config.head.dropout[-1],
     )
 
 

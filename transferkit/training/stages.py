@@ -25,6 +25,7 @@ class PlannedStage:
     lr: peak learning rate at multiplier 1, which is the head's.
     kept_statistics: how many groups from the stem keep their batch-norm statistics, trained or not.
     boundary: groups below it are frozen, 0..G; G means that the head alone trains.
+    solves: in closed form, on the backbone as it is, without a gradient step.
     """
 
     name: str
@@ -33,6 +34,7 @@ class PlannedStage:
     multipliers: tuple[float, ...]
     if_improving: bool = False
     kept_statistics: int = 0
+    solves: bool = False
 
     @property
     def boundary(self) -> int:
@@ -116,7 +118,7 @@ def make_plan(config: Config, groups: Sequence[str]) -> StagePlan:
 def plan_stage(stage: Stage, config: Config, groups: Sequence[str]) -> PlannedStage:
     """Turn one stage's depth, rate and decay into multipliers over the groups."""
     count = len(groups)
-    depth = {"head": 0, "all": count}.get(str(stage.unfreeze), stage.unfreeze)
+    depth = {"head": 0, "solve": 0, "all": count}.get(str(stage.unfreeze), stage.unfreeze)
     depth = int(depth)
     if depth > count:
         raise usage_error(
@@ -132,9 +134,10 @@ def plan_stage(stage: Stage, config: Config, groups: Sequence[str]) -> PlannedSt
     fresh = num_fresh(config, count)
     powers = (max(0, depth - i - fresh) for i in range(depth))  # counted below the random groups
     multipliers = [0.0] * (count - depth) + [decay**power for power in powers] + [1.0]
-    name = {0: "head", count: "all"}.get(depth, f"top {depth}")
+    name = "solve" if stage.solves else {0: "head", count: "all"}.get(depth, f"top {depth}")
     kept = count - fresh if training.batchnorm == "frozen" else 0
-    return PlannedStage(name, stage.epochs, lr, tuple(multipliers), stage.if_improving, kept)
+    improving = stage.if_improving
+    return PlannedStage(name, stage.epochs, lr, tuple(multipliers), improving, kept, stage.solves)
 
 
 def apply_stage(model: nn.Module, group_of: Callable[[str], int], stage: PlannedStage) -> None:

@@ -89,3 +89,14 @@ def balanced_class_weights(labels: np.ndarray, num_classes: int) -> Tensor:
     """
     counts = np.bincount(labels, minlength=num_classes)
     return torch.tensor(len(labels) / (num_classes * counts), dtype=torch.float32)
+
+
+def accuracies(logits: Tensor, labels: Tensor) -> dict[str, float]:
+    """Return loss, accuracy and mean recall of the classes, of logits (N, K) and labels (N,)."""
+    right = (logits.argmax(dim=1) == labels).double()
+    recalls = [right[labels == k].mean() for k in labels.unique()]
+    return {
+        "val_loss": float(functional.cross_entropy(logits, labels)),
+        "val_accuracy": float(right.mean()),
+        "val_balanced_accuracy": float(torch.stack(recalls).mean()),
+    }

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from transferkit.data.addresses import fetch
 from transferkit.errors import UserError, usage_error
 from transferkit.events import Event, Notice, Progress, Working
 from transferkit.files.atomic_write import disk_error
-from transferkit.files.row_files import SUFFIXES, ArrayFile, open_rows
+from transferkit.files.row_files import SUFFIXES, ArrayFile, open_rows, require_replaceable
 from transferkit.inference.predict import (
     LoadedRun,
     features_of,
@@ -47,18 +47,28 @@ class Embedded:
         return {**asdict(self), "output": str(self.output)}
 
 
-def embed(run: Path, files: Sequence[Path], output: Path, engine: str, show: Show) -> Embedded:
+def embed(
+    run: Path,
+    files: Sequence[Path],
+    output: Path,
+    engine: str,
+    show: Show,
+    max_pixels: int | None = None,
+) -> Embedded:
     """Write the features (N, D) of pictures, in their order.
 
     output: .safetensors holds the array `features`, with the paths as a JSON list in its metadata
     and NaN for a picture that cannot be read; .csv, .jsonl and .parquet hold a row per picture:
-    path, f0 to f<D-1>, error. Raises UserError when no picture can be read.
+    path, f0 to f<D-1>, error. max_pixels: in place of the run's own.
+    Raises UserError when no picture can be read.
     """
     suffixes = (ARRAY, *SUFFIXES)
     if output.suffix.lower() not in suffixes:
         raise usage_error(f"--output {output}: the name must end in one of {', '.join(suffixes)}")
+    require_replaceable([output])
     show(Working("loading the model"))
     loaded = load_backbone(open_run(run))
+    loaded = replace(loaded, maker=loaded.maker.with_limit(max_pixels))
     try:
         with only_process(output):
             return write_features(loaded, files, output, engine, show)

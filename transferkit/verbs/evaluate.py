@@ -10,6 +10,7 @@ import numpy as np
 from transferkit.config import Config, Predict
 from transferkit.data.addresses import fetch
 from transferkit.data.index import DatasetIndex, ScanOptions, scan
+from transferkit.data.reading import Reading, reading_of
 from transferkit.errors import UserError, usage_error
 from transferkit.evaluation.bootstrap import bootstrap_intervals
 from transferkit.evaluation.measured import Measured
@@ -33,18 +34,22 @@ def evaluate(
     options: Predict,
     show: Callable[[Event], None],
     allow_outside: bool = False,
+    max_pixels: int | None = None,
 ) -> Measured:
     """Predict labelled pictures and compare.
 
     data: folder and manifest. split: "train", "val", "test" or "all"; "auto" is val where DATA has
     one of its own or where it is what the run was trained on, else all. allow_outside: whether the
-    manifest may name files outside of its folder.
+    manifest may name files outside of its folder. max_pixels: in place of the runs' own.
     Raises UserError when the model knows none of the classes.
     """
     config = config_of(folders[0]) if "recipe" in folders[0].files else Config()
-    index = scan_labelled(data, config, show, allow_outside)
+    reading = reading_of(config.data)
+    if max_pixels is not None:
+        reading = replace(reading, max_pixels=max_pixels)
+    index = scan_labelled(data, config, reading, show, allow_outside)
     show(Working("loading the model"))
-    members = open_members(folders, options, len(index), config.augment.flip)
+    members = open_members(folders, options, len(index), config.augment.flip, max_pixels)
     loaded = members[0].loaded
     is_own = loaded.description.get("data", {}).get("fingerprint") == index.fingerprint
     positions = positions_of(index, split, is_own or not index.drawn_split)
@@ -75,6 +80,7 @@ def evaluate(
 def scan_labelled(
     data: tuple[Path | None, Path | None],
     config: Config,
+    reading: Reading,
     show: Callable[[Event], None],
     allow_outside: bool = False,
 ) -> DatasetIndex:
@@ -84,7 +90,7 @@ def scan_labelled(
         manifest,
         config.data.val_fraction,
         config.training.seed,
-        max_pixels=config.data.max_pixels,
+        reading=reading,
         use="measure",
         allow_outside=allow_outside,
     )

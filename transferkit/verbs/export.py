@@ -304,12 +304,13 @@ def thinned_out(
 
 def description(loaded: LoadedRun, options: ExportOptions, folded: int) -> dict[str, Any]:
     """Return what an exported model says of itself: all that is needed to use it."""
-    names = ("classes", "preprocessing", "background", "max_pixels", "backbone", "license")
+    names = ("classes", "preprocessing", "background", "backbone", "license")
     more = {}
     if options.format == "safetensors":  # the others hold the network itself
-        more = {"network": {name: loaded.description[name] for name in REBUILDS}}
+        more = {"network": {n: loaded.description[n] for n in REBUILDS if n in loaded.description}}
     return {
         **{name: loaded.description[name] for name in names},
+        **loaded.maker.reading.entries(),
         **more,
         "temperature": loaded.temperature,
         "precision": options.precision,

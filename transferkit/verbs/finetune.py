@@ -1,6 +1,7 @@
 """The verb `finetune`: from pictures to a run folder with a trained classifier."""
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from importlib.metadata import version
@@ -41,6 +42,7 @@ from transferkit.training.interpolation import interpolate
 from transferkit.training.loop import fit
 from transferkit.training.network import head_design, make_structure
 from transferkit.training.run import Run
+from transferkit.training.solving import take_solved
 from transferkit.training.stage_checks import refuse_unfilled
 from transferkit.units import parse_duration
 from transferkit.verbs.find_lr import resolve_rate
@@ -161,13 +163,17 @@ def run_plan(session: Session, folder: RunFolder, show: Show) -> RunSummary:
         raise
     finally:  # also of what interrupts
         write_unsaved(run)
-    processes.from_first(require_best, run)
+    if run.state.best[0] > -math.inf:
+        processes.from_first(require_best, run)
     if run.settings.wise_ft is not None:
         with session.watch.on("evaluation"):
             for event in interpolate(run):
                 show(event)
                 log_event(folder, event)
         processes.from_first(folder.write_json, "interpolation", run.interpolation)
+    session.solved = take_solved(run)
+    if session.solved is not None:
+        session.classifier = session.solved.classifier
     if run.settings.profile:
         show(Notice(f"{folder.files['profile']}: steps of each stage, for https://ui.perfetto.dev"))
     return processes.from_first(finish, session, run, folder, show)
@@ -231,12 +237,13 @@ def model_description(session: Session, validation: Validation) -> dict[str, Any
         "backbone": config.backbone.name,
         "image_size": config.backbone.image_size,
         "structure": make_structure(config.backbone).to_dict(),
-        "head": head_design(config).to_dict(),
+        "head": (session.solved.design if session.solved else head_design(config)).to_dict(),
+        **depths_entries(session),
         "drop_path": config.backbone.drop_path,
         "classes": list(session.index.classes),
         "preprocessing": backbone.preprocessing.to_dict(),
         "background": config.data.background,
-        "max_pixels": config.data.max_pixels,
+        **session.index.reading.entries(),
         "temperature": validation.calibration.temperature,
         "started_from": backbone.weights_source,
         "license": backbone.license,
@@ -244,6 +251,15 @@ def model_description(session: Session, validation: Validation) -> dict[str, Any
         "validation": {n: validation.evaluation.headline[n] for n in ("accuracy", "log_loss")},
         "versions": {n: version(n) for n in ("transferkit", "torch", "timm", "pillow")},
     }
+
+
+def depths_entries(session: Session) -> dict[str, Any]:
+    """Return the entries of model.json that a solved head adds; none without one."""
+    if session.solved is None:
+        return {}
+    classifier = session.solved.classifier
+    depths = [depth.to_dict() for depth in classifier.depths]
+    return {"depths": depths, "mirror": classifier.mirror}
 
 
 def data_description(session: Session) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from transferkit.data.addresses import fetch
 from transferkit.data.index import ScanOptions, scan
 from transferkit.data.inspect import Inspection, inspect
+from transferkit.data.reading import PLAIN, Reading
 from transferkit.events import Event, Progress, Working
 from transferkit.files.atomic_write import disk_error, write_atomically
 from transferkit.files.strict_json import strict_json
@@ -19,13 +20,20 @@ def inspect_data(
     strict: bool,
     show: Callable[[Event], None],
     allow_outside: bool = False,
+    reading: Reading = PLAIN,
 ) -> tuple[Inspection, Path]:
     """Scan and inspect a data set; write the findings as JSON and return them with the file.
 
     output: the file; None makes inspection-<name>.json in the current folder. allow_outside: see
-    `transferkit.data.manifest.read_manifest`.
+    `transferkit.data.manifest.read_manifest`. reading: how the files are read.
     """
-    options = ScanOptions(manifest=manifest, strict=strict, allow_outside=allow_outside, use="look")
+    options = ScanOptions(
+        manifest=manifest,
+        strict=strict,
+        allow_outside=allow_outside,
+        reading=reading,
+        use="look",
+    )
     fetch([data], show)
     show(Working("reading pictures"))
     index = scan(data, options, lambda done, total: show(Progress("pictures", done, total)))

@@ -62,6 +62,9 @@ def plan_row(
 ) -> PlanRow:
     """Measure one stage: a few training steps on random input of its boundary's shape."""
     sources = session.sources
+    if stage.solves:
+        count = len(sources.material.train) + len(sources.material.val)
+        return described(session, stage, 1, count * max(picture_s, forward_seconds(session)))
     cached = sources.is_cached(stage)
     apply_stage(session.classifier, session.column_of, stage)
     material = sources.material
@@ -81,13 +84,13 @@ def described(session: Session, stage: PlannedStage, epochs: float, seconds: flo
     """Return a stage's row: what it trains and keeps, and how long it is expected to take."""
     apply_stage(session.classifier, session.column_of, stage)
     named = list(session.classifier.named_parameters())
-    cached = session.sources.is_cached(stage)
-    rates = [stage.lr * multiplier for multiplier in stage.multipliers]
+    cached = session.sources.is_cached(stage) and not stage.solves
+    rates = [0.0 if stage.solves else stage.lr * mult for mult in stage.multipliers]
     return PlanRow(
         name=stage.name,
         epochs=epochs,
         lr_by_group=dict(zip((*session.plan.groups, "head"), rates, strict=True)),
-        trainable_parameters=sum(p.numel() for _, p in named if p.requires_grad),
+        trainable_parameters=sum(p.numel() for _, p in named if p.requires_grad and any(rates)),
         total_parameters=sum(p.numel() for _, p in named),
         cache_bytes=session.sources.cache_bytes(stage.boundary) if cached else 0,
         seconds=seconds,

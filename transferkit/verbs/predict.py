@@ -13,7 +13,7 @@ import numpy as np
 
 from transferkit import processes
 from transferkit.config import Predict
-from transferkit.data.named_pictures import list_images
+from transferkit.data.named_pictures import list_pictures as list_pictures
 from transferkit.data.tar_members import archive_of, read_member
 from transferkit.errors import UserError, usage_error
 from transferkit.events import Event, Notice, Progress
@@ -29,6 +29,7 @@ from transferkit.files.row_files import (
     open_rows,
     part_path,
     picture_key,
+    require_replaceable,
 )
 from transferkit.inference.decide import Rules, make_rules
 from transferkit.inference.members import (
@@ -102,20 +103,17 @@ def check_outputs(outputs: Outputs, options: Predict, num_runs: int) -> None:
     if outputs.skip_existing and outputs.rows is None:
         raise usage_error("--skip-existing has no effect without --output")
     for flag, path in (("--save-samples", outputs.samples), ("--save-features", outputs.features)):
-        if path is None:
-            continue
-        if path.suffix.lower() != ".safetensors":
+        if path and path.suffix.lower() != ".safetensors":
             raise usage_error(f"{flag} {path}: the name must end in .safetensors")
-        if outputs.skip_existing:
+        if path and outputs.skip_existing:
             raise usage_error(f"{flag} holds every picture, --skip-existing leaves some out")
-    samples = options.mc_dropout or options.tta or num_runs > 1
     if outputs.copy_to is not None and options.select is None:
         raise usage_error("--copy-to has no effect without --select")
     if outputs.saliency is not None and options.select is not None:
         raise usage_error("--saliency has no effect with --select: leave one of them out")
     if options.select is not None and outputs.skip_existing:
         raise usage_error("--select looks at all pictures: leave --skip-existing out")
-    if outputs.samples is not None and not samples:
+    if outputs.samples is not None and not (options.mc_dropout or options.tta or num_runs > 1):
         raise usage_error("--save-samples needs samples", "", "add --mc-dropout or --tta 8")
     if processes.count() > 1:
         if outputs.rows is None:
@@ -123,26 +121,24 @@ def check_outputs(outputs: Outputs, options: Predict, num_runs: int) -> None:
         for flag, given in (("--select", options.select), ("--saliency", outputs.saliency)):
             if given is not None:
                 raise usage_error(f"{flag} runs in one process, not in {processes.count()}")
-
-
-def list_pictures(sources: Sequence[str], lines: Iterable[str]) -> list[Path]:
-    """List files, folders, patterns; "-" stands for `lines`, one path in each. Each path once."""
-    listed = [Path(line.rstrip("\n")) for line in lines if line.strip()] if "-" in sources else []
-    named = [source for source in sources if source != "-"]
-    files = [*(list_images(named) if named or not listed else []), *listed]
-    return list(dict.fromkeys(files))
+    require_replaceable((outputs.rows, outputs.samples, outputs.features))
 
 
 def open_job(
-    folders: Sequence[RunFolder], sources: Sequence[str], lines: Iterable[str], options: Predict
+    folders: Sequence[RunFolder],
+    sources: Sequence[str],
+    lines: Iterable[str],
+    options: Predict,
+    max_pixels: int | None = None,
 ) -> Job:
     """Load the runs, list the pictures, choose thresholds.
 
     sources: files, folders, patterns; "-" stands for `lines`, one path in each.
+    max_pixels: in place of the runs' own.
     """
     files = processes.from_first(list_pictures, sources, lines)
     flip = "recipe" not in folders[0].files or config_of(folders[0]).augment.flip
-    members = open_members(folders, options, len(files), flip)
+    members = open_members(folders, options, len(files), flip, max_pixels)
     sampled = max(options.mc_dropout, 1) * max(options.tta, 1) * len(members)
     needs = options.by == "bald" or options.abstain_by in ("mutual_information", "variation_ratio")
     if needs and sampled == 1:

@@ -55,11 +55,12 @@ def predict_exported(
     outputs: Outputs,
     show: Callable[[Event], None],
     trusted: bool = False,
+    max_pixels: int | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Yield one row per picture, in order; every batch is on disk before the next one begins.
 
     sources: files, folders, patterns, and the lines that "-" stands for. trusted: see
-    `require_trust`.
+    `require_trust`. max_pixels: in place of the model's own.
     """
     opened = open_exported(path, trusted)
     files = list_pictures(*sources)
@@ -74,7 +75,8 @@ def predict_exported(
                 table = open_rows(outputs.rows, names, outputs.skip_existing, made)
                 left = not_in(table.done, files)
                 stack.callback(lambda: table.close(whole))
-            found = features_of(opened.engine, opened.maker, left)  # of this engine: logits
+            maker = opened.maker.with_limit(max_pixels)
+            found = features_of(opened.engine, maker, left)  # of this engine: logits
             done = 0
             while part := list(islice(found, options.batch_size)):
                 readable = [(str(file), logits) for file, logits, _ in part if logits is not None]

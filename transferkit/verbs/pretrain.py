@@ -1,5 +1,6 @@
 """The command `pretrain`: from pictures without labels to a run folder with a backbone."""
 
+import shlex
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -7,7 +8,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from transferkit import processes
@@ -18,11 +18,12 @@ from transferkit.config.methods import METHODS
 from transferkit.data.addresses import fetch
 from transferkit.data.index import DatasetIndex, ScanOptions, scan
 from transferkit.data.kept import KeptPictures
+from transferkit.data.reading import reading_of
 from transferkit.data.unlabeled import scan_unlabeled
 from transferkit.errors import usage_error
 from transferkit.evaluation.pretraining_plots import feature_map, filters, pretraining_curves
 from transferkit.events import Event, Notice, PretrainingEpoch, Progress, Working
-from transferkit.pretraining.encoder import Encoder
+from transferkit.pretraining.encoder import Encoder, first_weights
 from transferkit.pretraining.evaluator import Evaluator
 from transferkit.pretraining.features import ProbeData, features_of
 from transferkit.pretraining.loop import fit, split_epochs
@@ -49,12 +50,13 @@ from transferkit.runs.life import (
     require_same_pictures,
     working_on,
 )
+from transferkit.training.divergence import DivergedForGood
 from transferkit.training.fabric import make_fabric
 from transferkit.training.network import make_backbone, make_structure, take_scale
 from transferkit.training.optimizers import hyperparameters_of
 from transferkit.training.schedules import make_schedule
 from transferkit.training.settings import update_rules
-from transferkit.units import parse_colour, parse_duration
+from transferkit.units import parse_duration
 from transferkit.verbs.report import write_report
 
 Show = Callable[[Event], None]
@@ -157,8 +159,7 @@ def prepare(config: Config, show: Show) -> PretrainingSession:
         backbone.preprocessing,
         config.augment.flip,
         config.training.seed,
-        parse_colour(data.background),
-        data.max_pixels,
+        index.reading,
         KeptPictures(),
     )
     probe = ProbeData(probe_index, views) if probe_index is not None else None
@@ -194,7 +195,7 @@ def scan_pictures(config: Config, show: Show) -> DatasetIndex:
             val_fraction=options.holdout or SMALLEST_HOLDOUT,
             seed=config.training.seed,
             strict=data.strict,
-            max_pixels=data.max_pixels,
+            reading=reading_of(data),
         )
         return scan(path, labelled, progress)
     index = scan_unlabeled(
@@ -203,7 +204,7 @@ def scan_pictures(config: Config, show: Show) -> DatasetIndex:
         by_folder=options.identities,
         seed=config.training.seed,
         strict=data.strict,
-        max_pixels=data.max_pixels,
+        reading=reading_of(data),
         on_progress=progress,
     )
     if options.identities and len(index.classes) < 2:
@@ -228,7 +229,7 @@ def scan_probe(config: Config, show: Show) -> DatasetIndex | None:
     path = config.pretraining.probe
     if path is None:
         return None
-    options = ScanOptions(seed=config.training.seed, max_pixels=config.data.max_pixels)
+    options = ScanOptions(seed=config.training.seed, reading=reading_of(config.data))
     return scan(path, options, lambda done, total: show(Progress("probe", done, total)))
 
 
@@ -240,7 +241,7 @@ def train(session: PretrainingSession, folder: RunFolder, show: Show) -> Pretrai
 
 def run_method(session: PretrainingSession, folder: RunFolder, show: Show) -> PretrainingSummary:
     """Train phase by phase, then write the results."""
-    config, method = session.config, session.method
+    config, method, path = session.config, session.method, shlex.quote(str(folder.path))
     options, device = config.pretraining, session.fabric.device
     evaluator = Evaluator(
         method,
@@ -268,10 +269,16 @@ def run_method(session: PretrainingSession, folder: RunFolder, show: Show) -> Pr
     )
     if continue_run(run):
         show(Notice(f"resuming after epoch {len(run.state.rows)}"))
-    for event in fit(run):
-        show(event)
-        if processes.is_first() and isinstance(event, (PretrainingEpoch, Notice)):
-            folder.log(f"{type(event).__name__} {asdict(event)}")
+    try:
+        for event in fit(run):
+            show(event)
+            if processes.is_first() and isinstance(event, (PretrainingEpoch, Notice)):
+                folder.log(f"{type(event).__name__} {asdict(event)}")
+    except DivergedForGood as problem:
+        if run.state.rows and continue_run(run):  # the weights that were saved last
+            processes.from_first(finish, session, run, evaluator, folder, problem.what)
+            problem.remedy += f"; or take what was learned: transferkit finetune DATA --from {path}"
+        raise
     return processes.from_first(finish, session, run, evaluator, folder)
 
 
@@ -299,9 +306,13 @@ def loop_settings(config: Config, method: Method) -> PretrainingSettings:
 
 
 def finish(
-    session: PretrainingSession, run: PretrainingRun, evaluator: Evaluator, folder: RunFolder
+    session: PretrainingSession,
+    run: PretrainingRun,
+    evaluator: Evaluator,
+    folder: RunFolder,
+    stopped: str = "",
 ) -> PretrainingSummary:
-    """Write the backbone, the plots, the summary and the report."""
+    """Write the backbone, the plots, the summary and the report. stopped: see the summary."""
     started = time.perf_counter()
     evaluator.show(Working("drawing plots and the report"))
     backbone = session.backbone
@@ -309,7 +320,7 @@ def finish(
         session.method.finish()
     folder.save_model(model_description(session), backbone.model.state_dict())
     folder.save_plot("curves", pretraining_curves(run.state.rows))
-    first = first_weights(session)
+    first = first_weights(backbone)
     if first is not None and (figure := filters(first)) is not None:
         folder.save_plot("filters", figure)
     images = evaluator.sample()[:MOST_ON_MAP]
@@ -332,25 +343,13 @@ def finish(
             if isinstance(v, float) and not n.startswith(("lr", "seconds"))
         },
         files=folder.files,
+        stopped=stopped,
     )
     folder.write_json("summary", summary.to_dict())
     write_report(folder, evaluator.show)
     summary = replace(summary, files=folder.files)  # the report is one of them
     folder.write_json("summary", summary.to_dict())
     return summary
-
-
-def first_weights(session: PretrainingSession) -> np.ndarray | None:
-    """Return the weights (out, in, h, w) of the backbone's first layer, if its input is pixels."""
-    size = session.backbone.preprocessing
-    for parameter in session.backbone.model.parameters():
-        if parameter.ndim == 4:
-            return parameter.detach().cpu().numpy()
-        if parameter.ndim == 2 and parameter.shape[1] == 3 * size.height_px * size.width_px:
-            return parameter.detach().cpu().view(-1, 3, size.height_px, size.width_px).numpy()
-        if parameter.ndim > 1:
-            return None
-    return None
 
 
 def model_description(session: PretrainingSession) -> dict[str, Any]:
@@ -364,7 +363,7 @@ def model_description(session: PretrainingSession) -> dict[str, Any]:
         "structure": make_structure(config.backbone).to_dict(),
         "preprocessing": backbone.preprocessing.to_dict(),
         "background": config.data.background,
-        "max_pixels": config.data.max_pixels,
+        **session.index.reading.entries(),
         "started_from": backbone.weights_source,
         "license": backbone.license,
         "data": data_description(session),

@@ -1,0 +1,139 @@
+"""A closed-form stage in a run: what it gives, what it leaves alone, how it is interrupted."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import Ridge
+
+from transferkit.errors import UserError
+from transferkit.inference.predict import features_of, head_logits, load_run, picture_engine
+from transferkit.recipes.reading import config_of, load_config
+from transferkit.recipes.typed import parse_stages
+from transferkit.runs.folder import open_run
+from transferkit.training import solving
+from transferkit.verbs.finetune import finetune, resume
+
+Ran = Callable[..., Path]
+SOLVE = {"stages": "solve"}
+BETWEEN = {"stages": "solve,1:2@1e-2,solve"}
+
+
+def logits_of(run: Path, files: list[Path]) -> torch.Tensor:
+    loaded = load_run(open_run(run))
+    device = torch.device("cpu")
+    engine = picture_engine(loaded.classifier, loaded.maker, len(files), "torch", device)
+    rows = [row for _, row, _ in features_of(engine, loaded.maker, files) if row is not None]
+    return head_logits(loaded.classifier, torch.stack(rows))
+
+
+def pictures_of(run: Path, pictures: Path) -> list[Path]:
+    return [pictures / row["path"] for row in open_run(run).read_predictions()]
+
+
+def test_the_kept_model_answers_as_the_solve_did(train_with: Ran, pictures: Path) -> None:
+    run = train_with(SOLVE)
+    kept = open_run(run).load_validation()
+    assert kept is not None
+    found = logits_of(run, pictures_of(run, pictures))
+    torch.testing.assert_close(found, kept["logits"], rtol=1e-4, atol=1e-4)
+    row = open_run(run).read_metrics()[0]
+    assert (row["stage_name"], row["best"], row["cached"]) == ("solve", 1, 0)
+    right = (kept["logits"].argmax(1) == kept["labels"]).double().mean()
+    assert row["val_accuracy"] == pytest.approx(float(right))
+
+
+def test_it_is_ridge_regression_on_the_standardised_features(
+    train_with: Ran, pictures: Path
+) -> None:
+    penalty = 0.03
+    run = train_with(SOLVE | {"solve.penalty": penalty, "solve.depths": "last"})
+    folder = open_run(run)
+    reference, validation = folder.load_reference(), folder.load_validation()
+    assert reference is not None
+    assert validation is not None
+    features, labels = reference["features"].double().numpy(), reference["labels"].numpy()
+    mean, std = features.mean(0), features.std(0)
+    scale = np.where(std > 0, std, 1) * features.shape[1] ** 0.5
+    model = Ridge(alpha=penalty * len(labels))
+    model.fit((features - mean) / scale, np.eye(labels.max() + 1)[labels])
+    scores = model.predict((validation["features"].double().numpy() - mean) / scale)
+    logits = validation["logits"].double().numpy()
+    # the temperature is a factor; the features are kept in half precision
+    factor = (logits * scores).sum() / (scores * scores).sum()
+    assert np.abs(logits / factor - scores).max() < 2e-2
+    assert np.array_equal(logits.argmax(1), scores.argmax(1))
+
+
+def test_a_closing_solve_leaves_the_stages_before_it_alone(
+    ran: Callable[..., list[dict[str, Any]]],
+) -> None:
+    alone, closed = ran({"stages": "1:2@1e-2"}), ran({"stages": "1:2@1e-2,solve"})
+    assert len(closed) == 3
+    for one, other in zip(alone, closed, strict=False):
+        assert {k: v for k, v in one.items() if k != "best"} == {
+            k: v for k, v in other.items() if k != "best" and k in one
+        }
+
+
+def test_the_best_by_validation_is_kept_whichever_it_is(
+    train_with: Ran, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    solved = open_run(train_with(BETWEEN))
+    rows = solved.read_metrics()
+    best = max(rows, key=lambda row: (row["val_accuracy"], -row["val_loss"]))
+    assert [row for row in rows if row["best"]][-1] == best
+    true = solving.accuracies
+    monkeypatch.setattr(solving, "accuracies", lambda *given: true(*given) | {"val_accuracy": 0.0})
+    trained = open_run(train_with(BETWEEN))
+    assert "depths" not in trained.read_description()
+    assert [row["stage_name"] for row in trained.read_metrics() if row["best"]][-1] == "top 1"
+
+
+@pytest.mark.parametrize("where", ["read_pictures", "keep", "save_last"])
+def test_interrupted_in_any_part_it_ends_the_same(
+    where: str, train_with: Ran, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    whole = train_with(BETWEEN)
+    config = config_of(open_run(whole))
+    calls = []
+    true = getattr(solving, where)
+
+    def once(*given: Any) -> Any:
+        calls.append(where)
+        if len(calls) == 2:  # in the closing solve
+            raise KeyboardInterrupt
+        return true(*given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(solving, where, once)
+        with pytest.raises(UserError, match="interrupted"):
+            finetune(config, tmp_path / "run", lambda _: None)
+    resume(tmp_path / "run", lambda _: None)
+    for name in ("model.safetensors", "predictions.csv"):
+        assert (tmp_path / "run" / name).read_bytes() == (whole / name).read_bytes()
+
+
+def test_class_weights_change_the_solution(train_with: Ran) -> None:
+    plain = train_with(SOLVE | {"solve.penalty": 0.1})
+    again = train_with(SOLVE | {"solve.penalty": 0.1})
+    mirrored = train_with(SOLVE | {"solve.penalty": 0.1, "solve.mirror": True})
+    model = [(run / "model.safetensors").read_bytes() for run in (plain, again, mirrored)]
+    assert model[0] == model[1]
+    assert model[0] != model[2]
+
+
+def test_networks_from_scratch_are_solved_too(train_with: Ran) -> None:
+    run = train_with(SOLVE | {"backbone.name": "cnn", "backbone.depth": 2, "backbone.width": 8})
+    assert len(open_run(run).read_description()["depths"]) >= 2
+
+
+def test_what_has_no_effect_is_refused() -> None:
+    with pytest.raises(UserError, match="no effect without a stage"):
+        load_config(None, (), {"solve.depths": "last"})
+    with pytest.raises(UserError, match="solved without"):
+        load_config(None, (), {"stages": "solve,head:3", "training.lr": "auto"})
+    assert parse_stages("solve, head:2")[0] == {"unfreeze": "solve", "epochs": 1}

@@ -1,0 +1,61 @@
+"""Open a picture's file: on disk or inside of a shard, regular and not empty."""
+
+import io
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from transferkit.data.tar_members import read_member
+
+MOST_BYTES = 2_000_000_000
+"""Of a file: 100 million pixels of four 32-bit floats, uncompressed, are 1.6 GB."""
+
+OpenFile = io.BufferedReader | io.BytesIO
+"""A file on disk, or the content of one in a shard."""
+
+
+class DecodeError(Exception):
+    """A file that cannot be used as a picture; the text is a short reason such as "truncated"."""
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[OpenFile]:
+    """Open a regular file that is not empty; nothing else is opened, as a pipe would hang.
+
+    A path may go on inside of a shard.
+    """
+    try:
+        file = _open_regular(path)
+    except FileNotFoundError as error:
+        raise DecodeError("broken link" if os.path.islink(path) else "missing") from error
+    except PermissionError as error:
+        raise DecodeError("permission denied") from error
+    except (OSError, ValueError) as error:
+        raise DecodeError(f"cannot be opened ({first_words(error)})") from error
+    with file:
+        yield file
+
+
+def _open_regular(path: Path) -> OpenFile:
+    try:
+        status = os.stat(path)
+    except NotADirectoryError:  # a shard is a file, with files inside
+        content = read_member(path)
+        if not content:
+            raise DecodeError("empty file") from None
+        return io.BytesIO(content)
+    if not stat.S_ISREG(status.st_mode):
+        raise DecodeError("not a regular file")
+    if status.st_size == 0:
+        raise DecodeError("empty file")
+    if status.st_size > MOST_BYTES:
+        raise DecodeError(f"{status.st_size:,} bytes, more than the limit of {MOST_BYTES:,}")
+    return open(path, "rb")
+
+
+def first_words(error: Exception) -> str:
+    """Return the start of an error's message, on one line."""
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return " ".join(text.split())[:80] or type(error).__name__

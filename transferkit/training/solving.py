@@ -1,0 +1,244 @@
+"""The closed-form stage: features of several depths, one ridge regression, judged out of sample."""
+
+import time
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from transferkit.backbones.engine import choose_engine
+from transferkit.backbones.head import FrozenTrunk, HeadDesign, make_head
+from transferkit.closed_form.depths import (
+    Depth,
+    DepthTrunk,
+    find_depths,
+    make_depth_engine,
+    num_columns,
+    top_depths,
+)
+from transferkit.closed_form.judge import fit_temperature, judge, log_losses, misses
+from transferkit.closed_form.left_out import Problem, Solution, left_out_scores, solve
+from transferkit.closed_form.result import DepthClassifier, put_into
+from transferkit.closed_form.sums import one_hot
+from transferkit.data.loader import CLEAN, ahead
+from transferkit.errors import UserError
+from transferkit.events import EpochEnded, Event, Notice, Progress, StageEnded, StageStarted
+from transferkit.files.foreign_files import ODD
+from transferkit.training.checkpoints import save_last, tensors_above, unfit, write_unsaved
+from transferkit.training.end_check import recorded
+from transferkit.training.run import Run, measured
+from transferkit.training.stages import PlannedStage
+from transferkit.training.supervised import accuracies, balanced_class_weights
+
+BATCH = 64
+USUAL_DEPTHS = 5
+"""Taken unless the last depth alone, or all of them, are better by `CLEARLY` standard errors."""
+CLEARLY = 2.0
+FEW = 2
+"""A class of one picture is never seen while that picture is left out."""
+
+
+@dataclass(frozen=True)
+class Solved:
+    """A solve that is kept as the model. design: of its head; row: of metrics.csv.
+
+    features: (M, D) of the validation pictures and then of the training pictures, in their order.
+    """
+
+    classifier: DepthClassifier
+    design: HeadDesign
+    row: dict[str, Any]
+    features: Tensor
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The solution that leave-one-out prefers, of the top depths. scores: (N, K), out of sample."""
+
+    depths: tuple[Depth, ...]
+    solution: Solution
+    scores: Tensor
+
+
+def solve_stage(run: Run, stage: PlannedStage) -> Iterator[Event]:
+    """Solve a head on the backbone as it is, and keep it if it is the best solve so far.
+
+    The classifier that the other stages train is left as it is. The row of metrics.csv has
+    leave-one-out figures of the training pictures in the place of those of training.
+    """
+    state, material = run.state, run.material
+    started = time.perf_counter()
+    total = sum(p.numel() for p in run.classifier.parameters())
+    yield StageStarted(state.stage, stage.name, 1, 0.0, 0, total, False)
+    depths, rows = yield from read_pictures(run)
+    features, seen = rows.split([len(material.train), len(material.val)])  # (N, D), (M, D)
+    with run.watch.on("training"):
+        labels = torch.from_numpy(material.index.labels[material.train])
+        chosen = choose(run, depths, features, labels)
+        temperature = fit_temperature(chosen.scores, labels)
+    columns = slice(features.shape[1] - num_columns(chosen.depths), None)
+    classifier, _ = make_solved(run, chosen.depths)
+    assert isinstance(classifier.head, nn.Sequential)
+    put_into(classifier.head, chosen.solution.spectrum, chosen.solution.penalty, temperature)
+    with torch.no_grad():
+        logits = classifier.head.eval()(seen[:, columns].float())
+    row: dict[str, Any] = {
+        "stage": state.stage,
+        "stage_name": stage.name,
+        "epoch": 1,
+        "train_loss": float(log_losses(chosen.scores, labels, temperature).mean()),
+        "train_accuracy": 1 - float(misses(chosen.scores, labels).mean()),
+        "seconds": time.perf_counter() - started,
+        "cached": 0,
+        **accuracies(logits, torch.from_numpy(material.index.labels[material.val])),
+        "seconds_validation": 0.0,
+    }
+    yield Notice(description(chosen, labels))
+    is_best = keep(run, row, classifier, rows[:, columns])
+    state.rows.append(row | {"best": 0})
+    state.epoch = 1
+    yield EpochEnded(state.stage, stage.name, 1, row, is_best)
+    state.next_stage()
+    save_last(run)
+    write_unsaved(run)
+    seconds = time.perf_counter() - started
+    yield StageEnded(state.stage - 1, stage.name, 1, measured(row, "accuracy"), seconds, "finished")
+
+
+def read_pictures(run: Run) -> Generator[Event, None, tuple[tuple[Depth, ...], Tensor]]:
+    """Return the depths, and features (N + M, D) of all training and then all validation pictures.
+
+    One clean view of each.
+    """
+    sources, material = run.sources, run.material
+    model, device = run.classifier.backbone, sources.device
+    run.classifier.eval()
+    size = material.maker.preprocessing
+    example = torch.zeros(2, 3, size.height_px, size.width_px, dtype=torch.uint8)
+    generator = torch.Generator().manual_seed(0)
+    example.random_(0, 256, generator=generator)
+    inputs = run.classifier.normalize(example.to(device))
+    depths = find_depths(model, sources.chain.groups, inputs)
+    if run.settings.solve.depths == "last":
+        depths = top_depths(depths, 1)
+    elif len(depths) == 1:
+        yield Notice("the backbone's blocks give no activations to read: solving on its output")
+    trunk = DepthTrunk(model, depths, run.settings.solve.mirror)
+    positions = np.concatenate([material.train, material.val])
+    with run.watch.on("trunk"):
+        name = choose_engine(sources.settings.engine, device, len(positions))
+        network = FrozenTrunk(run.classifier, trunk).eval()
+        engine = make_depth_engine(network, depths, example, name, device)
+    if engine.notice:
+        yield Notice(engine.notice)
+    made = ahead(material.make, ((int(position), (CLEAN,)) for position in positions))
+    rows = []
+    for start in range(0, len(positions), BATCH):
+        count = min(BATCH, len(positions) - start)
+        with run.watch.on("pictures"):
+            batch = torch.from_numpy(np.concatenate([next(made) for _ in range(count)]))
+        with run.watch.on("trunk"):
+            rows.append(engine.run(batch))
+        yield Progress("features", start + count, len(positions))
+    return depths, torch.cat(rows)
+
+
+def choose(run: Run, depths: tuple[Depth, ...], features: Tensor, labels: Tensor) -> Chosen:
+    """Solve on the depths that are wanted, or on those that leave-one-out prefers."""
+    options, num_classes = run.settings.solve, len(run.material.index.classes)
+    numbers = [options.depths] if isinstance(options.depths, int) else [USUAL_DEPTHS]
+    numbers += [1, len(depths)] if options.depths == "auto" else []
+    candidates = []
+    targets = one_hot(labels, num_classes)
+    weights = None
+    if run.settings.balance != "none":
+        weights = balanced_class_weights(labels.numpy(), num_classes)[labels]
+    for number in dict.fromkeys(min(number, len(depths)) for number in numbers):
+        top = top_depths(depths, number)
+        columns = slice(features.shape[1] - num_columns(top), None)
+        problem = Problem(features[:, columns], targets, weights)
+        penalty = None if options.penalty == "auto" else float(options.penalty)
+        solution = solve(problem, [depth.columns for depth in top], penalty)
+        scores = left_out_scores(solution.spectrum, problem, solution.penalty)
+        candidates.append(Chosen(top, solution, scores))
+    verdict = judge([misses(candidate.scores, labels) for candidate in candidates], CLEARLY)
+    return candidates[verdict.chosen]
+
+
+def description(chosen: Chosen, labels: Tensor) -> str:
+    """Say what was solved, and what leave-one-out says of it."""
+    counts = labels.bincount()
+    lone = int(((counts > 0) & (counts < FEW)).sum())
+    text = (
+        f"solved on {len(chosen.depths)} depths, {num_columns(chosen.depths):,} features, penalty "
+        f"{chosen.solution.penalty:.1e}; leave-one-out accuracy "
+        f"{1 - float(misses(chosen.scores, labels).mean()):.1%} of {len(labels):,} pictures"
+    )
+    return text + (f"; {lone} classes of one picture are always missed there" if lone else "")
+
+
+def make_solved(run: Run, depths: tuple[Depth, ...]) -> tuple[DepthClassifier, HeadDesign]:
+    """Return a classifier of the run's backbone and a linear head over depths, and its design."""
+    design = HeadDesign(dropout=(run.settings.head_dropout,))
+    head = make_head(num_columns(depths), len(run.material.index.classes), design)
+    own = run.classifier
+    mean, std = (values.flatten().tolist() for values in (own.mean, own.std))
+    mirror = run.settings.solve.mirror
+    return DepthClassifier(own.backbone, head, mean, std, depths, mirror).eval(), design
+
+
+def keep(run: Run, row: dict[str, Any], solved: DepthClassifier, rows: Tensor) -> bool:
+    """Write a solve down if it is the best one on validation so far; True if it is.
+
+    rows: features (N + M, D) of training and validation pictures.
+    """
+    metric = run.settings.metric
+    value = (measured(row, metric), -row["val_loss"])
+    if run.state.solved is not None and value <= tuple(run.state.solved):
+        return False
+    run.state.solved = value
+    lowest = min(stage.boundary for stage in run.plan.stages)
+    tensors = tensors_above(run, lowest)
+    kept = {name: value for name, value in tensors.items() if not name.startswith("head.")}
+    kept |= {f"head.{name}": value for name, value in solved.head.state_dict().items()}
+    count = len(run.material.train)
+    state = {
+        "model": kept,
+        "depths": [depth.to_dict() for depth in solved.depths],
+        "row": row,
+        "features": torch.cat([rows[count:], rows[:count]]),
+    }
+    run.folder.save_checkpoint("solved", state)
+    return True
+
+
+def take_solved(run: Run) -> Solved | None:
+    """Return the best solve, if validation prefers it to what the other stages ended with.
+
+    Its row is then the best of all in metrics.csv.
+    """
+    state, metric = run.state, run.settings.metric
+    if state.solved is None:
+        return None
+    trained = [row for row in state.rows if not run.plan.stages[row["stage"]].solves]
+    if trained:
+        last = recorded(run)
+        other = {"val_accuracy": last["val_accuracy"], **last}
+        if (measured(other, metric), -other["val_loss"]) >= tuple(state.solved):
+            return None
+    checkpoint = run.folder.load_checkpoint("solved")
+    if checkpoint is None:
+        raise UserError(f"{run.folder.path} has no solved checkpoint", "", "start the run again")
+    try:
+        depths = tuple(Depth(**depth) for depth in checkpoint["depths"])
+        classifier, design = make_solved(run, depths)
+        classifier.load_state_dict(checkpoint["model"], strict=False)
+        row = checkpoint["row"]
+    except (*ODD, RuntimeError) as error:
+        raise unfit(run, "solved", error) from error
+    state.rows = [r | {"best": int(r["stage"] == row["stage"])} for r in state.rows]
+    run.folder.write_metrics(state.rows)
+    return Solved(classifier, design, row, checkpoint["features"])
