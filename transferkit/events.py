@@ -1,6 +1,10 @@
 """What happens during a run, as data: the loop yields these, everything else consumes them."""
 
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
+from typing import TypeVar
+
+Result = TypeVar("Result")
 
 NOT_FIGURES = frozenset({"phase", "phase_name", "epoch", "lr", "seconds", "seconds_measuring"})
 """Columns of a pretraining run's metrics.csv that are not figures of the epoch."""
@@ -81,3 +85,20 @@ class PretrainingEpoch:
 
 
 Event = Progress | Working | Notice | StageStarted | EpochEnded | StageEnded | PretrainingEpoch
+
+Show = Callable[[Event], None]
+
+
+def silent(event: Event) -> None:
+    """Show nothing."""
+
+
+def drain(events: Generator[Event, None, Result], show: Show) -> Result:
+    """Show all events of a generator and return its result."""
+    while True:
+        try:
+            event = next(events)
+        except StopIteration as end:
+            result: Result = end.value
+            return result
+        show(event)

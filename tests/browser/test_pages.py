@@ -56,7 +56,7 @@ def command(*arguments: object) -> None:
 def address(hostile_run: Path) -> Iterator[str]:
     folder = open_run(hostile_run)
     options = view_options(folder, [], {})
-    with Answerer(folder, options, flip=True) as answerer:
+    with Answerer(folder, options) as answerer:
         pages = make_pages(folder, answerer, lambda event: None)
         with open_server(0, pages, lambda p: answerer(p).to_dict(), lambda e: None) as server:
             thread = threading.Thread(target=server.serve_forever, args=(0.01,))

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from transferkit.inference.uncertainty import measure
+from transferkit.inference.uncertainty import uncertainty_of
 
 Cli = Callable[..., Any]
 MC = ("--mc-dropout", 8)
@@ -38,7 +38,7 @@ def test_samples_are_the_same_for_every_batch_size_and_give_the_columns(
         assert numbers == pytest.approx({k: b[k] for k in numbers}, abs=2e-6)
     samples = load_file("s.safetensors")["samples"].astype(np.float64)
     assert samples.shape == (12, 8, 3)
-    found = measure(samples)
+    found = uncertainty_of(samples)
     for name in ("mutual_information", "expected_entropy", "variation_ratio"):
         expected = getattr(found, name)
         assert [row[name] for row in one] == pytest.approx(expected, abs=1e-5)

@@ -20,9 +20,10 @@ from transferkit.config.optimization import OptimizerOptions
 from transferkit.errors import UserError
 from transferkit.events import EpochEnded, Event
 from transferkit.finetuning.session import refuse_sharing
+from transferkit.inference.outputs import Outputs
 from transferkit.runs.folder import RunFolder
 from transferkit.verbs import finetune as verb
-from transferkit.verbs.predict import Outputs, check_outputs
+from transferkit.verbs.predict import check_outputs
 
 Cli = Callable[..., Any]
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")

@@ -18,8 +18,9 @@ from transferkit.files.row_files import (
     picture_key,
     require_replaceable,
 )
+from transferkit.inference.outputs import Outputs
 from transferkit.verbs.embed import embed
-from transferkit.verbs.predict import Outputs, check_outputs
+from transferkit.verbs.predict import check_outputs
 
 NAMES = ["path", "label", "entropy", "error"]
 ODD = ['a,"b".png', "new\nline.png", "=formula.png", "é.png", "plain.png"]

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy.spatial.distance import cdist
 
-from transferkit.inference.ood import METHODS, fit_unlikeness, knn_score, mahalanobis_score
+from transferkit.inference.ood import METHODS, fit_ood_score, knn_score, mahalanobis_score
 
 
 def draw(count: int, seed: int, shift: float = 0.0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -16,7 +16,7 @@ def draw(count: int, seed: int, shift: float = 0.0) -> tuple[np.ndarray, np.ndar
 def test_scale_false_alarms_and_detection(method: str) -> None:
     train, val, new = draw(600, 0), draw(500, 1), draw(500, 2)
     foreign = draw(200, 3, shift=12)
-    unlike = fit_unlikeness(method, (train[0], train[2]), val[:2])
+    unlike = fit_ood_score(method, (train[0], train[2]), val[:2])
     own = unlike(*new[:2])
     assert np.median(own) == pytest.approx(0, abs=0.1)
     assert (own > 1).mean() < 0.04

@@ -4,7 +4,7 @@ import numpy as np
 from PIL import Image
 
 from transferkit.inference.select import Pool, farthest_first, score_by
-from transferkit.inference.uncertainty import measure
+from transferkit.inference.uncertainty import uncertainty_of
 
 
 def write(folder: Path, name: str, seed: int) -> Path:
@@ -35,7 +35,7 @@ def test_farthest_first_by_hand() -> None:
     angles = np.deg2rad([0, 5, 90, 180])
     points = np.stack([np.cos(angles), np.sin(angles)], axis=1)
     assert farthest_first(points, 3) == [0, 3, 2]
-    assert farthest_first(points, 1, known=points[3:]) == [0]
+    assert farthest_first(points, 1, avoided=points[3:]) == [0]
 
 
 def test_diverse_takes_one_of_each_group_and_stays_away_from_labelled(tmp_path: Path) -> None:
@@ -50,7 +50,7 @@ def test_diverse_takes_one_of_each_group_and_stays_away_from_labelled(tmp_path: 
 
 
 def test_scores() -> None:
-    found = measure(np.array([[[0.9, 0.1], [0.1, 0.9]], [[0.5, 0.5], [0.5, 0.5]]]))
+    found = uncertainty_of(np.array([[[0.9, 0.1], [0.1, 0.9]], [[0.5, 0.5], [0.5, 0.5]]]))
     assert score_by("bald", found).argmax() == 0
     assert score_by("entropy", found)[0] == score_by("entropy", found)[1]
     assert score_by("margin", found).tolist() == [1, 1]

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy.special import entr
 
-from transferkit.inference.uncertainty import entropy, margin, measure
+from transferkit.inference.uncertainty import entropy, margin, uncertainty_of
 
 A, B, C = (0.7, 0.2, 0.1), (0.1, 0.6, 0.3), (0.6, 0.3, 0.1)
 
@@ -19,7 +19,7 @@ def h(*p):
 
 def test_measures_of_a_small_example_by_hand():
     # one picture, two samples, three classes; and one whose samples agree
-    found = measure(np.array([[A, B], [A, A]]))
+    found = uncertainty_of(np.array([[A, B], [A, A]]))
     assert found.mean[0] == pytest.approx([0.4, 0.4, 0.2])
     assert found.std[0] == pytest.approx([0.3, 0.2, 0.1])
     total, expected = h(0.4, 0.4, 0.2), (h(*A) + h(*B)) / 2
@@ -31,7 +31,7 @@ def test_measures_of_a_small_example_by_hand():
 
 
 def test_variation_ratio_counts_the_most_frequent_class():
-    assert measure(np.array([[A, B, C]])).variation_ratio == pytest.approx([1 / 3])
+    assert uncertainty_of(np.array([[A, B, C]])).variation_ratio == pytest.approx([1 / 3])
 
 
 def test_bounds():
@@ -40,13 +40,13 @@ def test_bounds():
     assert entropy(np.eye(4)[:1]) == pytest.approx([0])
     assert margin(np.eye(4)[:1]) == pytest.approx([1])
     assert margin(even) == pytest.approx([0])
-    certain_but_split = measure(np.eye(4)[None])  # four samples, each sure of another class
+    certain_but_split = uncertainty_of(np.eye(4)[None])  # four samples, each sure of another class
     assert certain_but_split.mutual_information == pytest.approx([np.log(4)])
     assert certain_but_split.expected_entropy == pytest.approx([0])
     assert certain_but_split.variation_ratio == pytest.approx([0.75])
 
 
 def test_a_single_sample_has_no_spread():
-    found = measure(np.array([[A]]))
+    found = uncertainty_of(np.array([[A]]))
     assert found.std.max() == 0
     assert found.mutual_information == pytest.approx([0])

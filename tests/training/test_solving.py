@@ -10,7 +10,9 @@ import torch
 from sklearn.linear_model import Ridge
 
 from transferkit.errors import UserError
-from transferkit.inference.predict import features_of, head_logits, load_run, picture_engine
+from transferkit.inference.members import Extractor
+from transferkit.inference.pipeline import batches
+from transferkit.inference.predict import head_logits, load_run, picture_engine
 from transferkit.recipes.reading import config_of, load_config
 from transferkit.recipes.typed import parse_stages
 from transferkit.runs.folder import open_run
@@ -26,8 +28,8 @@ def logits_of(run: Path, files: list[Path]) -> torch.Tensor:
     loaded = load_run(open_run(run))
     device = torch.device("cpu")
     engine = picture_engine(loaded.classifier, loaded.maker, len(files), "torch", device)
-    rows = [row for _, row, _ in features_of(engine, loaded.maker, files) if row is not None]
-    return head_logits(loaded.classifier, torch.stack(rows))
+    (batch,) = batches([Extractor(loaded.maker, engine)], files, len(files))
+    return head_logits(loaded.classifier, batch.features[0][:, 0])
 
 
 def pictures_of(run: Path, pictures: Path) -> list[Path]:

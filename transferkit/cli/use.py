@@ -1,8 +1,8 @@
 """The commands that use a finished run."""
 
 import sys
-from collections.abc import Callable, Iterable, Iterator
-from itertools import islice
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -23,12 +23,13 @@ from transferkit.cli.options import (
 from transferkit.cli.tables.results import measured_table, prediction_table, selection_table
 from transferkit.config.predict import DECIDING
 from transferkit.errors import UserError, usage_error
-from transferkit.events import Event, Working
+from transferkit.events import Show, Working
 
 if TYPE_CHECKING:
     from transferkit.config import Predict
-    from transferkit.verbs.predict import Outputs
+    from transferkit.inference.outputs import Outputs
 
+Row = dict[str, Any]
 MOST_SHOWN = 1000  # rows of a table on the screen
 
 Runs = Annotated[
@@ -83,8 +84,8 @@ def predict(
 ) -> None:
     """Classify pictures, with the uncertainty of each prediction."""
     with live_view(json or output is None) as view, processes.joined():
+        from transferkit.inference.outputs import Outputs
         from transferkit.verbs.embed import embed_instead
-        from transferkit.verbs.predict import Outputs
 
         classifying = saliency is not None or processes.count() > 1
         wanted = None if classifying else save_features
@@ -95,47 +96,34 @@ def predict(
         typed = (sets or (), given_flags(flags))
         outputs = Outputs(output, skip_existing, save_samples, save_features, copy_to, saliency)
         options, rows = start((run, trust), images, typed, outputs, view.show, max_pixels)
-        most = 0 if output is not None else None if json else MOST_SHOWN
-        kept: list[dict[str, Any]] = list(islice(rows, most))
-        count, read_any, reason = of_all(*run_through(rows, kept))
+        most = 0 if output is not None else sys.maxsize if json else MOST_SHOWN
+        shown, count, read_any, reason = take_all(rows, most)
     if not processes.is_first():
         return
-    reason = reason or (kept[0]["error"] if kept else "")
     if json:
-        console.print_json({"predictions": kept, "rows": count, "output": output})
+        console.print_json({"predictions": shown, "rows": count, "output": output})
     elif output is not None:
         console.print_lines([f"{count} rows written to {output}"])
     else:
-        show_rows(kept, count, selection_table if options.select else prediction_table)
+        (selection_table if options.select else prediction_table)(shown)
+        if count > len(shown):
+            console.print_lines([f"and {count - len(shown):,} more: write them all with --output"])
     if count and not read_any:
-        require_some(reason, json)
+        if json:
+            raise typer.Exit(1)  # the rows say why
+        raise UserError("no picture could be read", reason)
 
 
-def run_through(
-    rows: Iterator[dict[str, Any]], kept: list[dict[str, Any]]
-) -> tuple[int, bool, str]:
-    """Draw the rows that are not kept; return how many there are, if any was read, else why."""
-    read_any, reason, count = any(not row["error"] for row in kept), "", len(kept)
-    for row in rows:
-        count += 1
+def take_all(rows: Iterator[Row], most: int) -> tuple[list[Row], int, bool, str]:
+    """Return the first rows, and of all processes: how many, if any was read, else why not."""
+    shown: list[Row] = []
+    count, read_any, reason = 0, False, ""
+    for count, row in enumerate(rows, start=1):
+        shown += [row] if count <= most else []
         read_any = read_any or not row["error"]
         reason = reason or row["error"]
-    return count, read_any, reason
-
-
-def show_rows(
-    kept: list[dict[str, Any]], count: int, table: Callable[[list[dict[str, Any]]], None]
-) -> None:
-    """Print a table of the rows that were kept, and how many there are besides."""
-    table(kept)
-    if count > len(kept):
-        console.print_lines([f"and {count - len(kept):,} more: write them all with --output"])
-
-
-def of_all(count: int, read_any: bool, reason: str) -> tuple[int, bool, str]:
-    """Put together what all processes say of their rows."""
     counts, reads, reasons = zip(*processes.from_all((count, read_any, reason)), strict=True)
-    return sum(counts), any(reads), next(filter(None, reasons), "")
+    return shown, sum(counts), any(reads), next(filter(None, reasons), "")
 
 
 def start(
@@ -143,44 +131,22 @@ def start(
     images: list[str],
     typed: tuple[Iterable[str], dict[str, Any]],
     outputs: "Outputs",
-    show: Callable[[Event], None],
+    show: Show,
     max_pixels: int | None,
-) -> tuple["Predict", Iterator[dict[str, Any]]]:
+) -> tuple["Predict", Iterator[Row]]:
     """Check what was typed, `--set` pairs and flags; return the options and the rows to come.
 
     model: what to predict with, and whether its maker is trusted. max_pixels: None for its own.
     """
     from transferkit.data.addresses import fetch
-    from transferkit.recipes.reading import predict_options
     from transferkit.verbs import predict as verb
-    from transferkit.verbs import predict_exported as exported
 
-    run, trusted = model
-    if trusted or exported.is_exported(Path(run)):
-        exported.require_trust(Path(run), trusted)
-        if processes.count() > 1:
-            raise usage_error("an exported model runs in one process", "", "name the run folder")
-        show(Working("loading the model"))
-        options = exported.exported_options(*typed, outputs)
-        sources = (images, sys.stdin)
-        fetch(images, show)
-        return options, exported.predict_exported(
-            Path(run), sources, options, outputs, show, trusted, max_pixels
-        )
-    folders = verb.open_runs(run)
-    options = predict_options(folders[0], *typed)
-    verb.check_outputs(outputs, options, len(folders))
+    models = verb.open_models(*model)
+    options = verb.read_options(models, *typed, outputs)
     fetch(images, show)
     show(Working("loading the model"))
-    job = verb.open_job(folders, images, sys.stdin, options, max_pixels)
+    job = verb.open_job(models, (images, sys.stdin), options, model[1], max_pixels)
     return options, verb.predict(job, outputs, show)
-
-
-def require_some(reason: str, as_json: bool) -> None:
-    """Fail where no picture could be read."""
-    if as_json:
-        raise typer.Exit(1)  # the rows say why
-    raise UserError("no picture could be read", reason)
 
 
 @app.command()
@@ -212,7 +178,7 @@ def embed(
         files = verb.list_pictures(images, sys.stdin)
         written = verb.embed(run, files, output, engine, view.show, max_pixels)
     if json:
-        console.print_json(written.to_dict())
+        console.print_json(asdict(written))
     else:
         console.print_lines([written.line()])
 

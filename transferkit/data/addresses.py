@@ -10,7 +10,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -20,7 +20,7 @@ from typing import Any
 from transferkit import processes
 from transferkit.data.names import count, listed, natural_sorted, shown
 from transferkit.errors import UserError, usage_error
-from transferkit.events import Event, Notice, Progress
+from transferkit.events import Notice, Progress, Show
 from transferkit.files.atomic_write import disk_error, write_atomically
 from transferkit.files.cache_dir import ADVICE, default_cache_dir
 from transferkit.redaction import HIDDEN, is_redacted, redacted
@@ -84,7 +84,7 @@ def expand(source: Path | str) -> list[Path]:
     return list(found)
 
 
-def fetch(sources: Iterable[Path | str | None], show: Callable[[Event], None]) -> None:
+def fetch(sources: Iterable[Path | str | None], show: Show) -> None:
     """Copy the shards that lie at addresses among `sources` into the cache folder, once.
 
     All processes of a job call it, and each copies its share. Raises UserError.

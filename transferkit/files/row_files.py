@@ -14,7 +14,7 @@ import shutil
 import struct
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -32,30 +32,18 @@ from transferkit.files.strict_json import strict_json
 SUFFIXES = (".csv", ".jsonl", ".parquet")
 MOST_HEAD_BYTES = 100_000_000  # of the columns, or of the paths beside an array
 SAFE: Any = {"errors": "backslashreplace"}
-Made = Mapping[str, Any]
+Provenance = Mapping[str, Any]
+""""by": the models and options that rows depend on; "folder": of `folder_of`."""
 
 
-class RowFile(Protocol):
-    """Where rows go. done: the `picture_key` of the rows that were there already."""
-
-    done: set[str]
-
-    def write(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Add rows; they last when this returns."""
-
-    def append(self, part: Path) -> None:
-        """Add the rows of another file of this kind and of the same columns."""
-
-    def close(self, whole: bool) -> None:
-        """Stop; `whole` puts the file in its place, else it stays partial."""
-
-
-def open_rows(path: Path, columns: Sequence[str], go_on: bool, made: Made | None = None) -> RowFile:
+def open_rows(
+    path: Path, columns: Sequence[str], go_on: bool, made: Provenance | None = None
+) -> "RowFile":
     """Start, or go on with, a file of rows in the format that its suffix names.
 
-    go_on: keep the rows of an earlier job, but for those with an error. made: {"by": the model and
-    options that rows depend on, "folder": of `folder_of`}; kept in NAME.made.json. Raises UserError
-    where columns or `by` are others, or where the format cannot be added to.
+    go_on: keep the rows of an earlier job, but for those with an error. made: stored in
+    NAME.made.json. Raises UserError where columns, models or options differ from those of the
+    earlier job, or where the format cannot be added to.
     """
     if path.suffix.lower() == ".parquet":
         if go_on:
@@ -69,9 +57,11 @@ def open_rows(path: Path, columns: Sequence[str], go_on: bool, made: Made | None
 
 
 class TextFile:
-    """CSV or JSON lines, appended batch by batch."""
+    """CSV or JSON lines, appended batch by batch. done: `picture_key` of the rows there were."""
 
-    def __init__(self, path: Path, columns: Sequence[str], go_on: bool, made: Made | None) -> None:
+    def __init__(
+        self, path: Path, columns: Sequence[str], go_on: bool, made: Provenance | None
+    ) -> None:
         self.path, self.columns = path, list(columns)
         self.is_csv = path.suffix.lower() == ".csv"
         self.partial = partial_path(path)
@@ -80,7 +70,7 @@ class TextFile:
         source = self.partial if os.path.lexists(self.partial) else path
         if go_on and source.exists():
             with os.fdopen(open_regular(source, os.O_RDONLY), "rb") as rows:
-                self._made = made and self._as_made(source, made)
+                self._made = made and self._same_provenance(source, made)
                 self._record()
                 write_atomically(self.partial, lambda file: self._take_over(rows, file))
             self._file = open_to_add(self.partial)
@@ -111,9 +101,9 @@ class TextFile:
         if not whole:
             return
         if self._made:
-            os.replace(made_path(self.partial), made_path(self.path))
+            os.replace(provenance_path(self.partial), provenance_path(self.path))
         else:
-            made_path(self.path).unlink(missing_ok=True)
+            provenance_path(self.path).unlink(missing_ok=True)
         os.replace(self.partial, self.path)
 
     def _header(self) -> bytes:
@@ -127,17 +117,17 @@ class TextFile:
     def _record(self) -> None:
         if self._made:
             data = strict_json(self._made, indent=2).encode(**SAFE)
-            write_atomically(made_path(self.partial), lambda file: file.write(data))
+            write_atomically(provenance_path(self.partial), lambda file: file.write(data))
 
-    def _as_made(self, source: Path, made: Made) -> Made:
-        """Return how rows were made, those of `source` and new ones. Raises UserError if unlike."""
-        record = made_path(source)
-        record = record if record.exists() else made_path(self.path)
+    def _same_provenance(self, source: Path, made: Provenance) -> Provenance:
+        """Return the provenance of `source` and of new rows. Raises UserError if they differ."""
+        record = provenance_path(source)
+        record = record if record.exists() else provenance_path(self.path)
         remedy = "name another --output, or leave --skip-existing out: all are predicted again"
         try:
-            known = parse_json(read_text(record))
-            there, now = (json.loads(strict_json(each)) for each in (known["by"], made["by"]))
-            folder = str(known["folder"])
+            earlier = parse_json(read_text(record))
+            there, now = (json.loads(strict_json(each["by"])) for each in (earlier, made))
+            folder = str(earlier["folder"])
         except (OSError, *ODD):
             what = f"cannot go on with {source}: nothing tells which model and options made it"
             raise UserError(what, f"that would lie in {record}", remedy) from None
@@ -176,7 +166,7 @@ class TextFile:
             raise UserError(
                 f"cannot go on with {self.partial}: its columns are others",
                 f"there: {', '.join(header)}\nnow: {', '.join(self.columns)}",
-                "use the options of the job that began it, or leave --skip-existing out",
+                "use the options of the job that started it, or leave --skip-existing out",
             )
 
 
@@ -228,6 +218,9 @@ class ParquetFile:
                 self.partial.unlink()
 
 
+RowFile = TextFile | ParquetFile
+
+
 class ArrayFile:
     """One float32 array (N, ...) in a .safetensors file, written row by row, in order.
 
@@ -275,8 +268,8 @@ def partial_path(path: Path) -> Path:
     return path.with_name(f"{path.name}.partial")
 
 
-def made_path(path: Path) -> Path:
-    """Return where it is kept what made the rows of a file."""
+def provenance_path(path: Path) -> Path:
+    """Return where the provenance of the rows of a file is stored."""
     return path.with_name(f"{path.name}.made.json")
 
 
@@ -289,9 +282,9 @@ def content_digest(paths: Iterable[Path]) -> str:
     return digest.hexdigest()
 
 
-def made_by(
+def provenance(
     models: Iterable[Iterable[Path]], options: Mapping[str, Any], files: Iterable[Path]
-) -> Made:
+) -> Provenance:
     """Return what rows depend on, for `open_rows`. models: the files of each. files: pictures."""
     by = {"models": [content_digest(each) for each in models], **options}
     return {"by": by, "folder": folder_of(files)}
@@ -303,7 +296,7 @@ def folder_of(files: Iterable[Path]) -> str:
 
 
 def picture_key(path: Path | str, folder: str = "") -> str:
-    """Return by what a picture is known, however it is named. folder: where names begin."""
+    """Return one name of a picture, however it is given. folder: where relative paths begin."""
     whole = os.path.join(folder, path)
     with contextlib.suppress(ValueError):  # a NUL: there is no such file
         whole = os.path.realpath(whole)

@@ -1,13 +1,12 @@
 """Batches that fit: `--batch-size auto` and `--accumulate auto` become numbers."""
 
 import math
-from collections.abc import Callable
 from dataclasses import replace
 
 import torch
 
 from transferkit.backbones.devices import to_device
-from transferkit.events import Event, Notice
+from transferkit.events import Notice, Show
 from transferkit.finetuning.session import Session
 from transferkit.finetuning.speed import random_images
 from transferkit.training.loop import SMALLEST_PART
@@ -21,7 +20,7 @@ from transferkit.training.memory import (
 from transferkit.training.stages import PlannedStage, apply_stage
 
 
-def resolve_parts(session: Session, show: Callable[[Event], None]) -> None:
+def resolve_parts(session: Session, show: Show) -> None:
     """Put numbers in the place of `accumulate = "auto"`, by a step of the deepest stage."""
     training = session.config.training
     if training.accumulate != "auto":

@@ -1,25 +1,24 @@
 """The end of a run: the best weights on the validation pictures, as `predict` will apply them."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from transferkit.config import Predict
 from transferkit.errors import UserError
 from transferkit.evaluation.bootstrap import bootstrap_intervals
 from transferkit.evaluation.metrics import Evaluation, evaluate_logits
-from transferkit.events import Event, Notice
+from transferkit.events import Notice, Show
 from transferkit.finetuning.session import Session
 from transferkit.inference.calibration import Calibration, calibrate, log_softmax, softmax
-from transferkit.inference.predict import (
-    features_of,
-    head_logits,
-    picture_engine,
-    prediction_row,
-)
-from transferkit.inference.uncertainty import entropy
+from transferkit.inference.decide import DecisionRule
+from transferkit.inference.members import Extractor
+from transferkit.inference.pipeline import BATCH, Prediction, batches
+from transferkit.inference.predict import head_logits, picture_engine
+from transferkit.inference.rows import prediction_rows
+from transferkit.inference.uncertainty import uncertainty_of
 from transferkit.runs.folder import RunFolder
 from transferkit.training.cached_features import cached_features
 
@@ -34,7 +33,7 @@ class Validation:
     calibration: Calibration
 
 
-def validate(session: Session, folder: RunFolder, show: Callable[[Event], None]) -> Validation:
+def validate(session: Session, folder: RunFolder, show: Show) -> Validation:
     """Run the model on every validation picture; write predictions, logits and calibration.
 
     Raises UserError when a picture can no longer be read.
@@ -53,16 +52,16 @@ def validate(session: Session, folder: RunFolder, show: Callable[[Event], None])
     folder.save_validation({"logits": logits, "labels": labels, "features": features.half()})
     calibration = calibrate(logits, labels)
     folder.write_json("calibration", calibration.to_dict())
-    probabilities = softmax(logits, calibration.temperature)
-    surprise = entropy(probabilities)
-    predictions = []
-    for n, position in enumerate(material.val):
-        truth = index.classes[int(labels[n])]
-        row = prediction_row(index.paths[position], probabilities[n], index.classes, 3)
-        path, error = row.pop("path"), row.pop("error")
-        row |= {"entropy": round(float(surprise[n]), 6), "error": error}
-        predictions.append({"path": path, "truth": truth} | row)
-    folder.write_predictions(predictions)
+    probabilities = softmax(logits, calibration.temperature)[:, None]  # (N, 1, K)
+    prediction = Prediction(probabilities, uncertainty_of(probabilities), features)
+    paths = [index.paths[position] for position in material.val]
+    rows = prediction_rows(paths, prediction, DecisionRule(), Predict(), index.classes)
+    for row in rows:
+        del row["margin"]
+    folder.write_predictions(
+        {"path": row["path"], "truth": index.classes[int(label)]} | row
+        for row, label in zip(rows, labels, strict=True)
+    )
     logs = log_softmax(logits, calibration.temperature)
     evaluation = evaluate_logits(logs, labels, index.classes).with_intervals(
         bootstrap_intervals(logs, labels.numpy())
@@ -90,12 +89,14 @@ def read_features(session: Session, positions: np.ndarray) -> Tensor:
     maker, index = session.sources.material.maker, session.index
     wanted, device = session.config.device.engine, session.fabric.device
     engine = picture_engine(session.classifier, maker, len(positions), wanted, device)
-    rows = []
-    for file, features, reason in features_of(engine, maker, map(index.file, positions.tolist())):
-        if features is None:
-            raise UserError(f"{file} can no longer be read: {reason}", "", "restore it, --resume")
-        rows.append(features)
-    return torch.stack(rows)
+    files, parts = [index.file(int(position)) for position in positions], []
+    for batch in batches([Extractor(maker, engine)], files, BATCH):
+        for picture in batch.pictures:
+            if not picture.views:
+                what = f"{picture.file} can no longer be read: {picture.error}"
+                raise UserError(what, "", "restore it, --resume")
+        parts.append(batch.features[0][:, 0])
+    return torch.cat(parts)
 
 
 def spread_over_classes(labels: np.ndarray, positions: np.ndarray) -> np.ndarray:

@@ -1,6 +1,6 @@
 """From a configuration to a run that can start: pictures, backbone, head, chain, plan, caches."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,7 +18,7 @@ from transferkit.data.index import DatasetIndex, ScanOptions, Use, depth_notice,
 from transferkit.data.loader import ViewMaker
 from transferkit.data.reading import reading_of
 from transferkit.errors import usage_error
-from transferkit.events import Event, Notice, Progress, Working
+from transferkit.events import Event, Notice, Progress, Show, Working
 from transferkit.files.cache_dir import default_cache_dir
 from transferkit.finetuning.first_pass import Channels, channel_statistics, recalibrate_batchnorm
 from transferkit.runs.folder import RunFolder
@@ -86,9 +86,7 @@ class Session:
         self._finder = column_finder([group.modules for group in self.chain.groups])
 
 
-def prepare(
-    config: Config, show: Callable[[Event], None], watch: Stopwatch | None = None
-) -> Session:
+def prepare(config: Config, show: Show, watch: Stopwatch | None = None) -> Session:
     """Read the pictures, build the model and its plan; progress and notices go to `show`."""
     check_network(config)
     watch = watch or Stopwatch()
@@ -130,9 +128,7 @@ def refuse_sharing(config: Config) -> None:
         refuse_old_torch()
 
 
-def build(
-    config: Config, index: DatasetIndex, show: Callable[[Event], None], watch: Stopwatch
-) -> Session:
+def build(config: Config, index: DatasetIndex, show: Show, watch: Stopwatch) -> Session:
     """Build the model for the pictures of an index, its plan, and what it trains on."""
     show(Working(f"building {config.backbone.name}"))
     fabric = make_fabric(config)
@@ -168,7 +164,7 @@ def build(
     return Session(config, index, backbone, classifier, chain, plan, sources, fabric, watch)
 
 
-def recalibrate(session: Session, show: Callable[[Event], None]) -> None:
+def recalibrate(session: Session, show: Show) -> None:
     """Measure batch-norm statistics on the training pictures, if that is wanted.
 
     A resumed run does so again: what no stage trains is in no checkpoint.
@@ -223,9 +219,7 @@ def with_batch_size(config: Config, index: DatasetIndex) -> Config:
     return replace(config, training=replace(training, batch_size=size, accumulate=parts))
 
 
-def scan_pictures(
-    config: Config, show: Callable[[Event], None], use: Use = "train"
-) -> DatasetIndex:
+def scan_pictures(config: Config, show: Show, use: Use = "train") -> DatasetIndex:
     """Scan the data set that the configuration names; its warnings become notices."""
     data = config.data
     if data.path is None and data.manifest is None:

@@ -1,4 +1,4 @@
-"""From how sure a prediction is to what is done with it: abstain, or give a set of classes."""
+"""From the uncertainty of a prediction to a decision: abstain, or give a set of classes."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -7,27 +7,30 @@ import numpy as np
 from numpy.typing import NDArray
 
 from transferkit.config import Predict
-from transferkit.errors import UserError
+from transferkit.errors import UserError, usage_error
 from transferkit.evaluation.selective import risk_coverage
+from transferkit.files.foreign_files import understood
 from transferkit.inference.conformal import ConformalSets, fit_sets
-from transferkit.inference.members import Member, validation_samples
-from transferkit.inference.uncertainty import Uncertainty, measure
+from transferkit.inference.dropout import head_samples
+from transferkit.inference.members import Member
+from transferkit.inference.pipeline import Prediction, probabilities_of
+from transferkit.inference.uncertainty import Uncertainty, uncertainty_of
 
 Floats = NDArray[np.float64]
 
 MEASURES: dict[str, Callable[[Uncertainty], Floats]] = {
-    "entropy": lambda found: found.predictive_entropy,
-    "confidence": lambda found: 1 - found.mean.max(axis=1),
-    "margin": lambda found: 1 - found.margin,
-    "mutual_information": lambda found: found.mutual_information,
-    "variation_ratio": lambda found: found.variation_ratio,
+    "entropy": lambda uncertainty: uncertainty.predictive_entropy,
+    "confidence": lambda uncertainty: 1 - uncertainty.mean.max(axis=1),
+    "margin": lambda uncertainty: 1 - uncertainty.margin,
+    "mutual_information": lambda uncertainty: uncertainty.mutual_information,
+    "variation_ratio": lambda uncertainty: uncertainty.variation_ratio,
 }
 """How unsure a prediction is, higher is less sure; the last two vary only among samples."""
 
 
 @dataclass(frozen=True)
-class Rules:
-    """What is decided. threshold: pictures whose measure `by` is above it are left to a person."""
+class DecisionRule:
+    """How decisions are made. threshold: abstain where the measure `by` is above it."""
 
     by: str = "entropy"
     threshold: float | None = None
@@ -35,7 +38,7 @@ class Rules:
     note: str = ""
 
 
-def make_rules(members: Sequence[Member], options: Predict) -> Rules:
+def fit_rule(members: Sequence[Member], options: Predict) -> DecisionRule:
     """Choose thresholds on the validation pictures of the runs.
 
     Raises UserError when no threshold reaches the target accuracy there.
@@ -43,10 +46,10 @@ def make_rules(members: Sequence[Member], options: Predict) -> Rules:
     threshold, sets, note = options.abstain_above, None, ""
     if options.target_accuracy is not None or options.coverage is not None:
         samples, labels = validation_samples(members, options)
-        found = measure(samples)
+        uncertainty = uncertainty_of(samples)
         if options.target_accuracy is not None:
-            correct = found.mean.argmax(axis=1) == labels
-            curve = risk_coverage(MEASURES[options.abstain_by](found), correct)
+            correct = uncertainty.mean.argmax(axis=1) == labels
+            curve = risk_coverage(MEASURES[options.abstain_by](uncertainty), correct)
             chosen = curve.for_accuracy(options.target_accuracy)
             if chosen is None:
                 raise UserError(
@@ -61,8 +64,52 @@ def make_rules(members: Sequence[Member], options: Predict) -> Rules:
                 f"{chosen[1]:.1%} of the pictures, {chosen[2]:.1%} of them right"
             )
         if options.coverage is not None:
-            sets = fit_sets(options.conformal, found.mean, labels, options.coverage, options.seed)
-    return Rules(options.abstain_by, threshold, sets, note)
+            mean, coverage = uncertainty.mean, options.coverage
+            sets = fit_sets(options.conformal, mean, labels, coverage, options.seed)
+    return DecisionRule(options.abstain_by, threshold, sets, note)
+
+
+def validation_samples(
+    members: Sequence[Member], options: Predict
+) -> tuple[Floats, NDArray[np.int64]]:
+    """Return probabilities (N, S, K) of the validation pictures and their labels (N,).
+
+    The head runs on the stored features. Raises UserError where a member has none, or where the
+    members of an ensemble were validated on different pictures.
+    """
+    samples, labels = [], None
+    for member in members:
+        stored = member.folder.load_validation() if member.folder else None
+        if stored is None:
+            raise UserError(
+                f"{member.path} holds no validation features to choose thresholds on",
+                remedy="train it again with this release",
+            )
+        position = np.argsort(member.order)  # of its own classes among the first member's
+        with understood(member.path):
+            its_labels = position[stored["labels"].numpy()]
+        if labels is not None and not np.array_equal(its_labels, labels):
+            raise usage_error(
+                f"{member.path} and {members[0].path} were validated on different pictures",
+                remedy="thresholds of an ensemble need runs on the same data with the same split",
+            )
+        labels = its_labels
+        if options.mc_dropout:
+            features, keys = stored["features"].float(), range(len(labels))
+            head = member.loaded.classifier.head
+            logits = head_samples(head, features, keys, options.mc_dropout, options.seed)
+        else:
+            logits = stored["logits"][:, None]
+        samples.append(probabilities_of(member, logits, options))
+    assert labels is not None
+    return np.concatenate(samples, axis=1), labels
+
+
+def class_sets(rule: DecisionRule, prediction: Prediction, seed: int) -> NDArray[np.bool_] | None:
+    """Return whether each class is in a picture's set, (N, K); None where no sets are asked for."""
+    if rule.sets is None:
+        return None
+    return rule.sets.contain(prediction.uncertainty.mean, uniform_of(prediction.keys, seed))
 
 
 def uniform_of(keys: Sequence[int], seed: int) -> Floats:

@@ -1,4 +1,4 @@
-"""Tell pictures unlike the training data: by their features, or by the energy of their logits."""
+"""Out-of-distribution detection: by the features of a picture, or the energy of its logits."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,16 +20,16 @@ def knn_score(reference: Floats, labels: NDArray[np.int64]) -> Score:
 
     Source: Sun et al., "Out-of-Distribution Detection with Deep Nearest Neighbors", ICML 2022.
     """
-    bank = _normalized(reference)
+    bank = normalized(reference)
     k = min(NEIGHBOURS, len(bank))
 
     def score(features: Floats, logits: Floats) -> Floats:
-        found = []
+        distances = []
         for start in range(0, len(features), CHUNK):
-            own = _normalized(features[start : start + CHUNK])
-            squared = np.maximum(2 - 2 * own @ bank.T, 0)
-            found.append(np.sqrt(np.partition(squared, k - 1, axis=1)[:, k - 1]))
-        return np.concatenate(found)
+            part = normalized(features[start : start + CHUNK])
+            squared = np.maximum(2 - 2 * part @ bank.T, 0)
+            distances.append(np.sqrt(np.partition(squared, k - 1, axis=1)[:, k - 1]))
+        return np.concatenate(distances)
 
     return score
 
@@ -42,9 +42,9 @@ def mahalanobis_score(reference: Floats, labels: NDArray[np.int64]) -> Score:
     """
     from sklearn.covariance import LedoitWolf
 
-    known = np.unique(labels)
-    means = np.stack([reference[labels == k].mean(axis=0) for k in known])
-    centred = reference - means[np.searchsorted(known, labels)]
+    classes = np.unique(labels)
+    means = np.stack([reference[labels == k].mean(axis=0) for k in classes])
+    centred = reference - means[np.searchsorted(classes, labels)]
     precision = LedoitWolf(assume_centered=True, store_precision=True).fit(centred).precision_
 
     def score(features: Floats, logits: Floats) -> Floats:
@@ -78,7 +78,7 @@ METHODS: dict[str, Callable[[Floats, NDArray[np.int64]], Score]] = {
 
 
 @dataclass(frozen=True)
-class Unlikeness:
+class OodScore:
     """A score on the scale of validation: 0 is its median, 1 the limit 99 % of it stay below."""
 
     score: Score
@@ -86,25 +86,26 @@ class Unlikeness:
     limit: float
 
     def __call__(self, features: Floats, logits: Floats) -> Floats:
-        """Return (N,) of features (N, D) and logits (N, K); above 1 is unlike the training data."""
+        """Return (N,) of features (N, D) and logits (N, K); above 1 is out of distribution."""
         width = max(self.limit - self.median, 1e-12)
         return (self.score(features, logits) - self.median) / width
 
 
-def fit_unlikeness(
+def fit_ood_score(
     method: str,
     reference: tuple[Floats, NDArray[np.int64]],
     validation: tuple[Floats, Floats],
-) -> Unlikeness:
-    """Prepare a score. reference: features (M, D) and labels (M,) of training pictures;
+) -> OodScore:
+    """Fit a score. reference: features (M, D) and labels (M,) of training pictures;
     validation: features (N, D) and logits (N, K) of pictures that were not trained on.
     """
     score = METHODS[method](*reference)
-    known = score(*validation)
-    limit = np.quantile(known, 1 - FALSE_ALARMS, method="higher")
-    return Unlikeness(score, float(np.median(known)), float(limit))
+    scores = score(*validation)
+    limit = np.quantile(scores, 1 - FALSE_ALARMS, method="higher")
+    return OodScore(score, float(np.median(scores)), float(limit))
 
 
-def _normalized(features: Floats) -> Floats:
+def normalized(features: Floats) -> Floats:
+    """Return features (N, D) scaled to length 1."""
     length = np.linalg.norm(features, axis=1, keepdims=True)
     return features / np.maximum(length, 1e-12)

@@ -12,7 +12,8 @@ from PIL import Image
 
 from transferkit.errors import usage_error
 from transferkit.files.atomic_write import make_inside, write_atomically
-from transferkit.inference.members import Member, Read
+from transferkit.inference.members import Member
+from transferkit.inference.pipeline import Picture
 from transferkit.inference.saliency import Run, choose_runs, overlay, saliency
 
 SUFFIX = ".png"
@@ -58,20 +59,22 @@ def overlay_path(overlays: Overlays, file: Path) -> Path:
 
 
 def write_overlays(
-    overlays: Overlays, members: Sequence[Member], reads: Sequence[Read], targets: NDArray[np.int64]
+    overlays: Overlays,
+    members: Sequence[Member],
+    pictures: Sequence[Picture],
+    targets: NDArray[np.int64],
 ) -> list[Path]:
-    """Write the overlay of every picture of a batch; return their paths. reads: readable ones.
+    """Write the overlay of every picture of a batch; return their paths. pictures: readable ones.
 
     targets: (N,) the class that each is explained for. Raises OSError.
     """
-    evidence = saliency(members, overlays.runs, reads, targets)
+    evidence = saliency(members, overlays.runs, pictures, targets)
     overlays.folder.mkdir(parents=True, exist_ok=True)
     paths = []
-    for read, map_ in zip(reads, evidence, strict=True):
-        assert read.views is not None
-        path = overlay_path(overlays, read.file)
+    for picture, map_ in zip(pictures, evidence, strict=True):
+        path = overlay_path(overlays, picture.file)
         make_inside(overlays.folder, path.parent)
-        image: Image.Image = overlay(read.views[0][0], map_)
+        image: Image.Image = overlay(picture.views[0][0], map_)
         write_atomically(path, lambda file, image=image: image.save(file, format="PNG"))  # type: ignore[misc]
         paths.append(path)
     return paths

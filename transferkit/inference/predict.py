@@ -1,12 +1,10 @@
-"""A run's model on pictures: from files to features, and from probabilities to rows."""
+"""A run's model, rebuilt from its folder: the backbone as an engine, and the head."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -18,14 +16,11 @@ from transferkit.backbones.scratch import NETWORKS
 from transferkit.backbones.structure import Structure
 from transferkit.closed_form.depths import Depth, num_columns
 from transferkit.closed_form.result import DepthClassifier
-from transferkit.data.decode import DecodeError
-from transferkit.data.loader import CLEAN, ViewMaker, ahead
+from transferkit.data.loader import ViewMaker
 from transferkit.data.preprocessing import Preprocessing
 from transferkit.data.reading import reading_from
 from transferkit.errors import UserError, usage_error
 from transferkit.runs.folder import RunFolder
-
-BATCH = 64
 
 
 @dataclass(frozen=True)
@@ -151,9 +146,8 @@ class FeatureNetwork(nn.Module):
 def head_logits(classifier: Classifier, features: Tensor) -> Tensor:
     """Return logits (N, K) on the CPU of features (N, D)."""
     classifier.head.eval()
-    device = next(classifier.parameters()).device
     with torch.no_grad():
-        return classifier.head(features.to(device)).float().cpu()
+        return classifier.head(features.to(classifier.mean.device)).float().cpu()
 
 
 def picture_engine(
@@ -166,55 +160,3 @@ def picture_engine(
     example = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
     name = choose_engine(wanted, device, num_pictures)
     return make_engine(FeatureNetwork(classifier), example, name, device)
-
-
-def features_of(
-    engine: Engine, maker: ViewMaker, files: Iterable[Path]
-) -> Iterator[tuple[Path, Tensor | None, str]]:
-    """Yield (file, features (D,), "") in order, or (file, None, reason) for an unreadable one."""
-
-    def view(file: Path) -> tuple[Path, np.ndarray | None, str]:
-        try:
-            return file, maker.readable_views(file, 0, (CLEAN,)), ""
-        except (DecodeError, OSError) as error:
-            return file, None, str(error)
-
-    waiting: list[tuple[Path, np.ndarray | None, str]] = []
-    for made in ahead(view, files):
-        waiting.append(made)
-        if len(waiting) == BATCH:
-            yield from run_batch(engine, waiting)
-            waiting = []
-    yield from run_batch(engine, waiting)
-
-
-def run_batch(
-    engine: Engine, waiting: list[tuple[Path, np.ndarray | None, str]]
-) -> Iterator[tuple[Path, Tensor | None, str]]:
-    """Run the readable pictures of a batch together and yield all in their order."""
-    arrays = [array for _, array, _ in waiting if array is not None]
-    outputs = iter(engine.run(torch.from_numpy(np.concatenate(arrays)))) if arrays else iter(())
-    for file, array, reason in waiting:
-        yield file, (None if array is None else next(outputs)), reason
-
-
-def prediction_row(
-    path: str,
-    probabilities: np.ndarray | None,
-    classes: Sequence[str],
-    top_k: int,
-    reason: str = "",
-) -> dict[str, Any]:
-    """Return one output row: path, label, probability, the further top classes, error.
-
-    probabilities: (K,), or None when the picture could not be read.
-    """
-    row: dict[str, Any] = {"path": path, "label": "", "probability": None}
-    if probabilities is not None:
-        order = np.argsort(-probabilities, kind="stable")[:top_k]
-        first = int(order[0])
-        row |= {"label": classes[first], "probability": round(float(probabilities[first]), 6)}
-        for rank, k in enumerate(order[1:], start=2):
-            row[f"label_{rank}"] = classes[int(k)]
-            row[f"probability_{rank}"] = round(float(probabilities[k]), 6)
-    return row | {"error": reason}

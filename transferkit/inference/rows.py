@@ -1,4 +1,4 @@
-"""Predictions as rows: one dict per picture, the same columns for all pictures of a job."""
+"""A prediction as rows of a table: one per picture, with the same columns in all."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,30 +6,34 @@ from typing import Any
 import numpy as np
 
 from transferkit.config import Predict
-from transferkit.inference.decide import MEASURES, Rules, uniform_of
-from transferkit.inference.members import Batch
-from transferkit.inference.uncertainty import Uncertainty
+from transferkit.inference.decide import MEASURES, DecisionRule, class_sets
+from transferkit.inference.pipeline import Prediction
 
 DIGITS = 6
 SAMPLED = ("expected_entropy", "mutual_information", "variation_ratio")
 
 
-def columns(options: Predict, num_classes: int, num_samples: int, unlike: bool) -> list[str]:
+def columns(options: Predict, num_classes: int, num_samples: int, has_ood: bool) -> list[str]:
     """Return the columns of every row, in order.
 
     path; label and probability, then label_2 ...; with samples std, std_2 ...; entropy, margin,
     with samples SAMPLED; ood and unlike; set and set_size; abstain; error.
     """
-    names = ["path", "label", "probability"]
-    for rank in range(2, min(options.top_k, num_classes) + 1):
-        names += [f"label_{rank}", f"probability_{rank}"]
-    if num_samples > 1:
-        names += ["std", *(f"std_{r}" for r in range(2, min(options.top_k, num_classes) + 1))]
-    names += ["entropy", "margin", *(SAMPLED if num_samples > 1 else ())]
-    names += ["ood", "unlike"] if unlike else []
+    ranks = range(1, min(options.top_k, num_classes) + 1)
+    sampled = num_samples > 1
+    names = ["path"]
+    names += [ranked(name, rank) for rank in ranks for name in ("label", "probability")]
+    names += [ranked("std", rank) for rank in ranks] if sampled else []
+    names += ["entropy", "margin", *(SAMPLED if sampled else ())]
+    names += ["ood", "unlike"] if has_ood else []
     names += ["set", "set_size"] if options.coverage is not None else []
     abstains = options.abstain_above is not None or options.target_accuracy is not None
     return [*names, *(["abstain"] if abstains else []), "error"]
+
+
+def ranked(name: str, rank: int) -> str:
+    """Return the column of the class at a rank: NAME for the first, NAME_2 for the second ..."""
+    return name if rank == 1 else f"{name}_{rank}"
 
 
 def error_row(path: str, reason: str, names: Sequence[str]) -> dict[str, Any]:
@@ -37,41 +41,38 @@ def error_row(path: str, reason: str, names: Sequence[str]) -> dict[str, Any]:
     return {**dict.fromkeys(names), "path": path, "label": "", "error": reason}
 
 
-def batch_rows(
+def prediction_rows(
     paths: Sequence[str],
-    batch: Batch,
-    found: Uncertainty,
-    rules: Rules,
+    prediction: Prediction,
+    rule: DecisionRule,
     options: Predict,
     classes: Sequence[str],
 ) -> list[dict[str, Any]]:
     """Return one row per readable picture. classes: K names."""
-    sampled = batch.probabilities.shape[1] > 1
-    sets = None
-    if rules.sets is not None:
-        sets = rules.sets.contain(found.mean, uniform_of(batch.keys, options.seed))
+    uncertainty = prediction.uncertainty
+    sampled = prediction.probabilities.shape[1] > 1
+    sets = class_sets(rule, prediction, options.seed)
     rows = []
     for n, path in enumerate(paths):
         row: dict[str, Any] = {"path": path}
-        order = np.argsort(-found.mean[n], kind="stable")[: options.top_k]
+        order = np.argsort(-uncertainty.mean[n], kind="stable")[: options.top_k]
         for rank, k in enumerate(order, start=1):
-            ending = "" if rank == 1 else f"_{rank}"
-            row[f"label{ending}"] = classes[int(k)]
-            row[f"probability{ending}"] = _rounded(found.mean[n, k])
+            row[ranked("label", rank)] = classes[int(k)]
+            row[ranked("probability", rank)] = _rounded(uncertainty.mean[n, k])
         if sampled:
             for rank, k in enumerate(order, start=1):
-                row["std" if rank == 1 else f"std_{rank}"] = _rounded(found.std[n, k])
-        row["entropy"] = _rounded(found.predictive_entropy[n])
-        row["margin"] = _rounded(found.margin[n])
+                row[ranked("std", rank)] = _rounded(uncertainty.std[n, k])
+        row["entropy"] = _rounded(uncertainty.predictive_entropy[n])
+        row["margin"] = _rounded(uncertainty.margin[n])
         if sampled:
-            row |= {name: _rounded(getattr(found, name)[n]) for name in SAMPLED}
-        if batch.unlike is not None:
-            row |= {"ood": _rounded(batch.unlike[n]), "unlike": bool(batch.unlike[n] > 1)}
+            row |= {name: _rounded(getattr(uncertainty, name)[n]) for name in SAMPLED}
+        if prediction.ood is not None:
+            row |= {"ood": _rounded(prediction.ood[n]), "unlike": bool(prediction.ood[n] > 1)}
         if sets is not None:
-            inside = [classes[int(k)] for k in np.argsort(-found.mean[n]) if sets[n, k]]
+            inside = [classes[int(k)] for k in np.argsort(-uncertainty.mean[n]) if sets[n, k]]
             row |= {"set": " | ".join(inside), "set_size": len(inside)}
-        if rules.threshold is not None:
-            row["abstain"] = bool(MEASURES[rules.by](found)[n] > rules.threshold)
+        if rule.threshold is not None:
+            row["abstain"] = bool(MEASURES[rule.by](uncertainty)[n] > rule.threshold)
         rows.append(row | {"error": ""})
     return rows
 

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from transferkit.backbones.head import Classifier
 from transferkit.errors import usage_error
-from transferkit.inference.members import Member, Read
+from transferkit.inference.members import Member
+from transferkit.inference.pipeline import Picture, views_of
 
 STRENGTH = 0.6  # how much of the colour covers the picture where the evidence is strongest
 SHOWN_PX = 320  # smaller views are enlarged to about this, so that something is to be seen
@@ -173,21 +174,23 @@ def choose_runs(members: Sequence[Member]) -> list[Run]:
 
 
 def saliency(
-    members: Sequence[Member], runs: Sequence[Run], reads: Sequence[Read], targets: NDArray[Any]
+    members: Sequence[Member],
+    runs: Sequence[Run],
+    pictures: Sequence[Picture],
+    targets: NDArray[Any],
 ) -> NDArray[np.float32]:
     """Return the evidence (N, H, W), 0..1, for classes (N,) in the clean views of N pictures.
 
-    The mean over the members, whose maps count alike. reads: readable pictures only.
+    The mean over the members, whose maps count alike. pictures: readable ones only.
     """
     total = []
     for number, (member, run) in enumerate(zip(members, runs, strict=True)):
-        views = [read.views[number][0] for read in reads if read.views is not None]
-        images = torch.from_numpy(np.stack(views))  # (N, 3, H, W)
-        own = torch.from_numpy(member.order[targets])
+        images = views_of(pictures, number)[:, 0]  # (N, 3, H, W)
+        its_targets = torch.from_numpy(member.order[targets])
         size = (images.shape[2], images.shape[3])
         parts = [
             enlarged(grad_cam(member.loaded.classifier, run, *part), size)
-            for part in zip(images.split(BATCH), own.split(BATCH), strict=True)
+            for part in zip(images.split(BATCH), its_targets.split(BATCH), strict=True)
         ]
         total.append(torch.cat(parts))
     return torch.stack(total).mean(dim=0).numpy()

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from transferkit.data.decode import DecodeError, probe
 from transferkit.data.duplicates import exact_groups, near_groups
+from transferkit.inference.ood import normalized
 from transferkit.inference.uncertainty import Uncertainty
 
 Floats = NDArray[np.float64]
@@ -17,15 +18,15 @@ POOL_PER_PICK = 4  # by a score: diverse ones are picked among the 4 N highest
 LARGEST_POOL = 20_000  # by diversity alone: of more pictures so many are drawn at random
 
 
-def score_by(criterion: str, found: Uncertainty) -> Floats:
+def score_by(criterion: str, uncertainty: Uncertainty) -> Floats:
     """Return how much each picture is worth a label, (N,), higher is more; 0 for "diverse"."""
     if criterion == "bald":
-        return found.mutual_information
+        return uncertainty.mutual_information
     if criterion == "margin":
-        return 1 - found.margin
+        return 1 - uncertainty.margin
     if criterion == "diverse":
-        return np.zeros(len(found.margin))
-    return found.predictive_entropy
+        return np.zeros(len(uncertainty.margin))
+    return uncertainty.predictive_entropy
 
 
 @dataclass
@@ -74,8 +75,8 @@ class Pool:
         if not kept:
             return []
         features = np.stack([ranked[k][4] for k in kept])
-        known = labelled if self.criterion == "diverse" else None
-        picks = farthest_first(features, min(self.wanted, len(kept)), known)
+        avoided = labelled if self.criterion == "diverse" else None
+        picks = farthest_first(features, min(self.wanted, len(kept)), avoided)
         return [(ranked[kept[p]][2], ranked[kept[p]][3]) for p in picks]
 
 
@@ -84,28 +85,30 @@ def without_copies(files: list[Path]) -> list[int]:
     positions, digests, hashes = [], [], []
     for position, file in enumerate(files):
         try:
-            found = probe(file)
+            probed = probe(file)
         except DecodeError:
             continue
         positions.append(position)
-        digests.append(found.digest)
-        hashes.append(found.dhash)
+        digests.append(probed.digest)
+        hashes.append(probed.dhash)
     near, _ = near_groups([files[p] for p in positions], digests, np.array(hashes, dtype=np.uint64))
     extra = {other for group in (*exact_groups(digests), *near) for other in group[1:]}
     return [p for number, p in enumerate(positions) if number not in extra]
 
 
-def farthest_first(features: np.ndarray, count: int, known: np.ndarray | None = None) -> list[int]:
-    """Pick, one after the other, the point that is farthest from all picked and known ones.
+def farthest_first(
+    features: np.ndarray, count: int, avoided: np.ndarray | None = None
+) -> list[int]:
+    """Pick, one after the other, the point farthest from all picked and avoided ones.
 
-    features: (N, D), compared by direction; the first pick is point 0 where nothing is known.
+    features: (N, D), compared by direction; the first pick is point 0 where nothing is avoided.
     Source: Sener and Savarese, "Active Learning for Convolutional Neural Networks: A Core-Set
     Approach", ICLR 2018 (greedy k-center).
     """
-    points = _directions(features)
+    points = normalized(features)
     nearest = np.full(len(points), np.inf)
-    if known is not None and len(known):
-        centres = _directions(known)
+    if avoided is not None and len(avoided):
+        centres = normalized(avoided)
         for start in range(0, len(points), 1024):
             nearest[start : start + 1024] = 1 - (points[start : start + 1024] @ centres.T).max(1)
     picks: list[int] = []
@@ -115,8 +118,3 @@ def farthest_first(features: np.ndarray, count: int, known: np.ndarray | None = 
         nearest = np.minimum(nearest, 1 - points @ points[pick])
         nearest[picks] = -np.inf
     return picks
-
-
-def _directions(features: np.ndarray) -> np.ndarray:
-    length = np.linalg.norm(features, axis=1, keepdims=True)
-    return features / np.maximum(length, 1e-12)

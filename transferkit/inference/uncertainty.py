@@ -50,8 +50,8 @@ class Uncertainty:
     margin: Floats
 
 
-def measure(samples: Floats) -> Uncertainty:
-    """Sum up probabilities (N, S, K), S >= 1; with one sample nothing varies."""
+def uncertainty_of(samples: Floats) -> Uncertainty:
+    """Summarize probabilities (N, S, K), S >= 1; one sample does not vary."""
     mean = samples.mean(axis=1)
     predictive, expected = entropy(mean), entropy(samples).mean(axis=1)
     num_classes = samples.shape[2]

@@ -1,6 +1,6 @@
 """The evaluation after every epoch of pretraining: figures for metrics.csv, and plots."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from transferkit.data.index import DatasetIndex
 from transferkit.evaluation.pretraining_plots import picture_rows
-from transferkit.events import Event, Notice
+from transferkit.events import Notice, Show
 from transferkit.pretraining.encoder import Encoder
 from transferkit.pretraining.features import (
     ProbeData,
@@ -44,7 +44,7 @@ class Evaluator:
     views: PretrainingViews
     folder: RunFolder
     device: torch.device
-    show: Callable[[Event], None]
+    show: Show
     probe_data: ProbeData | None = None
     probe_every: int | None = None
     seed: int = 0

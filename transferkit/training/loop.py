@@ -116,8 +116,7 @@ def train_stage(run: Run, stage: PlannedStage) -> Iterator[Event]:
     total = sum(p.numel() for p in parameters)
     updater = updater_of(run, stage, source.network)
     continue_updater(run, updater)
-    names = (*run.plan.groups, "head")
-    monitor = watch(updater.classifier, names, run.group_of, loss_scale(run.fabric))
+    monitor = watch(updater.classifier, run.plan.columns, run.group_of, loss_scale(run.fabric))
     forward = forward_of(run, source.network, updater, monitor)
     epochs = math.ceil(run.epochs[state.stage])
     yield StageStarted(state.stage, stage.name, epochs, stage.lr, trains, total, source.cached)
@@ -342,7 +341,7 @@ def refresh_statistics(run: Run, source: Source, updater: Updater) -> None:
 
 def learning_rates(run: Run, optimizer: Any) -> dict[str, float]:
     """Return the rate of every group that trains, as columns of metrics.csv."""
-    names = (*run.plan.groups, "head")
+    names = run.plan.columns
     return {f"lr/{names[group['column']]}": group["lr"] for group in optimizer.param_groups}
 
 

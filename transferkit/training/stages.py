@@ -50,6 +50,11 @@ class StagePlan:
     groups: tuple[str, ...]
 
     @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of the groups and of the head, (G + 1,): the columns of what is logged for each."""
+        return (*self.groups, "head")
+
+    @property
     def deepest_boundary(self) -> int:
         """The lowest boundary above the stem; G when no stage has a frozen trunk of blocks."""
         cached = [stage.boundary for stage in self.stages if stage.boundary > 0]

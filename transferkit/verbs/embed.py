@@ -1,32 +1,26 @@
 """The verb `embed`: pictures in, feature vectors out, of any run's backbone."""
 
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from transferkit.data.addresses import fetch
 from transferkit.errors import UserError, usage_error
-from transferkit.events import Event, Notice, Progress, Working
-from transferkit.files.atomic_write import disk_error
+from transferkit.events import Notice, Show, Working
 from transferkit.files.row_files import SUFFIXES, ArrayFile, open_rows, require_replaceable
-from transferkit.inference.predict import (
-    LoadedRun,
-    features_of,
-    is_pretraining,
-    load_backbone,
-    picture_engine,
-)
+from transferkit.inference.members import Extractor
+from transferkit.inference.outputs import Outputs, completed
+from transferkit.inference.pipeline import BATCH, Picture, batches
+from transferkit.inference.predict import is_pretraining, load_backbone, picture_engine
 from transferkit.runs.folder import open_run
-from transferkit.runs.lock import only_process
 from transferkit.verbs.predict import list_pictures as list_pictures
 
-Show = Callable[[Event], None]
 ARRAY = ".safetensors"
-ROWS = 64
 
 
 @dataclass(frozen=True)
@@ -41,10 +35,6 @@ class Embedded:
     def line(self) -> str:
         """Return what to print."""
         return f"{self.pictures:,} × {self.width} features written to {self.output}"
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values for JSON."""
-        return {**asdict(self), "output": str(self.output)}
 
 
 def embed(
@@ -68,52 +58,51 @@ def embed(
     require_replaceable([output])
     show(Working("loading the model"))
     loaded = load_backbone(open_run(run))
-    loaded = replace(loaded, maker=loaded.maker.with_limit(max_pixels))
-    try:
-        with only_process(output):
-            return write_features(loaded, files, output, engine, show)
-    except OSError as error:
-        raise disk_error(output.parent, error) from error
+    with Outputs(output).held():
+        device, width = torch.device("cpu"), loaded.num_features
+        running = picture_engine(loaded.classifier, loaded.maker, len(files), engine, device)
+        extractor = Extractor(loaded.maker.with_limit(max_pixels), running)
+        unreadable = write_features(extractor, files, output, width, show)
+    if unreadable:
+        text = f"{len(unreadable)} of {len(files)} pictures cannot be read: {unreadable[0].error}"
+        show(Notice(text, warning=True))
+    return Embedded(output, len(files), width, len(unreadable))
 
 
 def write_features(
-    loaded: LoadedRun, files: Sequence[Path], output: Path, engine: str, show: Show
-) -> Embedded:
-    """Write the features of pictures, see `embed`. Raises OSError."""
-    device = torch.device("cpu")
-    running = picture_engine(loaded.classifier, loaded.maker, len(files), engine, device)
-    names = [f"f{number}" for number in range(loaded.num_features)]
-    if output.suffix.lower() == ARRAY:
+    extractor: Extractor, files: Sequence[Path], output: Path, width: int, show: Show
+) -> list[Picture]:
+    """Write the features (N, D) of pictures, D being the width; return the unreadable ones.
+
+    Raises UserError when no picture can be read, and OSError.
+    """
+    names = [f"f{number}" for number in range(width)]
+
+    def row(picture: Picture, vector: np.ndarray | None) -> dict[str, Any]:
+        values = [None] * width if vector is None else vector.tolist()
+        figures = dict(zip(names, values, strict=True))
+        return {"path": str(picture.file), **figures, "error": picture.error}
+
+    file: Any  # an array or a table
+    if is_array := output.suffix.lower() == ARRAY:
         metadata = {"paths": json.dumps([str(file) for file in files])}
-        shape = (len(files), loaded.num_features)
-        array: ArrayFile | None = ArrayFile(output, "features", shape, metadata)
-        table = None
+        file = ArrayFile(output, "features", (len(files), width), metadata)
     else:
-        array, table = None, open_rows(output, ["path", *names, "error"], go_on=False)
-    whole, done, bad, reason = False, 0, 0, ""
-    try:
-        for file, features, problem in features_of(running, loaded.maker, files):
-            done += 1
-            bad += features is None
-            reason = reason or problem
-            if array is not None:
-                array.write(None if features is None else features.numpy())
-            if table is not None:
-                values = [None] * len(names) if features is None else features.tolist()
-                found = dict(zip(names, values, strict=True))
-                table.write([{"path": str(file), **found, "error": problem}])
-            if done % ROWS == 0 or done == len(files):
-                show(Progress("pictures", done, len(files)))
-        if bad == done:
+        file = open_rows(output, ["path", *names, "error"], go_on=False)
+    unreadable: list[Picture] = []
+    with completed(file):
+        for batch in batches([extractor], files, BATCH, show=show):
+            vectors = batch.per_file(batch.features[0][:, 0].numpy() if batch.features else ())
+            if is_array:
+                for vector in vectors:
+                    file.write(vector)
+            else:
+                file.write([row(*pair) for pair in zip(batch.pictures, vectors, strict=True)])
+            unreadable += [picture for picture in batch.pictures if not picture.views]
+        if len(unreadable) == len(files):
+            reason = next((picture.error for picture in unreadable), "")
             raise UserError("no picture could be read", reason)
-        whole = True
-    finally:
-        for part in (array, table):
-            if part is not None:
-                part.close(whole)
-    if bad:
-        show(Notice(f"{bad} of {done} pictures cannot be read: {reason}", warning=True))
-    return Embedded(output, done, loaded.num_features, bad)
+    return unreadable
 
 
 def embed_instead(run: str, sources: Sequence[str], output: Path | None, show: Show) -> str:

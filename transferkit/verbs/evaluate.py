@@ -1,7 +1,7 @@
 """The verb `evaluate`: a run's model against labelled pictures, and what its doubts are worth."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,13 +16,12 @@ from transferkit.evaluation.bootstrap import bootstrap_intervals
 from transferkit.evaluation.measured import Measured
 from transferkit.evaluation.metrics import evaluate_logits, with_examples
 from transferkit.evaluation.selective import detection_auroc, risk_coverage
-from transferkit.events import Event, Notice, Progress, Working
-from transferkit.inference.decide import MEASURES, Rules, make_rules, uniform_of
+from transferkit.events import Notice, Progress, Show, Working
+from transferkit.inference.decide import MEASURES, DecisionRule, class_sets, fit_rule
 from transferkit.inference.members import open_members
-from transferkit.inference.uncertainty import Uncertainty
+from transferkit.inference.pipeline import Prediction, predictions
 from transferkit.recipes.reading import config_of
 from transferkit.runs.folder import RunFolder
-from transferkit.verbs.predict import Job, batches
 
 SHARES = (1.0, 0.95, 0.9, 0.8, 0.7, 0.5)
 
@@ -32,7 +31,7 @@ def evaluate(
     data: tuple[Path | None, Path | None],
     split: str,
     options: Predict,
-    show: Callable[[Event], None],
+    show: Show,
     allow_outside: bool = False,
     max_pixels: int | None = None,
 ) -> Measured:
@@ -49,31 +48,24 @@ def evaluate(
         reading = replace(reading, max_pixels=max_pixels)
     index = scan_labelled(data, config, reading, show, allow_outside)
     show(Working("loading the model"))
-    members = open_members(folders, options, len(index), config.augment.flip, max_pixels)
+    members = open_members(folders, options, len(index), max_pixels=max_pixels)
     loaded = members[0].loaded
     is_own = loaded.description.get("data", {}).get("fingerprint") == index.fingerprint
     positions = positions_of(index, split, is_own or not index.drawn_split)
-    known = known_labels(index, positions, loaded.classes)
-    job = Job(members, [], options, make_rules(members, options), [])
-    found = Collected(loaded.classes, job.rules, options.seed)
+    labels = model_labels(index, positions, loaded.classes)
+    collected = Collected(loaded.classes, fit_rule(members, options), options.seed)
     files = [index.file(int(p)) for p in positions]
-    rows = zip(known, (index.paths[int(p)] for p in positions), strict=True)
-    done = 0
-    for reads, batch, measured in batches(job, files):
-        labels = []
-        for read in reads:
-            label, path = next(rows)
-            if read.views is None:
-                show(Notice(f"{read.file} left out: {read.reason}", warning=True))
-            else:
-                labels.append((label, path))
-        if batch is not None and measured is not None:
-            found.add(labels, measured, batch.unlike, batch.keys)
-        done += len(reads)
-        show(Progress("pictures", done, len(files)))
+    truth = zip(labels, (index.paths[int(p)] for p in positions), strict=True)
+    for batch, prediction in predictions(members, files, options, show):
+        labelled = list(zip(batch.pictures, truth, strict=False))
+        for picture, _ in labelled:
+            if not picture.views:
+                show(Notice(f"{picture.file} left out: {picture.error}", warning=True))
+        if prediction is not None:
+            collected.add([true for picture, true in labelled if picture.views], prediction)
     show(Working("computing figures"))
-    result = found.result(Counter(index.classes[int(index.labels[p])] for p in positions))
-    tell_differences(result, show)
+    result = collected.result(Counter(index.classes[int(index.labels[p])] for p in positions))
+    warn_of_classes(result, show)
     return result
 
 
@@ -81,7 +73,7 @@ def scan_labelled(
     data: tuple[Path | None, Path | None],
     config: Config,
     reading: Reading,
-    show: Callable[[Event], None],
+    show: Show,
     allow_outside: bool = False,
 ) -> DatasetIndex:
     """Scan what is to be evaluated, with the split that the run would draw."""
@@ -102,12 +94,12 @@ def scan_labelled(
     return index
 
 
-def known_labels(
+def model_labels(
     index: DatasetIndex, positions: np.ndarray, classes: Sequence[str]
 ) -> list[int | None]:
-    """Return the model's label of every picture, None for a class it does not know.
+    """Return the model's label of every picture, None for a class that it does not have.
 
-    Raises UserError where it knows none of them.
+    Raises UserError where it has none of them.
     """
     number = {name: k for k, name in enumerate(classes)}
     labels = [number.get(index.classes[int(index.labels[p])]) for p in positions]
@@ -122,82 +114,72 @@ def known_labels(
 
 
 class Collected:
-    """What is kept of every picture while batches go by."""
+    """What is kept of every readable picture while batches go by."""
 
-    def __init__(self, classes: Sequence[str], rules: Rules, seed: int) -> None:
-        self.classes, self.rules, self.seed = tuple(classes), rules, seed
-        self.labels: list[int] = []
-        self.paths: list[str] = []
-        self.means: list[np.ndarray] = []
-        self.scores: dict[str, list[float]] = {name: [] for name in MEASURES}
-        self.unlike: list[tuple[float, bool]] = []
-        self.set_sizes: list[tuple[bool, int]] = []
+    def __init__(self, classes: Sequence[str], rule: DecisionRule, seed: int) -> None:
+        self.classes, self.rule, self.seed = tuple(classes), rule, seed
+        self.truth: list[tuple[int | None, str]] = []
+        self.parts: list[dict[str, np.ndarray]] = []
 
-    def add(
-        self,
-        labels: Sequence[tuple[int | None, str]],
-        found: Uncertainty,
-        unlike: np.ndarray | None,
-        keys: Sequence[int],
-    ) -> None:
+    def add(self, truth: Sequence[tuple[int | None, str]], prediction: Prediction) -> None:
         """Keep a batch of readable pictures: (label or None, path), N of each."""
-        scores = {name: score(found) for name, score in MEASURES.items()}
-        sets = None
-        if self.rules.sets is not None:
-            sets = self.rules.sets.contain(found.mean, uniform_of(keys, self.seed))
-        for n, (label, path) in enumerate(labels):
-            if unlike is not None:
-                self.unlike.append((float(unlike[n]), label is None))
-            if label is None:
-                continue
-            self.labels.append(label)
-            self.paths.append(path)
-            self.means.append(found.mean[n])
-            for name, values in scores.items():
-                self.scores[name].append(float(values[n]))
-            if sets is not None:
-                self.set_sizes.append((bool(sets[n, label]), int(sets[n].sum())))
+        self.truth += truth
+        mean, ood = prediction.uncertainty.mean, prediction.ood
+        part = {name: score(prediction.uncertainty) for name, score in MEASURES.items()}
+        part |= {"mean": mean} | ({} if ood is None else {"ood": ood})
+        sets = class_sets(self.rule, prediction, self.seed)
+        self.parts.append(part if sets is None else part | {"sets": sets})
 
     def result(self, counts: Counter[str]) -> Measured:
         """Measure what was kept. counts: pictures per class of the data."""
-        if not self.labels:
+        labels = np.array([-1 if label is None else label for label, _ in self.truth])
+        known = labels >= 0
+        if not known.any():
             raise UserError("no picture could be read")
-        labels, means = np.array(self.labels), np.stack(self.means)
+        every = {name: np.concatenate([p[name] for p in self.parts]) for name in self.parts[0]}
+        ood = every.pop("ood", None)
+        unlike_auroc = np.nan if ood is None else detection_auroc(ood, ~known)
+        figures = {name: values[known] for name, values in every.items()}
+        labels, means, sets = labels[known], figures.pop("mean"), figures.pop("sets", None)
+        paths = [path for label, path in self.truth if label is not None]
         logs = np.log(np.maximum(means, np.finfo(np.float64).tiny))
         evaluation = evaluate_logits(logs, labels, self.classes)
-        evaluation = with_examples(evaluation, means, labels, self.paths)
+        evaluation = with_examples(evaluation, means, labels, paths)
         evaluation = replace(evaluation, intervals=bootstrap_intervals(logs, labels))
         correct = means.argmax(axis=1) == labels
-        curve = risk_coverage(self.scores["entropy"], correct)
-        varied = {n: v for n, v in self.scores.items() if max(v) > min(v)}
-        unlike = np.array(self.unlike, dtype=np.float64).reshape(-1, 2)
+        curve = risk_coverage(figures["entropy"], correct)
+        varied = {name: score for name, score in figures.items() if score.max() > score.min()}
         return Measured(
             evaluation=evaluation,
             kept=tuple({"kept": s, "accuracy": curve.accuracy_at(s)} for s in SHARES),
             wrong_detection={n: detection_auroc(v, ~correct) for n, v in varied.items()},
             missing=tuple(name for name in self.classes if name not in counts),
             unknown={n: c for n, c in counts.items() if n not in self.classes},
-            unlike_auroc=detection_auroc(unlike[:, 0], unlike[:, 1]) if len(unlike) else np.nan,
-            sets=self._sets(),
+            unlike_auroc=unlike_auroc,
+            sets=None if sets is None else set_figures(sets, labels),
         )
 
-    def _sets(self) -> dict[str, float] | None:
-        if not self.set_sizes:
-            return None
-        held, sizes = np.array(self.set_sizes).T
-        empty = float((sizes == 0).mean())
-        return {"coverage": float(held.mean()), "size": float(sizes.mean()), "empty": empty}
+
+def set_figures(sets: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """Return how many sets (N, K) hold the label, their mean size, and the share of empty ones."""
+    sizes = sets.sum(axis=1)
+    coverage = float(sets[np.arange(len(labels)), labels].mean())
+    return {"coverage": coverage, "size": float(sizes.mean()), "empty": float((sizes == 0).mean())}
 
 
-def tell_differences(found: Measured, show: Callable[[Event], None]) -> None:
-    """Say which classes of the data the model does not know, and which have no pictures."""
-    if found.unknown:
-        names = ", ".join(f"{name} ({count})" for name, count in list(found.unknown.items())[:10])
-        text = f"left out, as the model does not know {len(found.unknown)} of the classes: {names}"
+def warn_of_classes(measured: Measured, show: Show) -> None:
+    """Say which classes of the data the model does not have, and which have no pictures."""
+    if measured.unknown:
+        names = ", ".join(
+            f"{name} ({count})" for name, count in list(measured.unknown.items())[:10]
+        )
+        text = (
+            f"left out, as the model does not know {len(measured.unknown)} of the classes: {names}"
+        )
         show(Notice(text, warning=True))
-    if found.missing:
-        shown = ", ".join(found.missing[:10])
-        show(Notice(f"no pictures of {len(found.missing)} of the model's classes: {shown}"))
+    if measured.missing:
+        shown = ", ".join(measured.missing[:10])
+        show(Notice(f"no pictures of {len(measured.missing)} of the model's classes: {shown}"))
 
 
 def positions_of(index: DatasetIndex, split: str, has_val: bool) -> np.ndarray:

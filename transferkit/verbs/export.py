@@ -3,7 +3,7 @@
 import copy
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
@@ -20,7 +20,7 @@ from transferkit.config import Config
 from transferkit.data.index import DatasetIndex
 from transferkit.data.loader import CLEAN, ViewMaker, ahead, epoch_order
 from transferkit.errors import UserError, usage_error
-from transferkit.events import Event, Notice, Working
+from transferkit.events import Notice, Show, Working, drain
 from transferkit.exporting.compare import Comparison, compare
 from transferkit.exporting.formats import (
     FORMATS,
@@ -46,8 +46,6 @@ from transferkit.training.picks import batches
 
 TRAINING_BATCH = 32
 NOISE = 32  # images of it, where there are no pictures
-
-Show = Callable[[Event], None]
 
 
 @dataclass(frozen=True)
@@ -295,11 +293,7 @@ def thinned_out(
             yield torch.from_numpy(images), torch.from_numpy(index.labels[pick])
 
     events = pruned(loaded.classifier, options.sparsity, options.sparse_epochs, count, batches_of)
-    while True:
-        try:
-            show(next(events))
-        except StopIteration as end:
-            return replace(loaded, classifier=end.value)
+    return replace(loaded, classifier=drain(events, show))
 
 
 def description(loaded: LoadedRun, options: ExportOptions, folded: int) -> dict[str, Any]:

@@ -1,21 +1,18 @@
 """The verb `find-lr`: the range test of a plan's first stage; and `--lr auto`, which uses it."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 from transferkit.config import Config
 from transferkit.errors import usage_error
 from transferkit.evaluation.rate_plot import rate_range
-from transferkit.events import Event, Notice, Working
+from transferkit.events import Notice, Show, Working, drain
 from transferkit.files.atomic_write import disk_error, png_of, write_atomically
 from transferkit.finetuning.session import Session, make_run, prepare, recalibrate
 from transferkit.runs.folder import RunFolder
 from transferkit.training.rate_range import Range, RangeTest, range_test
 from transferkit.training.stages import make_plan
 from transferkit.units import rate_text
-
-Show = Callable[[Event], None]
 
 
 def find_lr(
@@ -52,13 +49,7 @@ def measure(session: Session, folder: RunFolder, tried: Range, show: Show) -> Ra
     recalibrate(session, show)  # as before the run itself
     for notice in session.sources.choose_base(session.used_plan):
         show(notice)
-    events = range_test(make_run(session, folder), session.plan.stages[0], tried)
-    while True:
-        try:
-            show(next(events))
-        except StopIteration as end:
-            found: RangeTest = end.value
-            return found
+    return drain(range_test(make_run(session, folder), session.plan.stages[0], tried), show)
 
 
 def resolve_rate(session: Session, folder: RunFolder, show: Show) -> None:

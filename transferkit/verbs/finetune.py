@@ -2,7 +2,6 @@
 
 import json
 import math
-from collections.abc import Callable
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -14,7 +13,7 @@ from transferkit.errors import usage_error
 from transferkit.evaluation.layer_plots import inside
 from transferkit.evaluation.plots import confusion, curves, learning_rates
 from transferkit.evaluation.reliability_plot import reliability
-from transferkit.events import Event, Notice, StageEnded, StageStarted, Working
+from transferkit.events import Event, Notice, Show, StageEnded, StageStarted, Working
 from transferkit.files.foreign_files import understood
 from transferkit.finetuning.batch_parts import resolve_parts
 from transferkit.finetuning.final_validation import Validation, validate
@@ -48,7 +47,6 @@ from transferkit.units import parse_duration
 from transferkit.verbs.find_lr import resolve_rate
 from transferkit.verbs.report import write_card, write_report
 
-Show = Callable[[Event], None]
 COMMAND = "finetune"
 
 
@@ -224,7 +222,7 @@ def draw(session: Session, run: Run, folder: RunFolder, validation: Validation) 
     rows, calibration = run.state.rows, validation.calibration
     folder.save_plot("curves", curves(rows))
     folder.save_plot("learning_rates", learning_rates(rows))
-    folder.save_plot("inside", inside(run.state.monitored, [*run.plan.groups, "head"]))
+    folder.save_plot("inside", inside(run.state.monitored, run.plan.columns))
     matrix = validation.evaluation.confusion
     folder.save_plot("confusion", confusion(matrix, session.index.classes))
     folder.save_plot("reliability", reliability(calibration.before, calibration.after))

@@ -1,13 +1,12 @@
 """The verb `inspect`: what a data set holds and what is wrong with it."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 from transferkit.data.addresses import fetch
 from transferkit.data.index import ScanOptions, scan
 from transferkit.data.inspect import Inspection, inspect
 from transferkit.data.reading import PLAIN, Reading
-from transferkit.events import Event, Progress, Working
+from transferkit.events import Progress, Show, Working
 from transferkit.files.atomic_write import disk_error, write_atomically
 from transferkit.files.strict_json import strict_json
 from transferkit.redaction import redacted
@@ -18,7 +17,7 @@ def inspect_data(
     manifest: Path | None,
     output: Path | None,
     strict: bool,
-    show: Callable[[Event], None],
+    show: Show,
     allow_outside: bool = False,
     reading: Reading = PLAIN,
 ) -> tuple[Inspection, Path]:

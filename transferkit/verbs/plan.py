@@ -1,9 +1,7 @@
 """The verb `plan`: what `finetune` would do, and how long it would take, without doing it."""
 
-from collections.abc import Callable
-
 from transferkit.config import Config
-from transferkit.events import Event, Working
+from transferkit.events import Show, Working
 from transferkit.finetuning.session import Session, prepare
 from transferkit.finetuning.speed import (
     forward_seconds,
@@ -19,7 +17,7 @@ from transferkit.units import parse_duration
 
 
 def plan(
-    config: Config, show: Callable[[Event], None], watch: Stopwatch | None = None
+    config: Config, show: Show, watch: Stopwatch | None = None
 ) -> tuple[list[PlanRow], list[str]]:
     """Return the plan's rows, with expected times from a short measurement, and its notices.
 
@@ -89,7 +87,7 @@ def described(session: Session, stage: PlannedStage, epochs: float, seconds: flo
     return PlanRow(
         name=stage.name,
         epochs=epochs,
-        lr_by_group=dict(zip((*session.plan.groups, "head"), rates, strict=True)),
+        lr_by_group=dict(zip(session.plan.columns, rates, strict=True)),
         trainable_parameters=sum(p.numel() for _, p in named if p.requires_grad and any(rates)),
         total_parameters=sum(p.numel() for _, p in named),
         cache_bytes=session.sources.cache_bytes(stage.boundary) if cached else 0,

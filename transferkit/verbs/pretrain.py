@@ -2,7 +2,6 @@
 
 import shlex
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -22,7 +21,7 @@ from transferkit.data.reading import reading_of
 from transferkit.data.unlabeled import scan_unlabeled
 from transferkit.errors import usage_error
 from transferkit.evaluation.pretraining_plots import feature_map, filters, pretraining_curves
-from transferkit.events import Event, Notice, PretrainingEpoch, Progress, Working
+from transferkit.events import Notice, PretrainingEpoch, Progress, Show, Working
 from transferkit.pretraining.encoder import Encoder, first_weights
 from transferkit.pretraining.evaluator import Evaluator
 from transferkit.pretraining.features import ProbeData, features_of
@@ -59,7 +58,6 @@ from transferkit.training.settings import update_rules
 from transferkit.units import parse_duration
 from transferkit.verbs.report import write_report
 
-Show = Callable[[Event], None]
 COMMAND = "pretrain"
 TASK = "pretraining"
 EPOCHS = 100

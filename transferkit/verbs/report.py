@@ -1,13 +1,13 @@
 """The verb `report`: a page that shows what came out of a run."""
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from transferkit.config import Config
 from transferkit.errors import UserError, usage_error
 from transferkit.evaluation.bootstrap import bootstrap_intervals
-from transferkit.events import Event, Notice, Working
+from transferkit.events import Notice, Show, Working
 from transferkit.files.atomic_write import disk_error, write_atomically
 from transferkit.files.foreign_files import understood
 from transferkit.inference.calibration import log_softmax
@@ -22,7 +22,7 @@ from transferkit.runs.folder import CARD, REPORT, RunFolder, open_run
 from transferkit.verbs.compare import compare
 
 
-def report(path: Path, show: Callable[[Event], None]) -> Path:
+def report(path: Path, show: Show) -> Path:
     """Write the page of a finished run into its folder and return where it lies.
 
     Raises UserError when the run is not finished.
@@ -32,7 +32,7 @@ def report(path: Path, show: Callable[[Event], None]) -> Path:
         return write_report(folder, show)
 
 
-def report_together(paths: Sequence[Path], output: Path, show: Callable[[Event], None]) -> Path:
+def report_together(paths: Sequence[Path], output: Path, show: Show) -> Path:
     """Write one page of several finished runs side by side into `output`, and return it.
 
     Raises a usage error for fewer than two different runs, or pretraining runs among them.
@@ -74,7 +74,7 @@ def intervals_of(folder: RunFolder) -> Intervals:
     return bootstrap_intervals(logs, kept["labels"].numpy())
 
 
-def write_report(folder: RunFolder, show: Callable[[Event], None]) -> Path:
+def write_report(folder: RunFolder, show: Show) -> Path:
     """Write report.html; tells when the pictures are no longer where they were."""
     show(Working("writing the report"))
     if is_pretraining(folder):

@@ -8,12 +8,12 @@ from typing import Any
 
 from transferkit.config import Predict
 from transferkit.errors import UserError, usage_error
-from transferkit.events import Event, Notice, Working
+from transferkit.events import Notice, Show, Working
 from transferkit.files.foreign_files import understood
 from transferkit.inference.dropout import active_dropout
 from transferkit.inference.exported import is_exported
 from transferkit.inference.predict import load_run
-from transferkit.recipes.reading import config_of, predict_options
+from transferkit.recipes.reading import predict_options
 from transferkit.reporting.page import policy, render
 from transferkit.reporting.run_page import run_page
 from transferkit.runs.folder import RunFolder, open_run
@@ -60,20 +60,19 @@ def view(
     folder: RunFolder,
     options: Predict,
     port: int,
-    show: Callable[[Event], None],
+    show: Show,
     ready: Callable[[str, str], None],
 ) -> None:
     """Serve until interrupted.
 
     ready: called as soon as the page can be opened, with its address and one that works once.
     """
-    flip = "recipe" not in folder.files or config_of(folder).augment.flip
 
     def failed(error: Exception) -> None:
         show(Notice(f"a picture failed: {type(error).__name__}: {error}", warning=True))
 
     show(Working("loading the model"))
-    with Answerer(folder, options, flip) as answerer:
+    with Answerer(folder, options) as answerer:
         pages = make_pages(folder, answerer, show)
         with open_server(port, pages, lambda p: answerer(p).to_dict(), failed) as server:
             ready(server.address, server.address_once())
@@ -83,9 +82,7 @@ def view(
                 return
 
 
-def make_pages(
-    folder: RunFolder, answerer: Answerer, show: Callable[[Event], None]
-) -> dict[str, Page]:
+def make_pages(folder: RunFolder, answerer: Answerer, show: Show) -> dict[str, Page]:
     """Return the pages by path. The report is made anew: a file in the folder may be anybody's."""
     own = "frame-ancestors 'none'"
     pages = {}

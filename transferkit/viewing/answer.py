@@ -13,11 +13,11 @@ import numpy as np
 from transferkit.config import Predict
 from transferkit.errors import UserError
 from transferkit.files.atomic_write import write_atomically
-from transferkit.inference.decide import Rules, make_rules
-from transferkit.inference.members import Member, open_members, read_files, sample_batch
-from transferkit.inference.rows import batch_rows
+from transferkit.inference.decide import DecisionRule, fit_rule
+from transferkit.inference.members import Member, open_members
+from transferkit.inference.pipeline import predictions
+from transferkit.inference.rows import prediction_rows
 from transferkit.inference.saliency import Run, choose_runs, overlay, saliency
-from transferkit.inference.uncertainty import measure
 from transferkit.reporting.thumbnails import data_uri
 from transferkit.runs.folder import RunFolder
 
@@ -39,10 +39,10 @@ class Answerer:
     from several threads wait for each other.
     """
 
-    def __init__(self, folder: RunFolder, options: Predict, flip: bool) -> None:
-        self.members: list[Member] = open_members([folder], options, 1, flip)
+    def __init__(self, folder: RunFolder, options: Predict) -> None:
+        self.members: list[Member] = open_members([folder], options, 1)
         self.options = options
-        self.rules: Rules = make_rules(self.members, options)
+        self.rule: DecisionRule = fit_rule(self.members, options)
         self.maps, self.no_maps = _maps(self.members)
         self._folder = tempfile.TemporaryDirectory(prefix="transferkit-view-")
         self._one_at_a_time = threading.Lock()
@@ -71,17 +71,16 @@ class Answerer:
                 path.unlink(missing_ok=True)
 
     def _answer(self, path: Path) -> "Answer":
-        (read,) = read_files(self.members, [path], max(self.options.tta, 1))
-        if read.views is None:
-            raise UserError(f"this picture cannot be read: {read.reason}")
-        batch = sample_batch(self.members, [read], self.options)
-        found = measure(batch.probabilities)
-        (row,) = batch_rows([""], batch, found, self.rules, self.options, self.classes)
+        ((batch, prediction),) = predictions(self.members, [path], self.options)
+        (picture,) = batch.pictures
+        if prediction is None:
+            raise UserError(f"this picture cannot be read: {picture.error}")
+        (row,) = prediction_rows([""], prediction, self.rule, self.options, self.classes)
         image = ""
         if self.maps:
-            evidence = saliency(self.members, self.maps, [read], found.mean.argmax(axis=1))
-            image = data_uri(overlay(read.views[0][0], evidence[0]))
-        return Answer(row, batch.probabilities.shape[1], image)
+            evidence = saliency(self.members, self.maps, [picture], prediction.first_classes)
+            image = data_uri(overlay(picture.views[0][0], evidence[0]))
+        return Answer(row, prediction.probabilities.shape[1], image)
 
 
 def _maps(members: list[Member]) -> tuple[list[Run], str]:
@@ -94,7 +93,7 @@ def _maps(members: list[Member]) -> tuple[list[Run], str]:
 
 @dataclass(frozen=True)
 class Answer:
-    """What is shown of a picture. row: of `batch_rows`. image: the overlay, a data URI, or ""."""
+    """What is shown of a picture. image: the overlay as a data URI, or ""."""
 
     row: Mapping[str, Any]
     samples: int
