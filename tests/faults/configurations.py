@@ -41,8 +41,7 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "1cycle, run": {
         "schedule.name": "1cycle",
         "schedule.scope": "run",
-        "optimizer.name": "sgd",
-        "optimizer.momentum": 0.9,
+        "optimizer.name": "momentum",
     },
     "lr auto": {"training.lr": "auto", "stages": "1:2,3:1"},
     "budget": {"backbone.weights": WEIGHTS, "training.budget": "1h"},
@@ -63,6 +62,9 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
     },
     "last weights": {"training.restore_best": False},
     "impatient": {"training.patience": 1, "training.min_delta": 0.9, "stages": "1:4,3:2"},
+    "solved": KEPT | {"stages": "solve"},
+    "solved, then trained": KEPT | {"stages": "solve,head:1@5e-2,2:1@5e-3"},
+    "solved, then diverges": KEPT | {"stages": "solve,2:2@5e-3"},
     "dropout": {"head.dropout": [0.3], "optimizer.name": "nadam", "training.metric": "loss"},
     "compiled": {
         "backbone.name": "mlp",
@@ -86,6 +88,7 @@ PRETRAINING: dict[str, dict[str, Any]] = {
     "rbm": {
         "pretraining.method": "rbm",
         "pretraining.persistent": True,
+        "backbone.activation": "logistic",
         "backbone.name": "mlp",
         "backbone.batchnorm": [],
         "backbone.image_size": 16,

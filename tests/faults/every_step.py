@@ -47,11 +47,12 @@ LONGEST_S = 180
 @dataclass
 class Fault:
     """What befalls a run. stop: at which step it is asked to stop. saving: in every step, as after
-    ten minutes. kill: before which checkpoint, from 1."""
+    ten minutes. kill: before which checkpoint, from 1. again: it is over, and resumed."""
 
     stop: int = 0
     saving: bool = False
     kill: int = 0
+    again: bool = False
 
 
 class Run:
@@ -73,7 +74,7 @@ class Run:
         state = self.current.state
         last = 5 if self.name == "rewound too often" else 0
         forced = self.name == "rewind, forced" and state.halvings <= last
-        often = self.name in ("rewound too often", "stops on divergence")
+        often = self.name in ("rewound too often", "stops on divergence", "solved, then diverges")
         if state.stage == 1 and step == 3 and ((forced and not state.halvings) or often):
             raise Diverged(float("nan"), step)
         head = self.current.classifier.head
@@ -83,7 +84,10 @@ class Run:
         return loss
 
     def install(self, session: Any) -> None:
-        """Put all this in the place of what it stands for, in this process."""
+        """Put all this in the place of what it stands for, in this process.
+
+        session: None lets the command build its own.
+        """
         make_run, save = finetune_verb.make_run, RunFolder.save_checkpoint
 
         def made(*given: Any) -> Any:
@@ -101,13 +105,13 @@ class Run:
             (loop, "checked", self.checked),
             (pretraining_loop, "is_time", self.is_time),
             (finetune_verb, "make_run", made),
-            (finetune_verb, "prepare", lambda *given: session),
-            (pretrain_verb, "prepare", lambda *given: session),
             (RunFolder, "save_checkpoint", saved),
             *((finetune_verb, "choose", choose), (finetune_verb, "take", take)),
         )
         for owner, name, value in patches:
             setattr(owner, name, value)
+        if session is not None:
+            finetune_verb.prepare = pretrain_verb.prepare = lambda *given: session  # type: ignore
 
 
 def choose(session: Any, limit_s: float) -> Any:
@@ -203,7 +207,8 @@ class Ground:
 
     def _run(self, out: Path, fault: Fault, *, resume: bool) -> dict[str, int]:
         run = Run(self.name, fault)
-        run.install(self.session)
+        own = resume and self.name == "lr auto"  # the session has another rate by then
+        run.install(None if own else self.session)
         silent: Callable[[Any], None] = lambda event: None  # noqa: E731
         verb: Any = pretrain_verb if self.name in PRETRAINING else finetune_verb
         given: tuple[Any, ...] = ()
@@ -262,7 +267,7 @@ def trial(ground: Ground, fault: Fault, expected: dict[str, Any], ended: tuple[i
         code, told = ground.resume(out, Fault(stop=1))
         if code not in (130, ended[0]):
             return f"{fault}: going on ended with {code}: {told}"
-    if code in (130, -signal.SIGKILL):
+    if code in (130, -signal.SIGKILL) or fault.again:
         code, told = ground.resume(out, Fault())
     if code != ended[0] or (code and str(told).replace(str(out), "") != ended[1]):
         return f"{fault}: going on ended with {code}: {told}"
@@ -282,7 +287,7 @@ def attack(ground: Ground, every: int) -> dict[str, Any]:
     counted: dict[str, int] = {"steps": 0, "writes": 0}
     for kind, fault in (("steps", Fault()), ("writes", Fault(saving=True))):
         counted[kind] = count_of(ground, fault, kind)
-    faults = [Fault(saving=True)]
+    faults = [Fault(saving=True), Fault(again=True)]
     faults += [Fault(stop=step) for step in range(1, counted["steps"] + 1)]
     faults += [Fault(saving=True, kill=write) for write in range(1, counted["writes"] + 1)]
     first = random.Random(ground.name).randrange(every)

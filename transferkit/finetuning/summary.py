@@ -181,5 +181,7 @@ def stage_text(stage: Stage, lr: float) -> str:
     """Write a stage as --stages takes it. lr: its peak rate."""
     if stage.solves:
         return "solve"
+    if stage.solves:
+        return "solve"
     decay = "" if stage.decay is None else f"~{stage.decay:g}"
     return f"{stage.unfreeze}:{stage.epochs}@{lr:g}{decay}{'?' * stage.if_improving}"

@@ -146,8 +146,8 @@ def run_plan(session: Session, folder: RunFolder, show: Show) -> RunSummary:
     processes.from_first(recalibrate, session, show)
     processes.copy_first_(session.classifier)
     if continue_run(run):
-        stage = session.plan.stages[run.state.stage]
-        show(Notice(f"resuming in stage {stage.name} after epoch {run.state.epoch}"))
+        names = [*(stage.name for stage in session.plan.stages), "(all are over)"]
+        show(Notice(f"resuming in stage {names[run.state.stage]} after epoch {run.state.epoch}"))
     for notice in session.sources.choose_base(session.used_plan, run.state.base):
         show(notice)
     run.state.base = session.sources.base
@@ -169,19 +169,26 @@ def run_plan(session: Session, folder: RunFolder, show: Show) -> RunSummary:
                 show(event)
                 log_event(folder, event)
         processes.from_first(folder.write_json, "interpolation", run.interpolation)
-    session.solved = take_solved(run)
-    if session.solved is not None:
-        session.classifier = session.solved.classifier
+    prefer_solved(session, run)
     if run.settings.profile:
         show(Notice(f"{folder.files['profile']}: steps of each stage, for https://ui.perfetto.dev"))
     return processes.from_first(finish, session, run, folder, show)
+
+
+def prefer_solved(session: Session, run: Run) -> None:
+    """Let the session's classifier be the solved one, where that is the best of the run."""
+    session.solved = take_solved(run)
+    if session.solved is not None:
+        session.classifier = session.solved.classifier
 
 
 def end_early(
     session: Session, run: Run, folder: RunFolder, show: Show, problem: DivergedForGood
 ) -> None:
     """Finish a run that diverged for good with its best weights, and say how to go on from them."""
-    restore(run, "best")
+    if run.state.best[0] > -math.inf:
+        restore(run, "best")
+    prefer_solved(session, run)
     run.stopped = problem.what
     summary = processes.from_first(finish, session, run, folder, show)
     problem.where += f"\n{folder.path} ends with its best weights so far, accuracy "
