@@ -214,7 +214,7 @@ class Ground:
         given: tuple[Any, ...] = ()
         if verb is finetune_verb:  # a second is a step, and the start takes one
             watch = Stopwatch(lambda: float(run.steps + run.clock))
-            run.clock = 0 if resume else 1
+            run.clock = 0 if (out / "checkpoints/last.pt").exists() else 1
             self.session.watch = self.session.sources.watch = watch
         if resume:
             verb.resume(out, silent, *given)
