@@ -46,7 +46,8 @@ def work_as_told(side: str, per_step: float, arguments: list[str]) -> None:
 
     Writes the pictures per second of each. per_step: pictures of a training step.
     """
-    from transferkit import console, waiting
+    from transferkit import console
+    from transferkit.backbones import waiting
     from transferkit.cli import main
 
     waiting.sleep_soon()

@@ -388,14 +388,14 @@ MUTATIONS = (
         "transferkit/cli/__init__.py",
         "    sleep_soon()  #",
         "    #",
-        ("tests/test_waiting.py::test_openmp_hears_of_it_however_a_command_is_started",),
+        ("tests/backbones/test_waiting.py::test_openmp_hears_of_it_however_a_command_is_started",),
     ),
     Mutation(
         "the user's way of waiting overruled",
-        "transferkit/waiting.py",
+        "transferkit/backbones/waiting.py",
         "if not any(name in os.environ for name in CHOICES):",
         "if True:",
-        ("tests/test_waiting.py::test_what_the_user_chose_stays",),
+        ("tests/backbones/test_waiting.py::test_what_the_user_chose_stays",),
     ),
     Mutation(
         "ONNX Runtime's threads spin",

@@ -20,7 +20,7 @@ MOST_LINES_IN_FILE, MOST_LINES_IN_FUNCTION, MOST_ARGUMENTS = 400, 60, 7
 # imports from its own row or from rows before it.
 LAYERS = (
     ("", "errors", "events", "redaction", "stopwatch", "timm_import", "units"),
-    ("waiting",),
+    ("torchvision_ops",),
     ("processes", "stopping"),
     ("files",),
     ("config",),
@@ -242,3 +242,9 @@ def test_import_stays_light(name: str) -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert HEAVY & set(json.loads(done.stdout)) == set()
+
+
+def test_the_page_of_the_house_names_every_package() -> None:
+    page = (PACKAGE.parent / "docs" / "architecture.md").read_text(encoding="utf-8")
+    packages = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
+    assert {name for name in packages if f"`{name}/`" not in page} == set()

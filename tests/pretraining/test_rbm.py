@@ -138,7 +138,7 @@ def test_the_layers_of_the_mlp_are_the_hidden_units(visible: str) -> None:
         torch.testing.assert_close(stack.encoder(images), hidden)
     assert machines[0].std == (VISIBLE_STD if visible == "gaussian" else None)
     assert machines[1].std is None
-    assert stack.drawn(images, 2).shape == images.shape
+    assert stack.reconstructed(images, 2).shape == images.shape
 
 
 def make_stack(visible: str) -> tuple[Stack, Tensor]:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from transferkit.backbones.devices import to_device
-from transferkit.waiting import ONNX_RUNTIME
+from transferkit.backbones.waiting import ONNX_RUNTIME
 
 TOLERANCE = 1e-3
 """Largest difference to torch that ONNX Runtime may show, relative to the largest activation.

@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 import typer
 
 from transferkit import console, processes
+from transferkit.backbones.waiting import sleep_soon
 from transferkit.cli import (  # noqa: F401  # their commands join the application
     look,
     pretraining,
@@ -29,7 +30,6 @@ from transferkit.errors import UserError, usage_error
 from transferkit.files.cache_dir import ADVICE, default_cache_dir
 from transferkit.redaction import show_traceback
 from transferkit.stopping import STOPPING, last_words
-from transferkit.waiting import sleep_soon
 
 __all__ = ["app", "main"]
 

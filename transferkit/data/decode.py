@@ -47,17 +47,8 @@ _PROBE_PX = 32
 _LARGE_PIXELS = 25_000_000
 _STRIP_PIXELS = 2**20
 _WHILE_DECODING = {
-    **{
-        "WEBP": 14,
-        "JPEG2000": 14,
-        "AVIF": 10,
-        "HEIF": 10,
-        "GIF": 4,
-        "TIFF": 4,
-        "QOI": 4,
-        "ICNS": 8,
-    },
-    **{"PPM": 4, "SGI": 4, "TGA": 4, "SPIDER": 4, "FITS": 4, "DDS": 4, "PSD": 4},
+    **{"WEBP": 14, "JPEG2000": 14, "AVIF": 10, "HEIF": 10, "ICNS": 8, "GIF": 4, "TIFF": 4},
+    **dict.fromkeys(("QOI", "PPM", "SGI", "TGA", "SPIDER", "FITS", "DDS", "PSD"), 4),
 }
 """Bytes for each pixel that a plug-in needs beside the picture; measured, where it is not 0."""
 # Several threads decode at once; large pictures come one after another, to bound memory.

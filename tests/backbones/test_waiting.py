@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from transferkit.waiting import CHOICES, SPINS, sleep_soon
+from transferkit.backbones.waiting import CHOICES, SPINS, sleep_soon
 
 CONSOLE_SCRIPT = Path(sys.executable).with_name("transferkit")
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
