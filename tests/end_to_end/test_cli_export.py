@@ -116,7 +116,7 @@ def test_too_much_loss_keeps_no_file(run: Path, cli: Cli, monkeypatch: pytest.Mo
     assert Path("m.onnx").exists()
 
 
-def test_what_cannot_be_is_refused(run: Path, cli: Cli) -> None:
+def test_what_cannot_be_is_refused(run: Path, pictures: Path, cli: Cli) -> None:
     result = cli("export", run, "--format", "torchscript", "--precision", "int8")
     assert result.code == 2
     assert result.message[0] == "error: --format torchscript has no --precision int8"
@@ -129,7 +129,7 @@ def test_what_cannot_be_is_refused(run: Path, cli: Cli) -> None:
         assert result.message[0] == said
     assert cli("export", run, "-o", "m.txt").code == 2
     Path("m.onnx").write_bytes(b"no model")
-    damaged = cli("predict", "m.onnx", "x.png")
+    damaged = cli("predict", "m.onnx", pictures / "val")
     assert damaged.code == 1
     assert "not a model that transferkit exported" in damaged.message[0]
 

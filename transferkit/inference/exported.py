@@ -3,21 +3,22 @@
 import os
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from transferkit.backbones.engine import Engine, open_session, torch_runner
+from transferkit.backbones.head import Classifier
 from transferkit.data.loader import ViewMaker
 from transferkit.data.preprocessing import Preprocessing
 from transferkit.data.reading import reading_from
 from transferkit.errors import UserError, usage_error
 from transferkit.files.foreign_files import parse_json, require_regular
 from transferkit.inference.deployed import METADATA
+from transferkit.inference.predict import LoadedRun
 from transferkit.inference.weights_file import open_weights
 from transferkit.runs.description import check_description
 
@@ -27,18 +28,8 @@ MOST_XML_BYTES, MOST_BIN_BYTES = 100_000_000, 16 << 30
 """Of an OpenVINO model; the largest of timm's have 10 GB of weights."""
 
 
-@dataclass(frozen=True)
-class Exported:
-    """An exported model. engine: bytes (N, 3, H, W) -> logits (N, K). about: its metadata."""
-
-    engine: Engine
-    classes: tuple[str, ...]
-    maker: ViewMaker
-    temperature: float
-    about: dict[str, Any]
-
-
 Opened = tuple[Callable[[Tensor], Tensor], str]
+Extra = dict[str, str | bytes]
 
 
 def open_onnx(path: Path) -> Opened:
@@ -76,20 +67,20 @@ def refuse_other_files(model: bytes) -> None:
 
 def open_torchscript(path: Path) -> Opened:
     """Open a TorchScript archive. Such an archive is code: open only what you trust."""
-    extra = {METADATA: ""}
+    extra: Extra = {METADATA: ""}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         module = torch.jit.load(path, map_location="cpu", _extra_files=extra)
-    return module_runner(module), text_of(extra[METADATA])
+    return opened_module(module, extra)
 
 
 def open_torch_export(path: Path) -> Opened:
     """Open an archive of torch.export. It unpickles parts of it: open only what you trust."""
-    extra = {METADATA: ""}
+    extra: Extra = {METADATA: ""}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         module = torch.export.load(path, extra_files=extra).module()
-    return module_runner(module), text_of(extra[METADATA])
+    return opened_module(module, extra)
 
 
 def openvino_parts(path: Path) -> tuple[bytes, bytes]:
@@ -142,19 +133,10 @@ def open_safetensors(path: Path) -> Opened:
     return torch_runner(network, torch.device("cpu")), text
 
 
-def module_runner(module: Any) -> Callable[[Tensor], Tensor]:
-    """Return a call that runs a torch module without gradients."""
-
-    def run(images: Tensor) -> Tensor:
-        with torch.no_grad():
-            return module(images)
-
-    return run
-
-
-def text_of(value: str | bytes) -> str:
-    """Return text that an archive may give back as bytes."""
-    return value.decode() if isinstance(value, bytes) else value
+def opened_module(module: Any, extra: Extra) -> Opened:
+    """Return a call that runs a torch module without gradients, and the metadata of its archive."""
+    text = extra[METADATA]  # an archive may give text back as bytes
+    return torch.no_grad()(module.__call__), text.decode() if isinstance(text, bytes) else text
 
 
 OPENERS: dict[str, tuple[str, Callable[[Path], Opened]]] = {
@@ -191,10 +173,12 @@ def is_exported(path: Path) -> bool:
     return path.suffix in OPENERS and path.is_file()
 
 
-def open_exported(path: Path, trusted: bool = False) -> Exported:
-    """Open an exported model. Raises UserError when it is none of ours, or damaged.
+def open_exported(path: Path, trusted: bool = False) -> tuple[LoadedRun, Engine]:
+    """Open an exported model: its description, and an engine that turns bytes (N, 3, H, W) into
+    logits (N, K). The classifier is the identity: logits count as features.
 
-    trusted: its maker is known, see `require_trust`.
+    trusted: its maker is known, see `require_trust`. Raises UserError for a file that is damaged or
+    was not exported by transferkit.
     """
     if path.suffix in PROGRAMS:
         require_trust(path, trusted)
@@ -204,10 +188,9 @@ def open_exported(path: Path, trusted: bool = False) -> Exported:
         run, text = opener(path)
         about = check_description(parse_json(text))
         classes = tuple(str(c) for c in about["classes"])
-        maker = ViewMaker(
-            Preprocessing.from_dict(about["preprocessing"]),
-            reading=reading_from(about),
-        )
+        size = Preprocessing.from_dict(about["preprocessing"])
+        maker = ViewMaker(size, reading=reading_from(about))
+        identity = Classifier(nn.Identity(), nn.Identity(), size.mean, size.std)
         temperature = float(about["temperature"])
     except UserError:
         raise
@@ -216,6 +199,7 @@ def open_exported(path: Path, trusted: bool = False) -> Exported:
         raise UserError(
             f"{path} is not a model that transferkit exported, or it is damaged",
             f"{type(error).__name__}: {''.join(reason)[:200]}",
-            "write it anew: transferkit export RUN",
+            "export it again: transferkit export RUN",
         ) from None
-    return Exported(Engine(name, run), classes, maker, temperature, about)
+    loaded = LoadedRun(identity, classes, maker, about, temperature, num_features=len(classes))
+    return loaded, Engine(name, run)

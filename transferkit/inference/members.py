@@ -7,10 +7,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
 
 from transferkit.backbones.engine import Engine
-from transferkit.backbones.head import Classifier
 from transferkit.config import Predict
 from transferkit.data.loader import ViewMaker
 from transferkit.errors import UserError, usage_error
@@ -71,7 +69,9 @@ def open_members(
     members: list[Member] = []
     for model in models:
         if isinstance(model, Path):
-            members.append(open_exported_member(model, trusted, max_pixels))
+            loaded, engine = open_exported(model, trusted)
+            maker, order = loaded.maker.with_limit(max_pixels), np.arange(len(loaded.classes))
+            members.append(Member(maker, engine, loaded, order, model))
             continue
         loaded = load_run(model, options.enable_dropout if options.mc_scope == "all" else None)
         if options.mc_dropout:
@@ -93,19 +93,6 @@ def open_members(
         ood = _ood_score(model, options.ood)
         members.append(Member(maker, engine, loaded, order, model.path, model, ood))
     return members
-
-
-def open_exported_member(path: Path, trusted: bool, max_pixels: int | None) -> Member:
-    """Open a file that `export` wrote. Raises UserError, see `open_exported`."""
-    model = open_exported(path, trusted)
-    count = len(model.classes)
-    size = model.maker.preprocessing
-    identity = Classifier(nn.Identity(), nn.Identity(), size.mean, size.std)
-    loaded = LoadedRun(
-        identity, model.classes, model.maker, model.about, model.temperature, num_features=count
-    )
-    maker = model.maker.with_limit(max_pixels)
-    return Member(maker, model.engine, loaded, np.arange(count), path)
 
 
 def flips(folder: RunFolder) -> bool:

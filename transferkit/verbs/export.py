@@ -112,9 +112,9 @@ def export(
                 path = (waiting / target.name).with_suffix(end)
                 write_atomically(path, lambda file, data=data: file.write(data))  # type: ignore[misc]
             show(Working("comparing with the original"))
-            back = open_exported(waiting / target.name, trusted=True)
+            _, engine = open_exported(waiting / target.name, trusted=True)
             sizes = (before, sum(map(len, files.values())))
-            result = compare(original, back.engine.run, images, labels, sizes)
+            result = compare(original, engine.run, images, labels, sizes)
             if options.sparsity:
                 result = replace(result, sparsity=zeros(loaded.classifier))
             refuse_losses(result, options)

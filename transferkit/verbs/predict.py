@@ -226,7 +226,8 @@ def warn_of(paths: list[str], text: str, show: Show) -> None:
     """Say something of pictures of all processes. text: with {} for their names."""
     paths = [path for part in processes.from_all(paths) for path in part]
     if paths:
-        others = f" and {len(paths) - 1:,} others" if len(paths) > 1 else ""
+        more = len(paths) - 1
+        others = f" and {more:,} other{'s' * (more > 1)}" if more else ""
         show(Notice(text.format(f"{paths[0]}{others}"), warning=True))
 
 

@@ -27,7 +27,7 @@ MEANINGS = {
     "expected_entropy": "what is unclear in the picture itself",
     "mutual_information": "what the model does not know",
     "variation_ratio": "how often the samples vote otherwise",
-    "ood": "above 1, the picture is unlike the training data",
+    "ood": "above 1, the picture is out of distribution",
     "set": "holds the truth with the coverage asked for",
 }
 
