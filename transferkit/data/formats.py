@@ -9,6 +9,8 @@ from typing import BinaryIO
 
 from PIL import Image
 
+from transferkit.files.foreign_files import require_regular
+
 # EPS would start Ghostscript on the user's files; the others are only recognised, never decoded.
 REFUSED_FORMATS = {"EPS", "BUFR", "GRIB", "HDF5", "MPEG", "WMF"}
 
@@ -100,9 +102,10 @@ def unsupported(kind: str) -> str:
 def begins_as_picture(file: Path) -> bool:
     """Whether a file's first bytes are those of a picture, whatever its name."""
     try:
+        require_regular(file)  # opening a pipe would wait for whoever writes into it
         with open(file, "rb") as opened:
             start = opened.read(32)
-    except OSError:
+    except (OSError, ValueError):
         return False
     webp = start[:4] == b"RIFF" and start[8:12] == b"WEBP"
     bitmap = start[:2] == b"BM" and start[6:10] == bytes(4)
