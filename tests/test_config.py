@@ -41,8 +41,14 @@ def other_value(item: OptionField) -> Any:
         return special[item.key]
     if item.key.startswith("schedule.") and get_origin(kind) is tuple:
         return [0.25, 0.5]
-    if words_beside_a_number(item.annotation):
-        return words_beside_a_number(item.annotation)[0]
+    if words := words_beside_a_number(item.annotation):
+        return (
+            next(word for word in words if word != default)
+            if len(words) > 1
+            else 0.25
+            if (default in words)
+            else words[0]
+        )
     if get_origin(kind) is tuple:
         if get_origin(get_args(kind)[0]) is Literal:
             return [get_args(get_args(kind)[0])[0]]
@@ -61,6 +67,8 @@ def other_value(item: OptionField) -> Any:
 def needs(key: str) -> dict[str, Any]:
     """Return what else must be set so that an option has an effect."""
     section, name = key.split(".")
+    if section == "solve":
+        return {"stages": "solve"}
     alpha = {f"{section}.activation": "selu", f"{section}.dropout": 0.1}
     found: dict[str, Any] = {
         "slope": {f"{section}.activation": "leaky_relu"},
@@ -146,8 +154,8 @@ def test_an_option_is_reached_by_recipe_set_and_flag(item: OptionField) -> None:
     assert as_stored(value) != item.default
     recipe: dict[str, Any] = {}
     for key, given in ({item.key: value} | needs(item.key)).items():
-        section, name = key.split(".")
-        recipe.setdefault(section, {})[name] = given
+        section, _, name = key.partition(".")
+        recipe |= {section: recipe.get(section, {}) | {name: given} if name else given}
     assert value_at(load_config(recipe), item.key) == as_stored(value)
     text = str(value).lower() if isinstance(value, bool) else str(value)
     text = text.replace("'", '"')

@@ -1,4 +1,5 @@
 import contextlib
+import importlib.util
 import io
 import os
 import struct
@@ -25,6 +26,8 @@ from transferkit.data.formats import image_suffixes, readable_formats
 from transferkit.data.reading import Reading
 
 SIX_BY_FOUR = np.arange(72, dtype=np.uint8).reshape(4, 6, 3) * 3
+
+HEIF = importlib.util.find_spec("pillow_heif") is not None
 
 
 def noise(width: int, height: int, seed: int = 0) -> Image.Image:
@@ -178,7 +181,7 @@ def write_bad_files(folder: Path) -> dict[str, str]:
         "cut.png": (png[: len(png) // 2], "truncated"),
         "empty.jpg": (b"", "empty file"),
         "text.jpg": (b"hello, I am no picture", "text, not an image: hello, I am no picture"),
-        "phone.jpg": (b"\0\0\0\x18ftypheic" + bytes(50), "damaged header"),
+        "phone.jpg": (b"\0\0\0\x18ftypheic" + bytes(50), "damaged header" if HEIF else "HEIC"),
         "script.jpg": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "EPS (not supported)"),
         "header.png": (png[:10] + bytes(20), "damaged header"),
         "crc.png": (png[:60] + b"\xff\xff\xff" + png[63:], "damaged"),

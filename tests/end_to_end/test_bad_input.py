@@ -106,7 +106,8 @@ def test_class_with_one_picture(flat: Path, refused: Refused) -> None:
 
 def test_class_folder_without_pictures(flat: Path, refused: Refused) -> None:
     for file in (flat / "square").iterdir():
-        file.rename(file.with_suffix(".txt"))
+        file.unlink()
+        file.with_suffix(".txt").write_text("no picture")
     what, where, remedy = refused(1, "finetune", flat)
     assert what.endswith("flat/square has no readable picture")
     assert where == "3 files found, none of them a picture: 3 .txt"
@@ -153,7 +154,7 @@ REASONS = {
     "disc/corrupt.png": "not an image",
     "disc/truncated.png": "truncated",
     "disc/zero.png": "empty file",
-    "square/huge.png": "900,000,000 pixels, more than the limit of 100,000,000",
+    "square/huge.png": "900,000,000 pixels, more than the limit of 250,000,000 (see --max-pixels)",
 }
 
 
@@ -358,7 +359,7 @@ WRONG_OPTIONS = {
     ("--no-pretrained", "--stages", "head:3"): "stages: the first one trains only the head on rand",
     ("--stages", "head"): "--stages: cannot read 'head'",
     ("--stages", "0:1"): (
-        "stages.0.unfreeze must be greater than or equal to 1 or 'head' or 'all', not 0"
+        "stages.0.unfreeze must be greater than or equal to 1 or 'head', 'all' or 'solve', not 0"
     ),
     ("--stages", "head:1?"): "stages: the first stage cannot depend on the one before",
     ("--stages", "99:1"): "a stage unfreezes 99 block groups, but the backbone has 8",

@@ -153,7 +153,7 @@ def test_any_pair_is_taken_or_refused(pair: str) -> None:
         ({"data": {"strict": 1}}, ["data.strict", "boolean"]),
         ({"data": {"exclude": "cat"}}, ["data.exclude", "array", "'cat'"]),
         ({"data": [1]}, ["data must be an object"]),
-        ({"stages": [{"unfreeze": "top", "epochs": 1}]}, ["stages.0.unfreeze", "'head' or 'all'"]),
+        ({"stages": [{"unfreeze": "top", "epochs": 1}]}, ["stages.0.unfreeze", "'all' or 'solve'"]),
         ({"stages": [{"unfreeze": 1}]}, ["stages.0.epochs is missing"]),
         ({"stages": [{"unfreeze": 1, "epoch": 2}]}, ["stages.0.epoch;", "stages.epochs?"]),
         ({"stages": {"epochs": 1}}, ["stages must be a valid array"]),

@@ -130,7 +130,8 @@ def option_fields() -> list[OptionField]:
             option = next((e for e in extras if isinstance(e, Option)), None)
             if option is not None:
                 key = f"{section_field.name}.{item.name}"
-                inner = [a for kind in get_args(annotation) for a in get_args(kind)[1:]]
+                kinds = [k for k in get_args(annotation) if get_origin(k) is not Literal]
+                inner = [a for kind in kinds for a in get_args(kind)[1:]]
                 beside = inner if words_beside_a_number(annotation) else []
                 bounds = tuple(e for e in (*extras, *beside) if e is not option)
                 found.append(OptionField(key, annotation, item.default, option, bounds))
