@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Callable
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import pytest
@@ -86,11 +87,12 @@ def objective(name: str, epochs: list[PretrainingEpoch]) -> list[float]:
 def test_a_method_lowers_its_own_objective(
     name: str, pretraining_config: Make, tmp_path: Path
 ) -> None:
-    config = config_of(pretraining_config, name, epochs=12, **LEARNING.get(name, {"lr": 3e-3}))
+    epochs = 20 if name == "gan" else 12  # some of whose steps have a penalty
+    config = config_of(pretraining_config, name, epochs=epochs, **LEARNING.get(name, {"lr": 3e-3}))
     found = objective(name, run(config, tmp_path / "run"))
     part = max(1, len(found) // 4)
     assert len(found) >= 2
-    assert sum(found[-part:]) / part < 0.97 * sum(found[:part]) / part
+    assert median(found[-part:]) < 0.97 * median(found[:part])
 
 
 class Stopped(KeyboardInterrupt):
