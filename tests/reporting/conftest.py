@@ -55,6 +55,7 @@ def finished(root: Path, classes: tuple[str, ...] = ("cat", EVIL)) -> RunData:
         "warnings": [EVIL],
     }
     description = {"classes": list(classes), "backbone": "x", "started_from": "y", "license": "z"}
+    description |= {"background": "white", "max_pixels": 10**8}
     config = Config(data=Data(path=root))
     scores = np.array([[2.0, 0.0], [0.0, 2.0], [0.0, 1.0], [0.0, 2.0]])
     calibration = calibrate(scores, np.array([0, 1, 1, 0])).to_dict()

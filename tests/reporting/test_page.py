@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from transferkit.data.reading import Reading
 from transferkit.reporting.gather import RunData
 from transferkit.reporting.page import share_text
 from transferkit.reporting.run_page import run_page
@@ -98,15 +99,15 @@ def test_many_classes_become_a_drawing(tmp_path: Path, make_run: MakeRun) -> Non
 
 def test_a_thumbnail_keeps_its_shape(tmp_path: Path) -> None:
     Image.new("RGBA", (600, 300), (0, 0, 0, 0)).save(tmp_path / "a.png")
-    uri = thumbnail(tmp_path / "a.png", (10, 20, 30), 10**6, side_px=100)
+    uri = thumbnail(tmp_path / "a.png", Reading((10, 20, 30)), side_px=100)
     kind, _, data = uri.partition(",")
     assert kind == "data:image/jpeg;base64"
     (tmp_path / "b.jpg").write_bytes(base64.b64decode(data))
     with Image.open(tmp_path / "b.jpg") as image:
         assert image.size == (100, 50)
         assert image.getpixel((50, 25)) == pytest.approx((10, 20, 30), abs=3)
-    assert thumbnail(tmp_path / "missing.png", (0, 0, 0), 10**6) == ""
-    assert thumbnail(None, (0, 0, 0), 10**6) == ""
+    assert thumbnail(tmp_path / "missing.png", Reading()) == ""
+    assert thumbnail(None, Reading()) == ""
 
 
 def test_shares() -> None:

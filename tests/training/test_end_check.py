@@ -26,10 +26,11 @@ def silent(event: Event) -> None:
 def run_with(pictures: int, **values: Any) -> Any:
     """Return what the check reads of a run whose best epoch is its first of two."""
     rows = [
-        {"best": 1, "val_accuracy": 0.8, "val_loss": 0.5},
-        {"best": 0, "val_accuracy": 0.6, "val_loss": 1.0},
+        {"stage": 0, "best": 1, "val_accuracy": 0.8, "val_loss": 0.5},
+        {"stage": 0, "best": 0, "val_accuracy": 0.6, "val_loss": 1.0},
     ]
     known = {
+        "plan": SimpleNamespace(stages=[SimpleNamespace(solves=False)]),
         "interpolation": [],
         "interpolated": None,
         "state": SimpleNamespace(rows=rows),
