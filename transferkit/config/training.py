@@ -36,6 +36,15 @@ class Stage(Section):
         """Whether the stage is a closed-form solve."""
         return self.unfreeze == "solve"
 
+    @property
+    def text(self) -> str:
+        """The stage as `--stages` takes it."""
+        if self.solves:
+            return "solve"
+        rate = "" if self.lr is None else f"@{self.lr:g}"
+        decay = "" if self.decay is None else f"~{self.decay:g}"
+        return f"{self.unfreeze}:{self.epochs}{rate}{decay}{'?' * self.if_improving}"
+
 
 @dataclass(frozen=True)
 class Solve(Section):

@@ -1,11 +1,10 @@
 """What a finished run has to say about itself, as data: summary.json and the closing table."""
 
 import shlex
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from transferkit.config import Stage
 from transferkit.evaluation.metrics import Evaluation, WeakClass
 from transferkit.files.strict_json import to_plain
 from transferkit.finetuning.diagnosis import diagnose
@@ -165,7 +164,7 @@ def going_on(session: Session, run: Run) -> str:
     config, first = session.config, run.state.stage
     stages = config.stages or default_stages(config, len(run.plan.groups))
     parts = [
-        stage_text(stage, planned.lr / 2)
+        replace(stage, lr=planned.lr / 2).text
         for stage, planned in zip(stages[first:], run.plan.stages[first:], strict=True)
     ]
     if run.plan.stages[first].boundary < len(run.plan.groups):  # the new run's head knows nothing
@@ -175,13 +174,3 @@ def going_on(session: Session, run: Run) -> str:
     data += [] if config.data.manifest is None else ["--manifest", str(config.data.manifest)]
     plan = ["--from", str(run.folder.path), "--stages", ",".join(parts)]
     return shlex.join(["transferkit", "finetune", *data, *plan])
-
-
-def stage_text(stage: Stage, lr: float) -> str:
-    """Write a stage as --stages takes it. lr: its peak rate."""
-    if stage.solves:
-        return "solve"
-    if stage.solves:
-        return "solve"
-    decay = "" if stage.decay is None else f"~{stage.decay:g}"
-    return f"{stage.unfreeze}:{stage.epochs}@{lr:g}{decay}{'?' * stage.if_improving}"

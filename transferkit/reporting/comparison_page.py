@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
+from transferkit.config import Stage
 from transferkit.data.reading import reading_from
 from transferkit.evaluation.bootstrap import paired_difference
 from transferkit.evaluation.comparison import Comparison
@@ -131,11 +132,8 @@ def option_text(value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, tuple):
         return ", ".join(map(option_text, value)) or "–"
-    if hasattr(value, "unfreeze"):
-        text = f"{value.unfreeze}:{value.epochs}"
-        text += "" if value.lr is None else f"@{value.lr:g}"
-        text += "" if value.decay is None else f"~{value.decay:g}"
-        return text + ("?" if value.if_improving else "")
+    if isinstance(value, Stage):
+        return value.text
     return "–" if value is None else str(value)
 
 

@@ -226,8 +226,7 @@ def take_solved(run: Run) -> Solved | None:
     trained = [row for row in state.rows if not run.plan.stages[row["stage"]].solves]
     if trained:
         last = recorded(run)
-        other = {"val_accuracy": last["val_accuracy"], **last}
-        if (measured(other, metric), -other["val_loss"]) >= tuple(state.solved):
+        if (measured(last, metric), -last["val_loss"]) >= tuple(state.solved):
             return None
     checkpoint = run.folder.load_checkpoint("solved")
     if checkpoint is None:

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from transferkit.config import Stage
 from transferkit.console import print_lines, print_table
 from transferkit.units import duration_text
 
@@ -51,14 +52,5 @@ def _text(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, tuple):
-        return ", ".join(_stage_text(part) for part in value) or "-"
+        return ", ".join(p.text if isinstance(p, Stage) else str(p) for p in value) or "-"
     return "-" if value is None else str(value)
-
-
-def _stage_text(part: Any) -> str:
-    if not hasattr(part, "unfreeze"):
-        return str(part)
-    text = f"{part.unfreeze}:{part.epochs}"
-    text += "" if part.lr is None else f"@{part.lr:g}"
-    text += "" if part.decay is None else f"~{part.decay:g}"
-    return text + ("?" if part.if_improving else "")
