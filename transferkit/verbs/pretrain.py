@@ -15,6 +15,7 @@ from transferkit.backbones.synchronized import synchronize_
 from transferkit.config import Config, Pretraining
 from transferkit.config.methods import METHODS
 from transferkit.data.addresses import fetch
+from transferkit.data.framing import cut_away, framing
 from transferkit.data.index import DatasetIndex, ScanOptions, scan
 from transferkit.data.kept import KeptPictures
 from transferkit.data.reading import reading_of
@@ -138,11 +139,12 @@ def prepare(config: Config, show: Show) -> PretrainingSession:
         show(scale)
     if resized:
         show(Notice(resized))
-    for text in (*index.warnings, *backbone.notices, *batch_notices(index, options.batch_size)):
+    told = (*index.warnings, *backbone.notices, *cut_away(index.sizes, backbone.preprocessing))
+    for text in (*told, *batch_notices(index, options.batch_size)):
         show(Notice(text, warning=True))
     show(
         Notice(
-            f"{backbone.name} at {backbone.preprocessing.width_px} px, "
+            f"{backbone.name}, {framing(backbone.preprocessing)}, "
             f"weights: {backbone.weights_source}"
         )
     )
