@@ -19,7 +19,7 @@ from transferkit.config import Config, Predict
 from transferkit.config.optimization import OptimizerOptions
 from transferkit.errors import UserError
 from transferkit.events import EpochEnded, Event
-from transferkit.finetuning.session import refuse_sharing
+from transferkit.finetuning.preparation import refuse_sharing
 from transferkit.inference.outputs import Outputs
 from transferkit.runs.folder import RunFolder
 from transferkit.verbs import finetune as verb

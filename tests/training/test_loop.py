@@ -503,8 +503,8 @@ def test_a_killed_process_can_be_resumed(lively: Config, tmp_path: Path) -> None
     recipe.write_text(to_toml(lively))
     program = (
         "import sys, time, tomllib, pathlib, torch; torch.set_num_threads(1)\n"
-        "from transferkit.training import sources\n"
-        "sources.EXTRACTION_ROWS = sources.DERIVATION_ROWS = 16\n"
+        "from transferkit.training import cache_filling\n"
+        "cache_filling.EXTRACTION_ROWS = cache_filling.DERIVATION_ROWS = 16\n"
         "from transferkit.verbs.finetune import finetune\n"
         "from transferkit.recipes.reading import load_config\n"
         "config = load_config(tomllib.loads(pathlib.Path(sys.argv[1]).read_text()))\n"

@@ -46,7 +46,6 @@ def test_default_plan() -> None:
     assert rows[2] == (0,) * 6 + (0.25, 0.5, 1)
     assert rows[3] == (*(0.5 ** (8 - i) for i in range(8)), 1)
     assert plan.groups == EIGHT
-    assert plan.deepest_boundary == 6
 
 
 def test_default_plan_of_other_depths() -> None:
@@ -57,7 +56,6 @@ def test_default_plan_of_other_depths() -> None:
     assert [stage.name for stage in two.stages] == ["head", "top 1", "all"]
     one = make_plan(Config(), ["a"])
     assert [(s.name, s.if_improving) for s in one.stages] == [("head", False), ("all", False)]
-    assert one.deepest_boundary == 1
     without = make_plan(Config(training=Training(full_epochs=0, depth=1)), EIGHT)
     assert [stage.name for stage in without.stages] == ["head", "top 1"]
 

@@ -8,8 +8,6 @@ from typing import Any
 from transferkit.evaluation.metrics import Evaluation, WeakClass
 from transferkit.files.strict_json import to_plain
 from transferkit.finetuning.diagnosis import diagnose
-from transferkit.finetuning.session import Session
-from transferkit.runs.folder import RunFolder
 from transferkit.stopwatch import by_part
 from transferkit.training.loop import NO_TIME, NOT_IMPROVED
 from transferkit.training.run import Run
@@ -93,10 +91,9 @@ class PlanRow:
     if_improving: bool = False
 
 
-def summarize(session: Session, run: Run, folder: RunFolder, evaluation: Evaluation) -> RunSummary:
+def summarize(run: Run, evaluation: Evaluation) -> RunSummary:
     """Put together the closing table of a run from its rows, so that a resumed run has it too."""
-    material = session.sources.material
-    seconds = session.watch.read()
+    material, seconds = run.material, run.watch.read()
     stages = tuple(
         stage_summary(run, number, len(material.train), seconds.get(number, {}))
         for number in range(len(run.plan.stages))
@@ -107,23 +104,23 @@ def summarize(session: Session, run: Run, folder: RunFolder, evaluation: Evaluat
         if planned.boundary == len(run.plan.groups) and summary.epochs and not planned.solves
     ]
     return RunSummary(
-        run=folder.path,
-        backbone=session.backbone.name,
+        run=run.folder.path,
+        backbone=run.parts.backbone.name,
         metrics=evaluation.headline,
         head_only_accuracy=head_only[0] if head_only else None,
         stages=stages,
-        classes=len(session.index.classes),
+        classes=len(run.parts.index.classes),
         train_pictures=len(material.train),
         val_pictures=len(material.val),
         seconds=sum(by_part(seconds).values()),
         parts=by_part(seconds),
         weak_classes=evaluation.weakest(),
-        files=folder.files,
+        files=run.folder.files,
         wise_ft=run.interpolated,
         stopped=run.stopped,
         diagnosis=(
             *run.state.divergences,
-            *diagnose(run.state.monitored, run.state.rows, len(session.index.classes)),
+            *diagnose(run.state.monitored, run.state.rows, len(run.parts.index.classes)),
         ),
     )
 
@@ -159,9 +156,9 @@ def stage_summary(
     )
 
 
-def going_on(session: Session, run: Run) -> str:
+def going_on(run: Run) -> str:
     """Return the command that goes on where a run has diverged, at half the rate of its stage."""
-    config, first = session.config, run.state.stage
+    config, first = run.parts.config, run.state.stage
     stages = config.stages or default_stages(config, len(run.plan.groups))
     parts = [
         replace(stage, lr=planned.lr / 2).text

@@ -30,6 +30,7 @@ from transferkit.files.foreign_files import ODD
 from transferkit.training.checkpoints import save_last, tensors_above, unfit, write_unsaved
 from transferkit.training.end_check import recorded
 from transferkit.training.run import Run, measured
+from transferkit.training.solved import Solved
 from transferkit.training.stages import PlannedStage
 from transferkit.training.supervised import accuracies, balanced_class_weights
 
@@ -39,19 +40,6 @@ USUAL_DEPTHS = 5
 CLEARLY = 2.0
 FEW = 2
 """A class of one picture is never seen while that picture is left out."""
-
-
-@dataclass(frozen=True)
-class Solved:
-    """A solve that is kept as the model. design: of its head; row: of metrics.csv.
-
-    features: (M, D) of the validation pictures and then of the training pictures, in their order.
-    """
-
-    classifier: DepthClassifier
-    design: HeadDesign
-    row: dict[str, Any]
-    features: Tensor
 
 
 @dataclass(frozen=True)
@@ -113,15 +101,15 @@ def read_pictures(run: Run) -> Generator[Event, None, tuple[tuple[Depth, ...], T
 
     One clean view of each.
     """
-    sources, material = run.sources, run.material
-    model, device = run.classifier.backbone, sources.device
+    parts, material = run.parts, run.material
+    model, device = run.classifier.backbone, parts.device
     run.classifier.eval()
     size = material.maker.preprocessing
     example = torch.zeros(2, 3, size.height_px, size.width_px, dtype=torch.uint8)
     generator = torch.Generator().manual_seed(0)
     example.random_(0, 256, generator=generator)
     inputs = run.classifier.normalize(example.to(device))
-    depths = find_depths(model, sources.chain.groups, inputs)
+    depths = find_depths(model, parts.chain.groups, inputs)
     if run.settings.solve.depths == "last":
         depths = top_depths(depths, 1)
     elif len(depths) == 1:
@@ -129,7 +117,7 @@ def read_pictures(run: Run) -> Generator[Event, None, tuple[tuple[Depth, ...], T
     trunk = DepthTrunk(model, depths, run.settings.solve.mirror)
     positions = np.concatenate([material.train, material.val])
     with run.watch.on("trunk"):
-        name = choose_engine(sources.settings.engine, device, len(positions))
+        name = choose_engine(parts.settings.engine, device, len(positions))
         network = FrozenTrunk(run.classifier, trunk).eval()
         engine = make_depth_engine(network, depths, example, name, device)
     if engine.notice:

@@ -54,12 +54,6 @@ class StagePlan:
         """Names of the groups and of the head, (G + 1,): the columns of what is logged for each."""
         return (*self.groups, "head")
 
-    @property
-    def deepest_boundary(self) -> int:
-        """The lowest boundary above the stem; G when no stage has a frozen trunk of blocks."""
-        cached = [stage.boundary for stage in self.stages if stage.boundary > 0]
-        return min(cached, default=len(self.groups))
-
 
 def unfreezing_step(num_groups: int) -> int:
     """Return how many groups one default step unfreezes: a sixth of the depth, at least one."""
@@ -145,17 +139,17 @@ def plan_stage(stage: Stage, config: Config, groups: Sequence[str]) -> PlannedSt
     return PlannedStage(name, stage.epochs, lr, tuple(multipliers), improving, kept, stage.solves)
 
 
-def apply_stage(model: nn.Module, group_of: Callable[[str], int], stage: PlannedStage) -> None:
+def apply_stage(model: nn.Module, column_of: Callable[[str], int], stage: PlannedStage) -> None:
     """Set what trains: gradients on or off, and training or evaluation mode, group by group.
 
-    group_of: parameter or module name -> column of the plan, -1 for a container of several groups.
+    column_of: parameter or module name -> column of the plan, -1 for a container of several groups.
     A frozen group is in evaluation mode, so that its batch-norm statistics do not move either; so
     are containers, which hold nothing of their own, and batch norms whose statistics are kept.
     """
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(stage.multipliers[group_of(name)] > 0)
+        parameter.requires_grad_(stage.multipliers[column_of(name)] > 0)
     for name, module in model.named_modules():
-        set_mode(module, trains_module(stage, group_of(name), module))
+        set_mode(module, trains_module(stage, column_of(name), module))
 
 
 def trains_module(stage: PlannedStage, column: int, module: nn.Module) -> bool:
