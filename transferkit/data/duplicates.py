@@ -106,14 +106,14 @@ def _thumbnail(file: Path, reading: Reading) -> np.ndarray | None:
 
 def _linked(pairs: Iterable[tuple[int, int]]) -> list[list[int]]:
     """Return the connected components of the pairs, each ascending, by their first position."""
-    group_of: dict[int, list[int]] = {}
+    column_of: dict[int, list[int]] = {}
     for one, other in pairs:
-        a, b = group_of.setdefault(one, [one]), group_of.setdefault(other, [other])
+        a, b = column_of.setdefault(one, [one]), column_of.setdefault(other, [other])
         if a is b:
             continue
         if len(a) < len(b):
             a, b = b, a
         a.extend(b)
-        group_of.update((position, a) for position in b)
-    groups = {id(group): sorted(group) for group in group_of.values()}
+        column_of.update((position, a) for position in b)
+    groups = {id(group): sorted(group) for group in column_of.values()}
     return sorted(groups.values())
