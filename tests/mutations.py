@@ -141,7 +141,7 @@ MUTATIONS = (
     Mutation(
         "a run that diverged leaves no model",
         "transferkit/verbs/finetune.py",
-        "            end_early(session, run, folder, show, problem)\n",
+        "            end_early(run, show, problem)\n",
         "            pass\n",
         (
             "tests/training/test_divergence.py"
@@ -150,7 +150,7 @@ MUTATIONS = (
     ),
     Mutation(
         "what is cached decided anew",
-        "transferkit/training/sources.py",
+        "transferkit/training/cache_choice.py",
         "if decided == UNDECIDED:",
         "if True:",
         (

@@ -12,7 +12,7 @@ from torch.optim.swa_utils import update_bn
 
 from transferkit.backbones.create import create_backbone
 from transferkit.finetuning.first_pass import shuffled_batches
-from transferkit.finetuning.session import prepare
+from transferkit.finetuning.preparation import prepare
 from transferkit.recipes.reading import config_of
 from transferkit.runs.folder import open_run
 from transferkit.training import loop
@@ -82,8 +82,8 @@ def test_recalibrated_ones_are_those_of_the_training_pictures(
         "test_efficientnet", weights=Path("start.safetensors"), image_size=32
     )
     session = prepare(config_of(open_run(Path("r"))), lambda _: None)
-    images = list(shuffled_batches(session.sources.material, 0))
-    assert sum(map(len, images)) == len(session.sources.material.train)
+    images = list(shuffled_batches(session.material, 0))
+    assert sum(map(len, images)) == len(session.material.train)
     update_bn([session.classifier.normalize(batch) for batch in images], expected.model)
     measured = expected.model.state_dict()
     frozen = [n for n in measured if not n.startswith(tuple(TOP))]

@@ -17,7 +17,7 @@ from transferkit import processes
 from transferkit.config import Averaging, Clipping, Config, Stage
 from transferkit.config.optimization import OptimizerOptions
 from transferkit.errors import UserError
-from transferkit.finetuning.session import refuse_sharing
+from transferkit.finetuning.preparation import refuse_sharing
 from transferkit.recipes.reading import load_config
 from transferkit.runs.folder import RunFolder
 from transferkit.training.optimizers import OPTIMIZERS

@@ -106,7 +106,9 @@ class Run:
             (pretraining_loop, "is_time", self.is_time),
             (finetune_verb, "make_run", made),
             (RunFolder, "save_checkpoint", saved),
-            *((finetune_verb, "choose", choose), (finetune_verb, "take", take)),
+            (finetune_verb, "choose", choose),
+            (finetune_verb, "notice_of", lambda *_: finetune_verb.Notice("planned")),
+            (finetune_verb, "with_views", lambda parts, budget: parts),
         )
         for owner, name, value in patches:
             setattr(owner, name, value)
@@ -117,13 +119,7 @@ class Run:
 def choose(session: Any, limit_s: float) -> Any:
     """Plan a budget whose seconds are steps: the stages get less than they wish."""
     costs = [StageCost(2, 1, 0.0, 2.5, 0.5) for _ in session.plan.stages]
-    session.budget = Budget(11.0, 1.0, costs, [2.0, 2.0, *[0.0] * (len(costs) - 2)], 1)
-    return finetune_verb.Notice("planned")
-
-
-def take(session: Any, budget: Budget) -> None:
-    """Stand for the verb's: the views are those that there are."""
-    session.budget = budget
+    return Budget(11.0, 1.0, costs, [2.0, 2.0, *[0.0] * (len(costs) - 2)], 1)
 
 
 def without_pages() -> None:
@@ -215,7 +211,7 @@ class Ground:
         if verb is finetune_verb:  # a second is a step, and the start takes one
             watch = Stopwatch(lambda: float(run.steps + run.clock))
             run.clock = 0 if (out / "checkpoints/last.pt").exists() else 1
-            self.session.watch = self.session.sources.watch = watch
+            object.__setattr__(self.session, "watch", watch)
         if resume:
             verb.resume(out, silent, *given)
         elif verb is pretrain_verb:

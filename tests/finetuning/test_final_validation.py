@@ -9,9 +9,14 @@ import torch
 
 from transferkit.finetuning import final_validation as validation
 from transferkit.finetuning.final_validation import features_at, read_features, spread_over_classes
-from transferkit.finetuning.session import Session, prepare
+from transferkit.finetuning.preparation import prepare
 from transferkit.recipes.reading import load_config
+from transferkit.runs.folder import RunFolder
+from transferkit.training.cache_choice import choose_base
 from transferkit.training.cached_features import cached_features
+from transferkit.training.parts import Parts
+from transferkit.training.run import Run, make_run
+from transferkit.training.sources import open_source
 
 OPTIONS = {
     "backbone.name": "test_efficientnet",
@@ -22,28 +27,29 @@ OPTIONS = {
 }
 
 
-def filled(pictures: Path, root: Path, dtype: str) -> Session:
-    """A session whose stages have filled their caches, and have let go of them."""
+def filled(pictures: Path, root: Path, dtype: str) -> Run:
+    """A run whose stages have filled their caches, and have let go of them."""
     own = {"data.path": str(pictures), "cache.dir": str(root), "cache.dtype": dtype}
     config = load_config(None, (), OPTIONS | own)
-    session = prepare(config, lambda _: None)
-    head, *others = session.plan.stages
+    parts = prepare(config, lambda _: None)
+    head, *others = parts.plan.stages
     # no recipe trains a head alone on random blocks, but such a stage caches features
-    head = replace(head, multipliers=(0.0,) * len(session.chain.groups) + (1.0,))
-    session.plan = replace(session.plan, stages=(head, *others))
-    session.sources.choose_base(session.plan)
-    for stage in session.plan.stages:
-        for _ in session.sources.open(stage):
+    head = replace(head, multipliers=(0.0,) * len(parts.chain.groups) + (1.0,))
+    parts = replace(parts, plan=replace(parts.plan, stages=(head, *others)))
+    run = make_run(parts, RunFolder(root / "run"))
+    run.state.base, _ = choose_base(parts, parts.plan.stages)
+    for stage in parts.plan.stages:
+        for _ in open_source(parts, stage, run.state.base):
             pass
-    session.sources.close()
-    return session
+    parts.handles.close()
+    return run
 
 
-def lower_than(session: Session, stage: int) -> torch.nn.Parameter:
+def lower_than(parts: Parts, stage: int) -> torch.nn.Parameter:
     """Return a parameter that no stage up to this one of the plan trains."""
-    boundary = session.plan.stages[stage].boundary
-    named = session.classifier.named_parameters()
-    return [p for name, p in named if session.column_of(name) < boundary][-1]
+    boundary = parts.plan.stages[stage].boundary
+    named = parts.classifier.named_parameters()
+    return [p for name, p in named if parts.column_of(name) < boundary][-1]
 
 
 def add_a_bit(parameter: torch.nn.Parameter) -> None:
@@ -55,14 +61,14 @@ def add_a_bit(parameter: torch.nn.Parameter) -> None:
 def test_cached_features_are_those_of_the_pictures(
     pictures: Path, tmp_path: Path, dtype: str, rtol: float
 ) -> None:
-    session = filled(pictures, tmp_path, dtype)
-    material = session.sources.material
+    run = filled(pictures, tmp_path, dtype)
+    material, parts = run.material, run.parts
     positions = np.concatenate([material.val[::-1], material.train[1::2]])
     for changed_above in (None, 0, 1):  # what a longer and longer plan has trained
         if changed_above is not None:
-            add_a_bit(lower_than(session, changed_above))
-        expected = read_features(session, positions)
-        found = cached_features(session.sources, session.plan, positions)
+            add_a_bit(lower_than(parts, changed_above))
+        expected = read_features(parts, positions)
+        found = cached_features(parts, run.stages, run.state.base, positions)
         assert found is not None
         scale = float(expected.abs().max())
         np.testing.assert_allclose(found, expected, rtol=0, atol=rtol * scale)
@@ -73,24 +79,24 @@ def test_cached_features_are_those_of_the_pictures(
 def test_weights_changed_below_every_cache_are_seen(
     pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    session = filled(pictures, tmp_path, "float32")
-    positions = session.sources.material.val
+    run = filled(pictures, tmp_path, "float32")
+    positions = run.material.val
     monkeypatch.setattr(validation, "read_features", lambda *_: None)
-    assert features_at(session, positions) is not None
+    assert features_at(run, positions) is not None
     folders = sorted(tmp_path.iterdir())
-    add_a_bit(lower_than(session, 2))
-    assert features_at(session, positions) is None
+    add_a_bit(lower_than(run.parts, 2))
+    assert features_at(run, positions) is None
     assert sorted(tmp_path.iterdir()) == folders  # nothing was made in looking for it
 
 
 def test_without_a_cache_the_pictures_are_read(pictures: Path, tmp_path: Path) -> None:
-    session = filled(pictures, tmp_path, "float32")
-    session.sources.settings = replace(session.sources.settings, enabled=False)
-    assert cached_features(session.sources, session.plan, session.sources.material.val) is None
+    run = filled(pictures, tmp_path, "float32")
+    parts, given = run.parts, (run.stages, run.state.base, run.material.val)
+    off = replace(parts, settings=replace(parts.settings, enabled=False))
+    assert cached_features(off, *given) is None
     for folder in tmp_path.iterdir():
         (folder / "state.json").unlink()
-    session.sources.settings = replace(session.sources.settings, enabled=True)
-    assert cached_features(session.sources, session.plan, session.sources.material.val) is None
+    assert cached_features(parts, *given) is None
 
 
 def test_references_are_spread_over_the_classes() -> None:

@@ -13,7 +13,9 @@ from PIL import Image
 from transferkit.config import BackboneOptions, Config, Data, Training
 from transferkit.events import Event, Notice
 from transferkit.finetuning.first_pass import channel_statistics, shuffled_batches
-from transferkit.finetuning.session import Session, prepare
+from transferkit.finetuning.preparation import prepare
+from transferkit.training.cache_filling import _base_key
+from transferkit.training.parts import Parts
 
 MLP = BackboneOptions(name="mlp", image_size=24, width=4, depth=1)
 
@@ -27,36 +29,36 @@ def finished(generator: Generator[Event, None, Any]) -> Any:
             return end.value
 
 
-def started(config: Config) -> tuple[Session, list[str]]:
+def started(config: Config) -> tuple[Parts, list[str]]:
     events: list[Event] = []
-    session = prepare(config, events.append)
-    return session, [event.text for event in events if isinstance(event, Notice)]
+    parts = prepare(config, events.append)
+    return parts, [event.text for event in events if isinstance(event, Notice)]
 
 
 def test_mean_and_deviation_are_numpys_over_all_training_pixels(pictures: Path) -> None:
-    session, notices = started(Config(data=Data(pictures, normalize="dataset"), backbone=MLP))
+    parts, notices = started(Config(data=Data(pictures, normalize="dataset"), backbone=MLP))
     files = sorted((pictures / "train").glob("*/*.png"))
     opened = (Image.open(file).resize((24, 24), Image.Resampling.BICUBIC) for file in files)
     pixels = np.stack([np.asarray(image, dtype=np.float64) for image in opened]) / 255
-    preprocessing = session.backbone.preprocessing
+    preprocessing = parts.backbone.preprocessing
     np.testing.assert_allclose(preprocessing.mean, pixels.mean((0, 1, 2)), rtol=1e-3)
     np.testing.assert_allclose(preprocessing.std, pixels.std((0, 1, 2)), rtol=1e-3)
     assert any(f"mean {preprocessing.mean[0]:.3f}" in text for text in notices)
-    material = session.sources.material
+    material = parts.material
     images = np.concatenate([batch.numpy() for batch in shuffled_batches(material, 0)])
-    scaled = session.classifier.normalize(torch.from_numpy(images)).numpy()
+    scaled = parts.classifier.normalize(torch.from_numpy(images)).numpy()
     np.testing.assert_allclose(scaled.mean((0, 2, 3)), 0, atol=1e-5)
     np.testing.assert_allclose(scaled.std((0, 2, 3)), 1, atol=1e-5)
 
 
 def test_none_leaves_values_of_0_to_1(pictures: Path) -> None:
     config = Config(data=Data(pictures, normalize="none"), backbone=MLP)
-    session, _ = started(config)
-    images = next(shuffled_batches(session.sources.material, 0))
+    parts, _ = started(config)
+    images = next(shuffled_batches(parts.material, 0))
     expected = images.numpy().astype(np.float32) / 255
-    np.testing.assert_array_equal(session.classifier.normalize(images).numpy(), expected)
+    np.testing.assert_array_equal(parts.classifier.normalize(images).numpy(), expected)
     usual, _ = started(replace(config, data=Data(pictures)))
-    keys = [each.sources._base_key(1) for each in (session, usual)]
+    keys = [_base_key(each, 1) for each in (parts, usual)]
     assert keys[0] != keys[1]  # a cache of the one must not serve the other
 
 
@@ -67,15 +69,15 @@ def test_a_channel_without_variance_is_not_divided_by_zero(tmp_path: Path) -> No
             folder.mkdir(parents=True)
             for i in range(2):
                 Image.new("RGB", (24, 24), (0, 100 * k, 40 * i)).save(folder / f"{i}.png")
-    session, _ = started(Config(data=Data(tmp_path), backbone=MLP))
-    mean, deviation = finished(channel_statistics(session.sources.material))
+    parts, _ = started(Config(data=Data(tmp_path), backbone=MLP))
+    mean, deviation = finished(channel_statistics(parts.material))
     assert mean == pytest.approx((0, 50 / 255, 20 / 255))
     assert deviation == pytest.approx((1 / 255, 50 / 255, 20 / 255))
 
 
 def test_batches_are_mixed_equal_and_whole(pictures: Path) -> None:
-    session, _ = started(Config(data=Data(pictures), backbone=MLP, training=Training(seed=3)))
-    material = session.sources.material
+    parts, _ = started(Config(data=Data(pictures), backbone=MLP, training=Training(seed=3)))
+    material = parts.material
     labels = material.index.labels[material.train]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("transferkit.finetuning.first_pass.MOST_IN_BATCH", 5)

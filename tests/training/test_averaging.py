@@ -30,7 +30,7 @@ def network() -> nn.Sequential:
     return nn.Sequential(nn.Linear(3, 4), nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4)))
 
 
-def group_of(name: str) -> int:
+def column_of(name: str) -> int:
     return int(name[0])
 
 
@@ -50,7 +50,7 @@ def test_the_decay_rises_to_its_value() -> None:
 
 def test_the_average_equals_the_one_of_torch_once_warm() -> None:
     model = network()
-    average = moving_average(model, group_of, STAGE, 0.5)
+    average = moving_average(model, column_of, STAGE, 0.5)
     assert average is not None
     average.steps = 100
 
@@ -74,7 +74,7 @@ def test_the_average_equals_the_one_of_torch_once_warm() -> None:
 
 def test_the_weights_come_back_after_the_average_was_in_the_model() -> None:
     model = network()
-    average = moving_average(model, group_of, STAGE, 0.9)
+    average = moving_average(model, column_of, STAGE, 0.9)
     assert average is not None
     disturb(model)
     average.update()
@@ -87,12 +87,12 @@ def test_the_weights_come_back_after_the_average_was_in_the_model() -> None:
 
 
 def test_without_decay_there_is_no_average() -> None:
-    assert moving_average(network(), group_of, STAGE, 0.0) is None
+    assert moving_average(network(), column_of, STAGE, 0.0) is None
 
 
 def test_the_mean_of_epochs_equals_the_one_of_torch() -> None:
     model, share = network(), 0.5
-    average = epoch_average(model, group_of, replace(STAGE, epochs=6), share)
+    average = epoch_average(model, column_of, replace(STAGE, epochs=6), share)
     assert average is not None
     reference = AveragedModel(model, use_buffers=True)
     kept = []
@@ -117,7 +117,7 @@ def test_the_mean_of_epochs_equals_the_one_of_torch() -> None:
 def test_a_share_of_a_stage_is_its_last_epochs() -> None:
     pairs = ((10, 0.25), (10, 1.0), (3, 0.01), (4, 0.5))
     assert [first_averaged(*pair) for pair in pairs] == [8, 0, 2, 2]
-    assert epoch_average(network(), group_of, STAGE, 0.0) is None
+    assert epoch_average(network(), column_of, STAGE, 0.0) is None
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from transferkit.config import Augmentation, Config
 from transferkit.errors import UserError
 from transferkit.events import EpochEnded, Event, Notice
 from transferkit.finetuning import time_budget as verb
-from transferkit.finetuning.session import prepare
+from transferkit.finetuning.preparation import prepare
 from transferkit.finetuning.summary import RunSummary
 from transferkit.recipes.reading import load_config
 from transferkit.runs.folder import RunFolder, open_run
@@ -210,16 +210,15 @@ def test_a_time_too_short_for_anything_is_told(
 def test_measuring_leaves_the_weights_alone(
     tiny_config: Config, within: Callable[[str], Config]
 ) -> None:
-    session = prepare(replace(within("60s"), cache=replace(tiny_config.cache)), lambda _: None)
-    before = {name: t.clone() for name, t in session.classifier.state_dict().items()}
+    parts = prepare(replace(within("60s"), cache=replace(tiny_config.cache)), lambda _: None)
+    before = {name: t.clone() for name, t in parts.classifier.state_dict().items()}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(verb, "measure", measure)
-        verb.choose(session, 60.0)
-    assert session.budget is not None
-    assert all(cost.train_s > 0 and cost.validate_s > 0 for cost in session.budget.costs)
-    for name, tensor in session.classifier.state_dict().items():
+        budget = verb.choose(parts, 60.0)
+    assert all(cost.train_s > 0 and cost.validate_s > 0 for cost in budget.costs)
+    for name, tensor in parts.classifier.state_dict().items():
         assert torch.equal(tensor, before[name]), name
-    session.sources.close()
+    parts.handles.close()
 
 
 @pytest.mark.parametrize(

@@ -14,12 +14,12 @@ from transferkit.backbones.create import create_backbone
 from transferkit.config import Averaging, Cache, Config, Stage
 from transferkit.errors import UserError
 from transferkit.events import EpochEnded, Event
-from transferkit.finetuning.session import make_run, prepare
+from transferkit.finetuning.preparation import prepare
 from transferkit.runs.folder import RunFolder, open_run
 from transferkit.training import boundary_cache, loop
 from transferkit.training.budget import Budget, StageCost
 from transferkit.training.checkpoints import continue_run, save_last
-from transferkit.training.run import RunState
+from transferkit.training.run import RunState, make_run
 from transferkit.verbs.finetune import finetune, resume
 
 MODEL = "model.safetensors"
@@ -86,19 +86,19 @@ def test_a_stage_that_is_stopped_in_its_first_epoch_is_not_entered_again(
 def test_a_resumed_run_goes_on_with_what_its_budget_has_planned_and_learned(
     tiny_config: Config, tmp_path: Path
 ) -> None:
-    session = prepare(tiny_config, silent)
+    parts = prepare(tiny_config, silent)
     cost = StageCost(2, 1, 1.0, 900.0, 9.0)
-    session.budget = Budget(3600.0, 5.0, [cost] * 3, [1.0, 2.0, 0.0], 2)
+    budget = Budget(3600.0, 5.0, [cost] * 3, [1.0, 2.0, 0.0], 2)
     (tmp_path / "run").mkdir()
-    run = make_run(session, RunFolder(tmp_path / "run"))
-    run.budget = replace(session.budget, costs=[cost] * 3)
+    run = make_run(parts, RunFolder(tmp_path / "run"), budget)
+    run.budget = replace(budget, costs=[cost] * 3)
     run.budget.learn(0, 100.0, 5.0, 1.0)
     run.budget.learn_setup(4.0, 7.0)
     run.state.epochs, run.state.entered = [3.0, 1.5, 0.0], 0
     save_last(run)
-    again = make_run(session, RunFolder(tmp_path / "run"))
+    again = make_run(parts, RunFolder(tmp_path / "run"), budget)
     assert continue_run(again)
-    assert again.budget == run.budget != session.budget
+    assert again.budget == run.budget != budget
     assert (again.state.epochs, again.state.entered) == ([3.0, 1.5, 0.0], 0)
 
 

@@ -26,7 +26,7 @@ class Deep(nn.Module):
         return self.head(self.backbone(inputs))
 
 
-def group_of(depth: int) -> Callable[[str], int]:
+def column_of(depth: int) -> Callable[[str], int]:
     def find(name: str) -> int:
         parts = name.split(".")
         if parts[0] == "head":
@@ -39,7 +39,7 @@ def group_of(depth: int) -> Callable[[str], int]:
 def monitor_of(model: Deep) -> Monitor:
     depth = len(model.backbone)
     names = (*(f"block {i}" for i in range(depth)), "head")
-    return watch(model, names, group_of(depth))
+    return watch(model, names, column_of(depth))
 
 
 def readings(model: Deep, epochs: int = 3, steps: int = 8) -> tuple[list[Any], list[Any]]:

@@ -9,7 +9,7 @@ from transferkit.backbones.scratch import ScratchDesign
 from transferkit.config import BackboneOptions, Config
 from transferkit.errors import UserError
 from transferkit.events import Notice
-from transferkit.finetuning.session import prepare
+from transferkit.finetuning.preparation import prepare
 from transferkit.recipes.reading import load_config
 from transferkit.training.network import head_design, make_structure, random_backbone
 

@@ -13,9 +13,10 @@ from torch.nn import functional
 from transferkit.config import Config, OptimizerOptions, Stage
 from transferkit.errors import UserError
 from transferkit.events import EpochEnded, Event
-from transferkit.finetuning.session import make_run, prepare
+from transferkit.finetuning.preparation import prepare
 from transferkit.recipes.reading import config_of
 from transferkit.runs.folder import RunFolder, open_run
+from transferkit.training.cache_choice import choose_base
 from transferkit.training.rate_range import (
     Range,
     batches_without_end,
@@ -24,6 +25,8 @@ from transferkit.training.rate_range import (
     read_range,
     two_digits,
 )
+from transferkit.training.run import make_run
+from transferkit.training.sources import open_source
 from transferkit.verbs.find_lr import find_lr, measure
 from transferkit.verbs.finetune import finetune, resume
 
@@ -100,12 +103,12 @@ def test_the_losses_are_those_of_a_plain_loop_and_the_weights_are_as_before(
     """Against torch's own SGD on the same batches, each step at the next rate."""
     plain = replace(with_stages(Stage(1, 2, decay=1.0)), optimizer=OptimizerOptions(name="sgd"))
     plain = replace(plain, training=replace(plain.training, weight_decay=0.0))
-    session = prepare(plain, silent)
-    session.sources.choose_base(session.plan)
-    run, stage = make_run(session, NOWHERE), session.plan.stages[0]
+    parts = prepare(plain, silent)
+    stage, (base, _) = parts.plan.stages[0], choose_base(parts, parts.plan.stages)
+    run = make_run(parts, NOWHERE)
     before = {n: t.clone() for n, t in run.classifier.state_dict().items()}
     tried = Range(1e-3, 1e-1, 20)
-    events = range_test(run, stage, tried)
+    events = range_test(parts, base, tried)
     while True:
         try:
             next(events)
@@ -113,9 +116,9 @@ def test_the_losses_are_those_of_a_plain_loop_and_the_weights_are_as_before(
             found = end.value
             break
     assert all(torch.equal(t, before[n]) for n, t in run.classifier.state_dict().items())
-    source = next_value(run.sources.open(stage))
-    picks = batches_without_end(run, source.num_views, 20)
+    source = next_value(open_source(parts, stage, base))
     labels = run.material.index.labels[run.material.train]
+    picks = batches_without_end(labels, run.settings, source.num_views, 20)
     assert sum(len(pick) for pick, _ in picks[:3]) == len(labels)  # an epoch
     trained = [p for p in source.network.parameters() if p.requires_grad]
     optimizer = torch.optim.SGD(trained, lr=1.0)
@@ -132,7 +135,7 @@ def test_the_losses_are_those_of_a_plain_loop_and_the_weights_are_as_before(
         optimizer.step()
     assert found.losses[0] == pytest.approx(math.log(3), abs=1e-5)  # the head starts at zero
     assert found.losses[-1] < found.losses[0]
-    session.sources.close()
+    parts.handles.close()
 
 
 def next_value(generator: object) -> object:
@@ -151,9 +154,9 @@ def test_auto_is_the_rate_of_the_test_and_the_run_is_as_if_it_had_been_given(
     auto = config(Stage(unfreeze, 2), Stage("all", 1))  # type: ignore[arg-type]
     tests = []
     for _ in range(2):
-        session = prepare(auto, silent)
-        tests.append(measure(session, NOWHERE, Range(), silent))
-        session.sources.close()
+        parts = prepare(auto, silent)
+        tests.append(measure(parts, Range(), silent))
+        parts.handles.close()
     found = tests[0]
     assert tests[1] == found  # a seed decides all
     finetune(auto, tmp_path / "auto", silent)

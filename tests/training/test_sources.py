@@ -14,9 +14,13 @@ from transferkit.config import Augmentation, BackboneOptions, Config, Data, Stag
 from transferkit.data.decode import decode
 from transferkit.data.loader import CLEAN
 from transferkit.events import Event, Notice, Progress
-from transferkit.finetuning.session import Session, prepare
-from transferkit.training import sources as sources_module
-from transferkit.training.sources import Source, Sources
+from transferkit.finetuning.preparation import prepare
+from transferkit.training import cache_filling
+from transferkit.training.cache_choice import cache_bytes, choose_base, is_cached
+from transferkit.training.cache_filling import row_shape
+from transferkit.training.cache_handles import CacheHandles
+from transferkit.training.parts import Parts
+from transferkit.training.sources import Source, open_source
 
 TRAIN, VAL, VIEWS = 18, 12, 2
 ROWS = TRAIN * VIEWS + VAL
@@ -30,15 +34,15 @@ def config(tiny_config: Config) -> Config:
 
 
 @pytest.fixture
-def opened() -> Iterator[list[Sources]]:
-    made: list[Sources] = []
+def opened() -> Iterator[list[CacheHandles]]:
+    made: list[CacheHandles] = []
     yield made
-    for sources in made:
-        sources.close()
+    for handles in made:
+        handles.close()
 
 
 @pytest.fixture
-def session(config: Config, opened: list[Sources]) -> Session:
+def parts(config: Config, opened: list[CacheHandles]) -> Parts:
     return ready(config, opened)
 
 
@@ -46,7 +50,7 @@ def session(config: Config, opened: list[Sources]) -> Session:
 def runs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Sizes of all batches that an engine has run."""
     sizes: list[int] = []
-    make = sources_module.make_engine
+    make = cache_filling.make_engine
 
     def counting(*arguments: Any) -> Engine:
         engine = make(*arguments)
@@ -57,14 +61,14 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
         return replace(engine, run=run)
 
-    monkeypatch.setattr(sources_module, "make_engine", counting)
+    monkeypatch.setattr(cache_filling, "make_engine", counting)
     return sizes
 
 
-def ready(config: Config, opened: list[Sources]) -> Session:
-    session = prepare(config, lambda event: None)
-    opened.append(session.sources)
-    return session
+def ready(config: Config, opened: list[CacheHandles]) -> Parts:
+    parts = prepare(config, lambda event: None)
+    opened.append(parts.handles)
+    return parts
 
 
 def drain(generator: Generator[Event, None, Source]) -> tuple[list[Event], Source]:
@@ -76,16 +80,21 @@ def drain(generator: Generator[Event, None, Source]) -> tuple[list[Event], Sourc
             return events, end.value
 
 
-def open_stage(session: Session, number: int) -> Source:
-    return drain(session.sources.open(session.plan.stages[number]))[1]
+def opening(parts: Parts, number: int, clean_first: bool = False) -> Generator[Event, None, Source]:
+    base, _ = choose_base(parts, parts.plan.stages)
+    return open_source(parts, parts.plan.stages[number], base, clean_first)
 
 
-def views_of(session: Session) -> torch.Tensor:
+def open_stage(parts: Parts, number: int) -> Source:
+    return drain(opening(parts, number))[1]
+
+
+def views_of(parts: Parts) -> torch.Tensor:
     """Every view of every training picture, then the validation pictures, made one by one."""
-    material = session.sources.material
+    material = parts.material
     wanted = [(p, number) for p in material.train for number in range(VIEWS)]
     made = [
-        material.maker.views(session.index.file(position), position, (number,))
+        material.maker.views(parts.index.file(position), position, (number,))
         for position, number in [*wanted, *((p, CLEAN) for p in material.val)]
     ]
     return torch.from_numpy(np.concatenate(made))
@@ -98,44 +107,42 @@ def read_all(source: Source) -> torch.Tensor:
     return torch.cat([*train, *source.val_inputs()])
 
 
-def test_rows_are_the_activations_of_the_views(session: Session) -> None:
-    assert session.sources.choose_base(session.plan) == []
-    top = len(session.chain.groups)
-    assert session.sources.base == top - 2
-    images = session.classifier.normalize(views_of(session))
-    assert len(images) == ROWS == session.sources.material.num_rows
+def test_rows_are_the_activations_of_the_views(parts: Parts) -> None:
+    top = len(parts.chain.groups)
+    assert choose_base(parts, parts.plan.stages) == (top - 2, [])
+    images = parts.classifier.normalize(views_of(parts))
+    assert len(images) == ROWS == parts.material.num_rows
     for number, boundary in ((0, top), (1, top - 1), (2, top - 2)):
-        source = open_stage(session, number)
+        source = open_stage(parts, number)
         assert source.cached
         with torch.no_grad():
-            expected = session.chain.trunk(boundary)(images)
+            expected = parts.chain.trunk(boundary)(images)
         found = read_all(source)
-        assert found.shape == (ROWS, *session.sources.row_shape(boundary))
+        assert found.shape == (ROWS, *row_shape(parts, boundary))
         assert torch.allclose(found, expected, atol=1e-5 * expected.abs().max().item())
         with torch.no_grad():
             logits = source.network.eval()(found)
-            whole = session.classifier.eval()(views_of(session))
+            whole = parts.classifier.eval()(views_of(parts))
         assert torch.allclose(logits, whole, atol=1e-5)
 
 
-def test_live_pictures_are_the_views(session: Session) -> None:
-    session.sources.choose_base(session.plan)
-    source = open_stage(session, 3)
-    assert (source.cached, source.network) == (False, session.classifier)
-    assert torch.equal(read_all(source), views_of(session))
+def test_live_pictures_are_the_views(parts: Parts) -> None:
+    source = open_stage(parts, 3)
+    assert (source.cached, source.network) == (False, parts.classifier)
+    assert torch.equal(read_all(source), views_of(parts))
     picks = [(np.array([3, 17, 3]), np.array([1, 0, 1])), (np.array([0]), np.array([1]))]
     batches = list(source.train_inputs(picks))
-    every = views_of(session)
+    every = views_of(parts)
     assert torch.equal(batches[0], every[[7, 34, 7]])
     assert torch.equal(batches[1], every[[1]])
 
 
 @pytest.mark.parametrize("enabled", [True, False])
 def test_live_pictures_are_decoded_once_where_a_cache_is_allowed(
-    config: Config, opened: list[Sources], monkeypatch: pytest.MonkeyPatch, enabled: bool
+    config: Config, opened: list[CacheHandles], monkeypatch: pytest.MonkeyPatch, enabled: bool
 ) -> None:
     changed = replace(config, cache=replace(config.cache, enabled=enabled))
-    session = ready(changed, opened)
+    parts = ready(changed, opened)
     decoded: list[Path] = []
 
     def counting(path: Path, *options: Any) -> Any:
@@ -143,43 +150,39 @@ def test_live_pictures_are_decoded_once_where_a_cache_is_allowed(
         return decode(path, *options)
 
     monkeypatch.setattr("transferkit.data.loader.decode", counting)
-    source = session.sources._live()
+    source = open_stage(parts, 3)
     first, again = (torch.cat(list(source.val_inputs())) for _ in range(2))
     assert torch.equal(first, again)
-    assert len(decoded) == len(session.sources.material.val) * (1 if enabled else 2)
+    assert len(decoded) == len(parts.material.val) * (1 if enabled else 2)
 
 
-def test_half_precision_rows_are_rounded_only(config: Config, opened: list[Sources]) -> None:
+def test_half_precision_rows_are_rounded_only(config: Config, opened: list[CacheHandles]) -> None:
     half = replace(config, cache=replace(config.cache, dtype="float16"))
     found = []
     for each in (config, half):
-        session = ready(each, opened)
-        session.sources.choose_base(session.plan)
-        found.append(read_all(open_stage(session, 2)))
+        parts = ready(each, opened)
+        found.append(read_all(open_stage(parts, 2)))
     assert torch.equal(found[0].half().float(), found[1])
 
 
 @pytest.mark.parametrize("stop", [1, 3, 5])
 def test_an_interrupted_fill_ends_with_the_same_bytes(
-    stop: int, config: Config, opened: list[Sources], runs: list[int], tmp_path: Path,
+    stop: int, config: Config, opened: list[CacheHandles], runs: list[int], tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr(sources_module, "EXTRACTION_ROWS", 9)  # 4 pictures with 2 views each
+    monkeypatch.setattr(cache_filling, "EXTRACTION_ROWS", 9)  # 4 pictures with 2 views each
     contents = []
     for name in ("whole", "parts"):
         each = replace(config, cache=replace(config.cache, dir=tmp_path / name))
-        session = ready(each, opened)
-        session.sources.choose_base(session.plan)
-        stage = session.plan.stages[2]
+        parts = ready(each, opened)
         if name == "parts":
             runs.clear()
-            for count, _ in enumerate(session.sources.open(stage), start=1):
+            for count, _ in enumerate(opening(parts, 2), start=1):
                 if count == stop:
                     break
-            session.sources.close()
-            session = ready(each, opened)
-            session.sources.choose_base(session.plan)
-        events, _ = drain(session.sources.open(stage))
+            parts.handles.close()
+            parts = ready(each, opened)
+        events, _ = drain(opening(parts, 2))
         assert all(isinstance(event, Progress) for event in events)
         (file,) = (tmp_path / name).glob("*/rows.bin")
         contents.append(file.read_bytes())
@@ -189,15 +192,14 @@ def test_an_interrupted_fill_ends_with_the_same_bytes(
 
 @pytest.mark.parametrize("number", [0, 2])
 def test_training_can_begin_on_the_clean_views(
-    number: int, config: Config, opened: list[Sources], runs: list[int], tmp_path: Path
+    number: int, config: Config, opened: list[CacheHandles], runs: list[int], tmp_path: Path
 ) -> None:
     contents = []
     for name, clean_first in (("whole", False), ("clean first", True)):
         each = replace(config, cache=replace(config.cache, dir=tmp_path / name))
-        session = ready(each, opened)
-        session.sources.choose_base(session.plan)
+        parts = ready(each, opened)
         runs.clear()
-        _, source = drain(session.sources.open(session.plan.stages[number], clean_first))
+        _, source = drain(opening(parts, number, clean_first))
         if clean_first:
             assert sum(runs) == (TRAIN + VAL) * (2 if number == 0 else 1)
             everyone = (np.arange(TRAIN), np.full(TRAIN, CLEAN))
@@ -210,102 +212,96 @@ def test_training_can_begin_on_the_clean_views(
         assert source.rest is None or clean_first
         contents.append(read_all(source))
     assert torch.equal(*contents)
-    _, again = drain(session.sources.open(session.plan.stages[number], clean_first=True))
+    _, again = drain(opening(parts, number, clean_first=True))
     assert again.rest is None  # all is there
 
 
 @pytest.mark.parametrize("row", [0, 7, 21, 37, ROWS - 1])
 @pytest.mark.parametrize("number", [0, 2])
 def test_a_damaged_row_is_computed_anew(
-    row: int, number: int, config: Config, opened: list[Sources],
+    row: int, number: int, config: Config, opened: list[CacheHandles],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr(sources_module, "EXTRACTION_ROWS", 9)  # a row lies within a batch
-    monkeypatch.setattr(sources_module, "DERIVATION_ROWS", 8)
-    session = ready(config, opened)
-    session.sources.choose_base(session.plan)
-    before = read_all(open_stage(session, number))
-    _, cache = session.sources._caches[session.plan.stages[number].boundary]
+    monkeypatch.setattr(cache_filling, "EXTRACTION_ROWS", 9)  # a row lies within a batch
+    monkeypatch.setattr(cache_filling, "DERIVATION_ROWS", 8)
+    parts = ready(config, opened)
+    before = read_all(open_stage(parts, number))
+    _, cache = parts.handles.caches[parts.plan.stages[number].boundary]
     file, size = cache.folder / "rows.bin", cache.row_bytes
-    session.sources.close()
+    parts.handles.close()
     damaged = bytearray(file.read_bytes())
     damaged[row * size + 2] ^= 16
     file.write_bytes(damaged)
-    session = ready(config, opened)
-    session.sources.choose_base(session.plan)
-    assert torch.equal(read_all(open_stage(session, number)), before)
-    _, cache = session.sources._caches[session.plan.stages[number].boundary]
+    parts = ready(config, opened)
+    assert torch.equal(read_all(open_stage(parts, number)), before)
+    _, cache = parts.handles.caches[parts.plan.stages[number].boundary]
     assert cache.complete
 
 
 def test_a_second_run_computes_nothing(
-    config: Config, opened: list[Sources], runs: list[int]
+    config: Config, opened: list[CacheHandles], runs: list[int]
 ) -> None:
     first = ready(config, opened)
-    first.sources.choose_base(first.plan)
     found = [read_all(open_stage(first, number)) for number in (0, 1, 2)]
     assert sum(runs) == 3 * ROWS
     runs.clear()
     second = ready(config, opened)  # while the first one still holds the caches
-    second.sources.choose_base(second.plan)
     again = [read_all(open_stage(second, number)) for number in (0, 1, 2)]
     assert runs == []
     assert all(torch.equal(a, b) for a, b in zip(found, again, strict=True))
 
 
 def test_a_budget_that_holds_the_caches_once_is_enough_for_a_second_run(
-    config: Config, opened: list[Sources], runs: list[int]
+    config: Config, opened: list[CacheHandles], runs: list[int]
 ) -> None:
-    session = ready(config, opened)
-    top = len(session.chain.groups)
-    needed = sum(session.sources.cache_bytes(b) for b in (top, top - 1, top - 2))
+    parts = ready(config, opened)
+    top = len(parts.chain.groups)
+    needed = sum(cache_bytes(parts, b) for b in (top, top - 1, top - 2))
     tight = replace(config, cache=replace(config.cache, budget=str(needed + 20_000)))
     for _ in range(2):
-        session = ready(tight, opened)
-        assert session.sources.choose_base(session.plan) == []
+        parts = ready(tight, opened)
+        assert choose_base(parts, parts.plan.stages)[1] == []
         for number in (0, 1, 2):
-            open_stage(session, number)
-        session.sources.close()
+            open_stage(parts, number)
+        parts.handles.close()
     assert sum(runs) == 3 * ROWS
 
 
 def test_stages_that_do_not_fit_the_budget_train_live(
-    config: Config, opened: list[Sources]
+    config: Config, opened: list[CacheHandles]
 ) -> None:
-    session = ready(config, opened)
-    top = len(session.chain.groups)
-    sizes = {b: session.sources.cache_bytes(b) for b in (top, top - 1, top - 2)}
-    assert sizes[top] == ROWS * session.backbone.num_features * 4
+    parts = ready(config, opened)
+    top = len(parts.chain.groups)
+    sizes = {b: cache_bytes(parts, b) for b in (top, top - 1, top - 2)}
+    assert sizes[top] == ROWS * parts.backbone.num_features * 4
     for held, names in (([top, top - 1], ["top 2"]), ([top], ["top 2", "top 1"])):
         budget = str(sum(sizes[b] for b in held))
         small = ready(replace(config, cache=replace(config.cache, budget=budget)), opened)
-        notices = small.sources.choose_base(small.plan)
+        base, notices = choose_base(small, small.plan.stages)
         assert [n.text.split(":")[0] for n in notices] == [f"stage {n} trains live" for n in names]
         assert all(n.warning and "allowed" in n.text for n in notices)
-        cached = [small.sources.is_cached(stage) for stage in small.plan.stages]
+        cached = [is_cached(small, stage, base) for stage in small.plan.stages]
         assert cached == [True, top - 1 in held, False, False]
     none = ready(replace(config, cache=replace(config.cache, budget="1")), opened)
-    assert len(none.sources.choose_base(none.plan)) == 3
+    assert len(choose_base(none, none.plan.stages)[1]) == 3
     assert not open_stage(none, 0).cached
 
 
-def test_without_a_cut_only_the_head_is_cached(config: Config, opened: list[Sources]) -> None:
-    session = ready(config, opened)
-    session.sources.chain = replace(session.chain, verified=False)
-    session.sources.choose_base(session.plan)
-    cached = [session.sources.is_cached(stage) for stage in session.plan.stages]
+def test_without_a_cut_only_the_head_is_cached(config: Config, opened: list[CacheHandles]) -> None:
+    parts = ready(config, opened)
+    parts = replace(parts, chain=replace(parts.chain, verified=False))
+    base, _ = choose_base(parts, parts.plan.stages)
+    cached = [is_cached(parts, stage, base) for stage in parts.plan.stages]
     assert cached == [True, False, False, False]
     off = ready(replace(config, cache=replace(config.cache, enabled=False)), opened)
-    assert off.sources.choose_base(off.plan) == []
-    assert not any(off.sources.is_cached(stage) for stage in off.plan.stages)
+    assert choose_base(off, off.plan.stages) == (None, [])
 
 
 def test_the_key_changes_with_everything_that_changes_the_rows(
-    config: Config, opened: list[Sources], tmp_path: Path, pictures: Path
+    config: Config, opened: list[CacheHandles], tmp_path: Path, pictures: Path
 ) -> None:
     def key(changed: Config) -> str:
-        sources = ready(changed, opened).sources
-        return sources._base_key(4)
+        return cache_filling._base_key(ready(changed, opened), 4)
 
     copy = tmp_path / "copy"
     shutil.copytree(pictures, copy)
@@ -325,7 +321,7 @@ def test_the_key_changes_with_everything_that_changes_the_rows(
         "dtype": key(replace(config, cache=replace(config.cache, dtype="float16"))),
         "engine": key(replace(config, device=replace(config.device, engine="onnx"))),
         "model": key(replace(config, backbone=BackboneOptions("test_resnet", False, None, 32))),
-        "boundary": ready(config, opened).sources._base_key(3),
+        "boundary": cache_filling._base_key(ready(config, opened), 3),
     }
     picture = next(copy.glob("train/*/0.png"))
     Image.open(picture).transpose(Image.Transpose.FLIP_TOP_BOTTOM).save(picture)
@@ -333,51 +329,52 @@ def test_the_key_changes_with_everything_that_changes_the_rows(
     assert len({first, *found.values()}) == 12, found
 
 
-def test_the_key_sees_the_weights_below_the_boundary_only(session: Session) -> None:
-    sources = session.sources
-    before = sources._base_key(4), sources._derived_key("k", 4, 5)
+def test_the_key_sees_the_weights_below_the_boundary_only(parts: Parts) -> None:
+    def keys() -> tuple[str, str]:
+        base_key, derived_key = cache_filling._base_key, cache_filling._derived_key
+        return base_key(parts, 4), derived_key(parts, "k", 4, 5)
+
+    before = keys()
     with torch.no_grad():
-        session.classifier.head[-1].bias += 1
-        session.backbone.model.get_submodule("blocks.4")[0].conv_pw.weight[0, 0] += 1e-3
-    assert (sources._base_key(4), sources._derived_key("k", 4, 5)) == before
-    bns = [m for m in session.backbone.model.get_submodule("blocks.3").modules()
+        parts.classifier.head[-1].bias += 1
+        parts.backbone.model.get_submodule("blocks.4")[0].conv_pw.weight[0, 0] += 1e-3
+    assert keys() == before
+    bns = [m for m in parts.backbone.model.get_submodule("blocks.3").modules()
            if isinstance(m, torch.nn.BatchNorm2d)]  # fmt: skip
     bns[0].running_mean[0] += 1e-3
-    assert sources._base_key(4) == before[0]
-    assert sources._derived_key("k", 4, 5) != before[1]
-    stem: Any = session.backbone.model.get_submodule("conv_stem")
+    assert keys()[0] == before[0]
+    assert keys()[1] != before[1]
+    stem: Any = parts.backbone.model.get_submodule("conv_stem")
     stem.weight.data[0, 0, 0, 0] += 1e-3
-    assert sources._base_key(4) != before[0]
+    assert keys()[0] != before[0]
 
 
-def test_the_key_sees_the_versions(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = session.sources._base_key(4)
-    real = sources_module.version
-    monkeypatch.setattr(sources_module, "version", lambda n: "0" if n == "pillow" else real(n))
-    assert session.sources._base_key(4) != before
+def test_the_key_sees_the_versions(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = cache_filling._base_key(parts, 4)
+    real = cache_filling.version
+    monkeypatch.setattr(cache_filling, "version", lambda n: "0" if n == "pillow" else real(n))
+    assert cache_filling._base_key(parts, 4) != before
 
 
-def test_changed_blocks_get_a_new_cache(session: Session, runs: list[int]) -> None:
-    session.sources.choose_base(session.plan)
-    before = read_all(open_stage(session, 0))
+def test_changed_blocks_get_a_new_cache(parts: Parts, runs: list[int]) -> None:
+    before = read_all(open_stage(parts, 0))
     runs.clear()
     with torch.no_grad():
-        for parameter in session.backbone.model.get_submodule("blocks.4").parameters():
+        for parameter in parts.backbone.model.get_submodule("blocks.4").parameters():
             parameter *= 1.3
-    after = read_all(open_stage(session, 0))
+    after = read_all(open_stage(parts, 0))
     assert sum(runs) == ROWS  # derived again; the trunk below is as it was
     with torch.no_grad():
-        expected = session.classifier.eval().features(views_of(session))
+        expected = parts.classifier.eval().features(views_of(parts))
     assert torch.allclose(after, expected, atol=1e-5)
     assert not torch.allclose(after, before, atol=1e-2)
 
 
 @pytest.mark.parametrize("broken", ["raises", "wrong"])
 def test_a_broken_export_is_told_and_torch_fills_the_cache(
-    broken: str, config: Config, opened: list[Sources], monkeypatch: pytest.MonkeyPatch
+    broken: str, config: Config, opened: list[CacheHandles], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plain = ready(config, opened)
-    plain.sources.choose_base(plain.plan)
     expected = read_all(open_stage(plain, 2))
 
     def runner(network: torch.nn.Module, example: torch.Tensor) -> Any:
@@ -386,9 +383,8 @@ def test_a_broken_export_is_told_and_torch_fills_the_cache(
         return lambda inputs: network(inputs) * 2
 
     monkeypatch.setattr("transferkit.backbones.engine.onnx_runner", runner)
-    session = ready(replace(config, device=replace(config.device, engine="onnx")), opened)
-    session.sources.choose_base(session.plan)
-    events, source = drain(session.sources.open(session.plan.stages[2]))
+    parts = ready(replace(config, device=replace(config.device, engine="onnx")), opened)
+    events, source = drain(opening(parts, 2))
     (notice,) = [event for event in events if isinstance(event, Notice)]
     assert notice.warning
     told = (
@@ -398,12 +394,11 @@ def test_a_broken_export_is_told_and_torch_fills_the_cache(
     assert torch.equal(read_all(source), expected)
 
 
-def test_onnx_fills_the_same_numbers(config: Config, opened: list[Sources]) -> None:
+def test_onnx_fills_the_same_numbers(config: Config, opened: list[CacheHandles]) -> None:
     found = []
     for engine in ("torch", "onnx"):
-        session = ready(replace(config, device=replace(config.device, engine=engine)), opened)
-        session.sources.choose_base(session.plan)
-        events, source = drain(session.sources.open(session.plan.stages[1]))
+        parts = ready(replace(config, device=replace(config.device, engine=engine)), opened)
+        events, source = drain(opening(parts, 1))
         assert not [event for event in events if isinstance(event, Notice)]
         found.append(read_all(source))
     scale = found[0].abs().max().item()

@@ -33,12 +33,12 @@ def test_frozen_tensors_that_no_file_fills_are_refused(
     backbone = replace(
         create_backbone("test_resnet", pretrained=False), unfilled=(lacks,), notices=["why"]
     )
-    weights, group_of = Path("some.pth"), column_finder(GROUPS)
+    weights, column_of = Path("some.pth"), column_finder(GROUPS)
     if not refused:
-        refuse_unfilled(backbone, stages, group_of, weights)
+        refuse_unfilled(backbone, stages, column_of, weights)
         return
     with pytest.raises(UserError, match="frozen layers would stay random") as caught:
-        refuse_unfilled(backbone, stages, group_of, weights)
+        refuse_unfilled(backbone, stages, column_of, weights)
     assert caught.value.where.splitlines() == [f"without values: {lacks}", "why"]
     assert "--stages all" in caught.value.remedy
 

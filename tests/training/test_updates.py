@@ -36,7 +36,9 @@ def step(updater: Updater, number: int) -> bool:
     inputs = torch.randn(12, 6, generator=generator)
     labels = torch.randint(0, 3, (12,), generator=generator)
     loss = nn.functional.cross_entropy(updater.network(inputs), labels)
-    return updater.step([loss], Monitor([]))
+    updater.begin()
+    updater.backward(loss)
+    return updater.step(Monitor([]))
 
 
 def copied(model: nn.Module) -> dict[str, torch.Tensor]:

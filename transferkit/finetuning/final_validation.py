@@ -11,7 +11,6 @@ from transferkit.errors import UserError
 from transferkit.evaluation.bootstrap import bootstrap_intervals
 from transferkit.evaluation.metrics import Evaluation, evaluate_logits
 from transferkit.events import Notice, Show
-from transferkit.finetuning.session import Session
 from transferkit.inference.calibration import Calibration, calibrate, log_softmax, softmax
 from transferkit.inference.decide import DecisionRule
 from transferkit.inference.members import Extractor
@@ -19,10 +18,9 @@ from transferkit.inference.pipeline import BATCH, Prediction, batches
 from transferkit.inference.predict import head_logits, picture_engine
 from transferkit.inference.rows import prediction_rows
 from transferkit.inference.uncertainty import uncertainty_of
-from transferkit.runs.folder import RunFolder
 from transferkit.training.cached_features import cached_features
-
-MOST_REFERENCES = 2000  # training pictures whose features a run keeps
+from transferkit.training.parts import Parts
+from transferkit.training.run import Run
 
 
 @dataclass(frozen=True)
@@ -33,21 +31,22 @@ class Validation:
     calibration: Calibration
 
 
-def validate(session: Session, folder: RunFolder, show: Show) -> Validation:
+def validate(run: Run, show: Show) -> Validation:
     """Run the model on every validation picture; write predictions, logits and calibration.
 
     Raises UserError when a picture can no longer be read.
     """
-    material, index = session.sources.material, session.index
-    reference = spread_over_classes(index.labels, material.train)
-    show(Notice(f"keeping features of {len(reference)} training pictures, to know unlike ones"))
-    features, known = features_at(session, np.concatenate([material.val, reference])).split(
+    material, index, folder = run.material, run.parts.index, run.folder
+    reference = material.reference
+    of = f"features of {len(reference):,} training pictures"
+    show(Notice(f"storing {of} for out-of-distribution detection"))
+    features, known = features_at(run, np.concatenate([material.val, reference])).split(
         [len(material.val), len(reference)]
     )  # (N, D), (M, D)
     folder.save_reference(
         {"features": known.half(), "labels": torch.from_numpy(index.labels[reference])}
     )
-    logits = head_logits(session.classifier, features)  # (N, K)
+    logits = head_logits(run.model, features)  # (N, K)
     labels = torch.from_numpy(index.labels[material.val])  # (N,)
     folder.save_validation({"logits": logits, "labels": labels, "features": features.half()})
     calibration = calibrate(logits, labels)
@@ -69,38 +68,29 @@ def validate(session: Session, folder: RunFolder, show: Show) -> Validation:
     return Validation(evaluation, calibration)
 
 
-def features_at(session: Session, positions: np.ndarray) -> Tensor:
+def features_at(run: Run, positions: np.ndarray) -> Tensor:
     """Return features (M, D) of training and validation pictures at these positions of the index.
 
     From what a solve has read, from the caches of the run where these fit the final weights, else
     from the pictures.
     """
-    if session.solved is not None:
-        material = session.sources.material
-        order = {int(p): n for n, p in enumerate([*material.val, *material.train])}
-        return session.solved.features[[order[int(position)] for position in positions]]
-    session.classifier.eval()
-    features = cached_features(session.sources, session.used_plan, positions)
-    return read_features(session, positions) if features is None else features
+    if run.solved is not None:
+        order = {int(p): n for n, p in enumerate(run.solved.positions(run.material))}
+        return run.solved.features[[order[int(position)] for position in positions]]
+    run.classifier.eval()
+    features = cached_features(run.parts, run.stages, run.state.base, positions)
+    return read_features(run.parts, positions) if features is None else features
 
 
-def read_features(session: Session, positions: np.ndarray) -> Tensor:
+def read_features(parts: Parts, positions: np.ndarray) -> Tensor:
     """Return features (M, D) of the pictures at these positions of the index, as `predict` does."""
-    maker, index = session.sources.material.maker, session.index
-    wanted, device = session.config.device.engine, session.fabric.device
-    engine = picture_engine(session.classifier, maker, len(positions), wanted, device)
-    files, parts = [index.file(int(position)) for position in positions], []
+    maker, index, wanted = parts.material.maker, parts.index, parts.settings.engine
+    engine = picture_engine(parts.classifier, maker, len(positions), wanted, parts.device)
+    files, rows = [index.file(int(position)) for position in positions], []
     for batch in batches([Extractor(maker, engine)], files, BATCH):
         for picture in batch.pictures:
             if not picture.views:
                 what = f"{picture.file} can no longer be read: {picture.error}"
                 raise UserError(what, "", "restore it, --resume")
-        parts.append(batch.features[0][:, 0])
-    return torch.cat(parts)
-
-
-def spread_over_classes(labels: np.ndarray, positions: np.ndarray) -> np.ndarray:
-    """Return at most `MOST_REFERENCES` of the positions, each class in its share."""
-    ordered = positions[np.argsort(labels[positions], kind="stable")]
-    count = min(MOST_REFERENCES, len(ordered))
-    return ordered[np.linspace(0, len(ordered) - 1, count).round().astype(int)]
+        rows.append(batch.features[0][:, 0])
+    return torch.cat(rows)

@@ -11,7 +11,9 @@ from transferkit.backbones.devices import to_device
 from transferkit.backbones.engine import choose_engine, make_engine
 from transferkit.backbones.head import FrozenTrunk
 from transferkit.data.loader import CLEAN, ahead
-from transferkit.finetuning.session import Session
+from transferkit.training.cache_filling import row_shape
+from transferkit.training.parts import Parts
+from transferkit.training.sources import trainable_top
 from transferkit.training.stages import PlannedStage
 
 SAMPLE = 16  # pictures measured
@@ -28,56 +30,52 @@ def timed(work: Callable[[], object], units: int) -> float:
     return min(seconds) / units
 
 
-def seconds_per_picture(session: Session) -> float:
+def seconds_per_picture(parts: Parts) -> float:
     """Measure decoding and making one varied view, with all threads at work."""
-    material = session.sources.material
+    material = parts.material
     sample = [int(p) for p in material.train[:SAMPLE]]
     number = CLEAN if material.maker.level == "none" else 1
     items = [(position, (number,)) for position in sample]
     return timed(lambda: list(ahead(material.make, items)), len(items))
 
 
-def trunk_seconds(session: Session, boundary: int, sample: int = SAMPLE) -> float:
+def trunk_seconds(parts: Parts, boundary: int, sample: int = SAMPLE) -> float:
     """Measure the frozen trunk per picture, on the engine that would run it."""
-    sources = session.sources
-    images = random_images(session, sample)
-    trunk = FrozenTrunk(session.classifier, session.chain.trunk(boundary)).eval()
-    wanted = choose_engine(sources.settings.engine, sources.device, sources.material.num_rows)
-    engine = make_engine(trunk, images, wanted, sources.device)
+    images = random_images(parts, sample)
+    trunk = FrozenTrunk(parts.classifier, parts.chain.trunk(boundary)).eval()
+    wanted = choose_engine(parts.settings.engine, parts.device, parts.material.num_rows)
+    engine = make_engine(trunk, images, wanted, parts.device)
     return timed(lambda: engine.run(images), len(images))
 
 
-def forward_seconds(session: Session, sample: int = SAMPLE) -> float:
+def forward_seconds(parts: Parts, sample: int = SAMPLE) -> float:
     """Measure the whole model per picture, in evaluation mode."""
-    images = to_device(random_images(session, sample), session.sources.device)
-    session.classifier.eval()
+    images = to_device(random_images(parts, sample), parts.device)
+    parts.classifier.eval()
     with torch.inference_mode():
-        return timed(lambda: session.classifier(images), len(images))
+        return timed(lambda: parts.classifier(images), len(images))
 
 
-def train_seconds(
-    session: Session, stage: PlannedStage, cached: bool, sample: int = SAMPLE
-) -> float:
+def train_seconds(parts: Parts, stage: PlannedStage, cached: bool, sample: int = SAMPLE) -> float:
     """Measure a training step per picture: forward and backward of what the stage trains."""
-    sources = session.sources
     if cached:
-        network: nn.Module = sources.trainable_top(stage)
-        batch = torch.randn(sample, *sources.row_shape(stage.boundary))
+        network: nn.Module = trainable_top(parts, stage)
+        batch = torch.randn(sample, *row_shape(parts, stage.boundary))
     else:
-        network, batch = session.classifier, random_images(session, sample)
-    batch = to_device(batch, sources.device)
-    labels = torch.from_numpy(np.arange(sample) % len(session.index.classes)).to(sources.device)
+        network, batch = parts.classifier, random_images(parts, sample)
+    batch = to_device(batch, parts.device)
+    labels = torch.from_numpy(np.arange(sample) % len(parts.index.classes)).to(parts.device)
 
     def step() -> None:
         nn.functional.cross_entropy(network(batch), labels).backward()
-        session.classifier.zero_grad(set_to_none=True)
+        parts.classifier.zero_grad(set_to_none=True)
 
     return timed(step, sample)
 
 
-def random_images(session: Session, count: int) -> torch.Tensor:
+def random_images(parts: Parts, count: int) -> torch.Tensor:
     """Return pictures of noise as bytes: (count, 3, H, W)."""
-    size = session.backbone.preprocessing
+    size = parts.backbone.preprocessing
     generator = torch.Generator().manual_seed(0)
     shape = (count, 3, size.height_px, size.width_px)
     return torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)

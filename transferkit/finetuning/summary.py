@@ -8,11 +8,10 @@ from typing import Any
 from transferkit.evaluation.metrics import Evaluation, WeakClass
 from transferkit.files.strict_json import to_plain
 from transferkit.finetuning.diagnosis import diagnose
-from transferkit.finetuning.session import Session
-from transferkit.runs.folder import RunFolder
 from transferkit.stopwatch import by_part
 from transferkit.training.loop import NO_TIME, NOT_IMPROVED
 from transferkit.training.run import Run
+from transferkit.training.solving import UNCHANGED
 from transferkit.training.stages import default_stages
 
 
@@ -49,6 +48,7 @@ class RunSummary:
     by part of the work, stages included. files: what lies where.
     wise_ft: share of the way from before unfreezing to after it, None without interpolation.
     stopped: why the run ended before its plan, "" where it did not.
+    leave_one_out: of the first solve, see `left_out_figures`; None without one.
     diagnosis: what went wrong inside the network, and what to try; empty when nothing was seen.
     """
 
@@ -67,6 +67,7 @@ class RunSummary:
     diagnosis: tuple[str, ...] = ()
     wise_ft: float | None = None
     stopped: str = ""
+    leave_one_out: dict[str, Any] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON has them: paths as text, NaN as None."""
@@ -93,10 +94,9 @@ class PlanRow:
     if_improving: bool = False
 
 
-def summarize(session: Session, run: Run, folder: RunFolder, evaluation: Evaluation) -> RunSummary:
+def summarize(run: Run, evaluation: Evaluation) -> RunSummary:
     """Put together the closing table of a run from its rows, so that a resumed run has it too."""
-    material = session.sources.material
-    seconds = session.watch.read()
+    material, seconds = run.material, run.watch.read()
     stages = tuple(
         stage_summary(run, number, len(material.train), seconds.get(number, {}))
         for number in range(len(run.plan.stages))
@@ -107,23 +107,24 @@ def summarize(session: Session, run: Run, folder: RunFolder, evaluation: Evaluat
         if planned.boundary == len(run.plan.groups) and summary.epochs and not planned.solves
     ]
     return RunSummary(
-        run=folder.path,
-        backbone=session.backbone.name,
+        run=run.folder.path,
+        backbone=run.parts.backbone.name,
         metrics=evaluation.headline,
         head_only_accuracy=head_only[0] if head_only else None,
         stages=stages,
-        classes=len(session.index.classes),
+        classes=len(run.parts.index.classes),
         train_pictures=len(material.train),
         val_pictures=len(material.val),
         seconds=sum(by_part(seconds).values()),
         parts=by_part(seconds),
         weak_classes=evaluation.weakest(),
-        files=folder.files,
+        files=run.folder.files,
         wise_ft=run.interpolated,
         stopped=run.stopped,
+        leave_one_out=run.state.left_out,
         diagnosis=(
             *run.state.divergences,
-            *diagnose(run.state.monitored, run.state.rows, len(session.index.classes)),
+            *diagnose(run.state.monitored, run.state.rows, len(run.parts.index.classes)),
         ),
     )
 
@@ -140,7 +141,8 @@ def stage_summary(
     if run.stopped and number >= run.state.stage:
         reason = "diverged" if number == run.state.stage else "not reached"
     elif not rows:
-        reason = f"skipped: {NO_TIME if run.budget else NOT_IMPROVED}"
+        why = UNCHANGED if stage.solves else NO_TIME if run.budget else NOT_IMPROVED
+        reason = f"skipped: {why}"
     else:
         reason = "finished" if len(rows) >= epochs else "stopped early"
     return StageSummary(
@@ -159,9 +161,9 @@ def stage_summary(
     )
 
 
-def going_on(session: Session, run: Run) -> str:
+def going_on(run: Run) -> str:
     """Return the command that goes on where a run has diverged, at half the rate of its stage."""
-    config, first = session.config, run.state.stage
+    config, first = run.parts.config, run.state.stage
     stages = config.stages or default_stages(config, len(run.plan.groups))
     parts = [
         replace(stage, lr=planned.lr / 2).text

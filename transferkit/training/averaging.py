@@ -128,34 +128,34 @@ def first_averaged(epochs: int, share: float) -> int:
 
 
 def epoch_average(
-    model: nn.Module, group_of: Callable[[str], int], stage: PlannedStage, share: float
+    model: nn.Module, column_of: Callable[[str], int], stage: PlannedStage, share: float
 ) -> EpochAverage | None:
     """Prepare the mean of a stage's last epochs; None when `share` is 0."""
     if share == 0:
         return None
-    tensors = stage_tensors(model, group_of, stage)
+    tensors = stage_tensors(model, column_of, stage)
     copies = {name: t.clone() for name, t in tensors.items()}
     return EpochAverage(first_averaged(stage.epochs, share), tensors, copies)
 
 
 def stage_tensors(
-    model: nn.Module, group_of: Callable[[str], int], stage: PlannedStage
+    model: nn.Module, column_of: Callable[[str], int], stage: PlannedStage
 ) -> dict[str, Tensor]:
     """Return the parameters and statistics that a stage may change, by name; they are not copies.
 
     They stay the model's own as long as it is changed in place, as optimisers do.
     """
     tensors = model.state_dict()
-    return {name: t for name, t in tensors.items() if stage.multipliers[group_of(name)] > 0}
+    return {name: t for name, t in tensors.items() if stage.multipliers[column_of(name)] > 0}
 
 
 def moving_average(
-    model: nn.Module, group_of: Callable[[str], int], stage: PlannedStage, decay: float
+    model: nn.Module, column_of: Callable[[str], int], stage: PlannedStage, decay: float
 ) -> MovingAverage | None:
     """Begin a stage's average at its weights as they are; None when `decay` is 0."""
     if decay == 0:
         return None
-    tensors = stage_tensors(model, group_of, stage)
+    tensors = stage_tensors(model, column_of, stage)
     return MovingAverage(decay, tensors, {name: t.clone() for name, t in tensors.items()})
 
 

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from transferkit.training.stages import PlannedStage
+
 SMALLEST_PART = 0.1
 """Of an epoch: less at the end of a stage is not worth its validation."""
 FLOOR = 0.04
@@ -62,6 +64,11 @@ class Budget:
     epochs: list[float]
     views: int
     ready_s: float = 0.0
+
+    def used(self, stages: Sequence[PlannedStage]) -> tuple[PlannedStage, ...]:
+        """Return the stages of a plan that have epochs."""
+        pairs = zip(stages, self.epochs, strict=True)
+        return tuple(stage for stage, epochs in pairs if epochs)
 
     def left(self, stage: int, spent_s: float) -> float:
         """Return the seconds that are left for training; the first stage has some in any case."""

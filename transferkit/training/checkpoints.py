@@ -30,7 +30,7 @@ def tensors_above(run: Run, boundary: int) -> dict[str, Tensor]:
     return {
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
         for name, tensor in run.classifier.state_dict().items()
-        if run.group_of(name) >= boundary
+        if run.parts.column_of(name) >= boundary
     }
 
 

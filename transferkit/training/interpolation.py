@@ -11,6 +11,7 @@ from transferkit.events import Event, Notice
 from transferkit.training.averaging import copy_
 from transferkit.training.loop import validate
 from transferkit.training.run import Run, measured
+from transferkit.training.sources import open_source
 from transferkit.training.stages import PlannedStage
 
 AUTO = "auto"
@@ -41,7 +42,7 @@ def interpolate(run: Run) -> Generator[Event, None, None]:
     stage = lowest_trained(run)
     if kept is None or stage is None:
         return
-    source = yield from run.sources.open(stage)
+    source = yield from open_source(run.parts, stage, run.state.base)
     current = run.classifier.state_dict()
     before = {name: t.to(current[name].device) for name, t in kept["model"].items()}
     after = {name: current[name].clone() for name in before}

@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Generator, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -38,7 +38,7 @@ from transferkit.training.run import Run, measured
 from transferkit.training.schedules import Plateau
 from transferkit.training.sharded import updater_of
 from transferkit.training.solving import solve_stage
-from transferkit.training.sources import Source
+from transferkit.training.sources import Source, open_source
 from transferkit.training.stages import PlannedStage, apply_stage
 from transferkit.training.supervised import accuracies
 from transferkit.training.updates import Updater
@@ -50,7 +50,7 @@ NO_TIME = "no time is left for it"
 NOT_IMPROVED = "the stage before did not improve validation"
 
 
-def fit(run: Run) -> Iterator[Event]:
+def fit(run: Run) -> Generator[Event, None, None]:
     """Run every stage of the plan from where `run.state` stands; yield what happens.
 
     Every stage starts from the best weights so far, and the classifier ends with the best of all.
@@ -63,7 +63,7 @@ def fit(run: Run) -> Iterator[Event]:
             yield from solve_stage(run, stage)
             continue
         if state.entered < state.stage and (why := enter(run, stage)):
-            yield StageEnded(*skipped(run, stage, why))
+            yield skipped(run, stage, why)
             state.next_stage()
             continue
         yield from train_stage(run, stage)
@@ -96,10 +96,11 @@ def enter(run: Run, stage: PlannedStage) -> str:
     return ""
 
 
-def skipped(run: Run, stage: PlannedStage, why: str) -> tuple[int, str, int, float, float, str]:
-    """Note that a stage does not run; return the fields of its `StageEnded`."""
+def skipped(run: Run, stage: PlannedStage, why: str) -> StageEnded:
+    """Note that a stage does not run."""
     run.state.skipped.append(stage.name)
-    return run.state.stage, stage.name, 0, run.state.best[0], 0.0, f"skipped: {why}"
+    best = run.state.best[0]
+    return StageEnded(run.state.stage, stage.name, 0, best, 0.0, f"skipped: {why}")
 
 
 def train_stage(run: Run, stage: PlannedStage) -> Iterator[Event]:
@@ -107,16 +108,19 @@ def train_stage(run: Run, stage: PlannedStage) -> Iterator[Event]:
     state, settings = run.state, run.settings
     started = time.perf_counter()
     opened_s = run.watch.total()
-    source = yield from run.sources.open(stage, clean_first=state.epoch < clean_epochs(run))
+    clean_first = state.epoch < clean_epochs(run)
+    source = yield from open_source(run.parts, stage, state.base, clean_first)
     if run.budget is not None and state.stage == 0 and not run.budget.ready_s:
         run.budget.learn_setup(run.watch.total() - opened_s, run.watch.total())
-    apply_stage(run.classifier, run.group_of, stage)
+    apply_stage(run.classifier, run.parts.column_of, stage)
     parameters = list(run.classifier.parameters())
     trains = sum(p.numel() for p in parameters if p.requires_grad)
     total = sum(p.numel() for p in parameters)
     updater = updater_of(run, stage, source.network)
     continue_updater(run, updater)
-    monitor = watch(updater.classifier, run.plan.columns, run.group_of, loss_scale(run.fabric))
+    monitor = watch(
+        updater.classifier, run.plan.columns, run.parts.column_of, loss_scale(run.fabric)
+    )
     forward = forward_of(run, source.network, updater, monitor)
     epochs = math.ceil(run.epochs[state.stage])
     yield StageStarted(state.stage, stage.name, epochs, stage.lr, trains, total, source.cached)
@@ -185,7 +189,7 @@ def train_epoch(
     generator = np.random.default_rng([seed, epoch, 3, rank] if rank else [seed, epoch, 3])
     # dropout and drop-path have no other generator
     torch.manual_seed(seed * 100_003 + epoch + 1_000_000_007 * rank)
-    apply_stage(updater.classifier, run.group_of, stage)
+    apply_stage(updater.classifier, run.parts.column_of, stage)
     started_s = run.watch.total()
     monitor.begin(steps)
     tally = take_up(run, monitor, generator)
@@ -198,11 +202,10 @@ def train_epoch(
             weight = processes.weight(*map(run.objective.weight, (own, labels[pick])))
             target = to_device(torch.from_numpy(own), run.fabric.device)
             batch = to_device(batch, run.fabric.device)
-            done = Sums(weight)
-            losses = part_losses(run, forward, (batch, target), generator, done)
             with monitor.forward(step):
-                tally.clipped += updater.step(losses, monitor)
-            loss, right = done.of_all(len(own))
+                loss, right = backward(run, updater, forward, (batch, target), weight, generator)
+                tally.clipped += updater.step(monitor)
+            loss, right = of_all_processes(loss, right)
             tally.loss += checked(loss, epoch * steps + step) * len(pick)
             tally.right += right
             tally.seen += len(pick)
@@ -241,48 +244,43 @@ def row_of(
 def set_rate(run: Run, stage: PlannedStage, updater: Updater, part: float) -> None:
     """Set rate and momentum for the step at this part (0..1) of the epoch."""
     state, schedule = run.state, run.settings.schedule
-    factor, momentum = schedule.at(schedule.progress(run.epochs, state.stage, state.epoch, part))
+    pairs = zip(run.plan.stages, run.epochs, strict=True)
+    epochs = [0.0 if each.solves else count for each, count in pairs]
+    factor, momentum = schedule.at(schedule.progress(epochs, state.stage, state.epoch, part))
     lr = halved(stage.lr, state.halvings)
     set_rates(updater.optimizer, lr * factor * state.plateau.factor, momentum)
 
 
-@dataclass
-class Sums:
-    """Over this process's pictures of a batch: their losses, and how many are answered rightly.
-
-    weight: of their mean among those of all processes.
-    """
-
-    weight: float = 1.0
-    loss: float = 0.0
-    right: int = 0
-
-    def of_all(self, own: int) -> tuple[float, int]:
-        """Return the mean loss and the number of right answers in all; own: pictures of these."""
-        values = {"loss": self.loss / own * self.weight, "right": self.right * processes.count()}
-        found = processes.mean(values, 1.0)
-        return found["loss"], round(found["right"])
-
-
-def part_losses(
+def backward(
     run: Run,
+    updater: Updater,
     network: Callable[[Tensor], Tensor],
     batch: tuple[Tensor, Tensor],
+    weight: float,
     generator: np.random.Generator,
-    done: Sums,
-) -> Iterator[Tensor]:
-    """Yield the losses [] of the parts of a batch, weighted so that they add up to the batch's.
+) -> tuple[float, int]:
+    """Compute the gradients of a batch, one micro-batch after another; return loss and hits.
 
-    batch: inputs (N, ...) and labels (N,). done: is added to. Batch norm sees each part alone.
+    batch: inputs (N, ...) and labels (N,). weight: of its mean loss among those of all processes.
+    Batch norm sees each micro-batch alone.
     """
     inputs, labels = batch
+    loss, right = 0.0, 0
+    updater.begin()
     for part in shares(len(labels), run.settings.accumulate, SMALLEST_PART):
-        count = len(labels[part])
-        loss, logits = run.objective.loss(network, inputs[part], labels[part], generator)
-        done.loss += loss.item() * count
-        done.right += int((logits.argmax(dim=1) == labels[part]).sum())
-        share = count / len(labels) * done.weight
-        yield loss * share if share != 1 else loss
+        mean, logits = run.objective.loss(network, inputs[part], labels[part], generator)
+        count = len(logits)
+        loss += mean.item() * count
+        right += int((logits.argmax(dim=1) == labels[part]).sum())
+        share = count / len(labels) * weight
+        updater.backward(mean * share if share != 1 else mean)
+    return loss / len(labels) * weight, right
+
+
+def of_all_processes(loss: float, right: int) -> tuple[float, int]:
+    """Return the mean loss of a batch and its right answers. loss, right: of this process."""
+    sums = processes.mean({"loss": loss, "right": right * processes.count()}, 1.0)
+    return sums["loss"], round(sums["right"])
 
 
 def evaluate(run: Run, source: Source, updater: Updater, row: dict[str, Any]) -> bool:

@@ -146,23 +146,23 @@ class Monitor:
 def watch(
     classifier: nn.Module,
     names: tuple[str, ...],
-    group_of: Callable[[str], int],
+    column_of: Callable[[str], int],
     scale: Callable[[], float] = lambda: 1.0,
 ) -> Monitor:
     """Return a monitor of every group with a parameter that trains.
 
-    names: (G + 1,) of the plan's columns. group_of: name of a parameter or module -> column.
+    names: (G + 1,) of the plan's columns. column_of: name of a parameter or module -> column.
     """
     groups: dict[int, Group] = {}
     for name, parameter in classifier.named_parameters():
         if parameter.requires_grad:
-            column = group_of(name)
+            column = column_of(name)
             groups.setdefault(column, Group(names[column], column)).parameters.append(parameter)
     for name, module in classifier.named_modules():
-        group = groups.get(group_of(name))
+        group = groups.get(column_of(name))
         if group is None:
             continue
-        outermost = group_of(name.rpartition(".")[0]) != group.column
+        outermost = column_of(name.rpartition(".")[0]) != group.column
         if outermost and any(True for _ in module.parameters()):
             group.output = _last_called(module)
         if isinstance(module, RECTIFIERS):

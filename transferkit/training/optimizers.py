@@ -14,13 +14,13 @@ TIMM = "timm:"
 
 def parameter_groups(
     named: Iterable[tuple[str, nn.Parameter]],
-    group_of: Callable[[str], int],
+    column_of: Callable[[str], int],
     multipliers: tuple[float, ...],
     weight_decays: tuple[float, float],
 ) -> Groups:
     """Split the parameters that train into optimiser groups, one rate and one decay each.
 
-    named: every parameter with its name. group_of: name -> column of the plan. weight_decays: of
+    named: every parameter with its name. column_of: name -> column of the plan. weight_decays: of
     the backbone and of the head. Each group carries `multiplier`, its learning rate relative to
     the stage's, and `column`. Biases and normalisation weights (one dimension or none) get no
     weight decay.
@@ -28,7 +28,7 @@ def parameter_groups(
     head = len(multipliers) - 1
     groups: dict[tuple[int, bool], dict[str, Any]] = {}
     for name, parameter in named:
-        column = group_of(name)
+        column = column_of(name)
         if multipliers[column] == 0:
             continue
         decays = parameter.ndim > 1

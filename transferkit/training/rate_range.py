@@ -16,9 +16,12 @@ from transferkit.errors import UserError
 from transferkit.events import Event, Progress
 from transferkit.training.monitor import Monitor
 from transferkit.training.optimizers import set_rates
+from transferkit.training.parts import Parts
 from transferkit.training.picks import batches
-from transferkit.training.run import Run
-from transferkit.training.stages import PlannedStage, apply_stage
+from transferkit.training.run import make_objective, pretrained_parameters
+from transferkit.training.settings import Settings, loop_settings
+from transferkit.training.sources import open_source
+from transferkit.training.stages import apply_stage
 from transferkit.training.updates import make_updater
 from transferkit.units import rate_text
 
@@ -71,23 +74,26 @@ class RangeTest:
         return asdict(self)
 
 
-def range_test(run: Run, stage: PlannedStage, tried: Range) -> Generator[Event, None, RangeTest]:
-    """Train a stage while its rate rises from step to step; return what the loss did.
+def range_test(parts: Parts, base: int | None, tried: Range) -> Generator[Event, None, RangeTest]:
+    """Train the first stage while its rate rises from step to step; return what the loss did.
 
     Everything but the rate and a cycling momentum is as the stage would have it: batches, views,
-    optimiser, penalties, clipping. The weights are the same afterwards. Call
-    `run.sources.choose_base` before. Raises UserError where there is nothing to suggest.
+    optimiser, penalties, clipping. The weights are the same afterwards. base: see `choose_base`.
+    Raises UserError where there is nothing to suggest.
     Source: Smith, "Cyclical Learning Rates for Training Neural Networks", WACV 2017, section 3.3.
     """
-    source = yield from run.sources.open(stage)
-    before = {name: t.detach().clone() for name, t in run.classifier.state_dict().items()}
-    apply_stage(run.classifier, run.group_of, stage)
-    rules, settings = run.settings.rules, run.settings
+    settings, objective = loop_settings(parts.config), make_objective(parts)
+    stage = next(stage for stage in parts.plan.stages if not stage.solves)
+    rules = settings.rules
+    source = yield from open_source(parts, stage, base)
+    before = {name: t.detach().clone() for name, t in parts.classifier.state_dict().items()}
+    apply_stage(parts.classifier, parts.column_of, stage)
+    start = pretrained_parameters(parts) if rules.penalties.l2_sp else {}
     updater = make_updater(
-        run.classifier, source.network, run.group_of, stage, rules, run.pretrained, run.fabric
+        parts.classifier, source.network, parts.column_of, stage, rules, start, parts.fabric
     )
-    labels = run.material.index.labels[run.material.train]
-    picks = batches_without_end(run, source.num_views, tried.steps)
+    labels = parts.index.labels[parts.material.train]
+    picks = batches_without_end(labels, settings, source.num_views, tried.steps)
     inputs = source.train_inputs(picks)
     generator = np.random.default_rng([settings.seed, 4])
     rates, losses = tried.rates(), []
@@ -96,15 +102,17 @@ def range_test(run: Run, stage: PlannedStage, tried: Range) -> Generator[Event, 
         torch.manual_seed(settings.seed)
         for step, ((pick, _), batch) in enumerate(zip(picks, inputs, strict=True)):
             set_rates(updater.optimizer, float(rates[step]))
-            target = to_device(torch.from_numpy(labels[pick]), run.fabric.device)
-            batch = to_device(batch, run.fabric.device)
-            loss, _ = run.objective.loss(updater.network, batch, target, generator)
+            target = to_device(torch.from_numpy(labels[pick]), parts.device)
+            batch = to_device(batch, parts.device)
+            loss, _ = objective.loss(updater.network, batch, target, generator)
             losses.append(loss.item())
             if has_diverged(losses):
                 break
-            updater.step([loss], monitor)
+            updater.begin()
+            updater.backward(loss)
+            updater.step(monitor)
             yield Progress("learning-rate range test", step + 1, tried.steps)
-    run.classifier.load_state_dict(before)
+    parts.classifier.load_state_dict(before)
     return read_range(stage.name, rates, losses, has_diverged(losses))
 
 
@@ -155,10 +163,9 @@ def two_digits(rate: float) -> float:
 
 
 def batches_without_end(
-    run: Run, num_views: int | None, count: int
+    labels: np.ndarray, settings: Settings, num_views: int | None, count: int
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """Return the positions and views (n,) of so many batches, epoch after epoch."""
-    labels, settings = run.material.index.labels[run.material.train], run.settings
     picks: list[tuple[np.ndarray, np.ndarray]] = []
     epoch = 0
     while len(picks) < count:

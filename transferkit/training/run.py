@@ -2,7 +2,6 @@
 
 import math
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,12 +11,14 @@ from transferkit.backbones.head import Classifier
 from transferkit.runs.folder import CheckpointKind, RunFolder
 from transferkit.stopwatch import Seconds, Stopwatch
 from transferkit.training.budget import Budget
+from transferkit.training.cache_choice import UNDECIDED
 from transferkit.training.material import Material
+from transferkit.training.parts import Parts
 from transferkit.training.schedules import Plateau
-from transferkit.training.settings import Settings
-from transferkit.training.sources import UNDECIDED, Sources
-from transferkit.training.stages import StagePlan
-from transferkit.training.supervised import Objective
+from transferkit.training.settings import Settings, loop_settings
+from transferkit.training.solved import Solved
+from transferkit.training.stages import PlannedStage, StagePlan
+from transferkit.training.supervised import Objective, balanced_class_weights
 
 CHECKPOINT_SHARE = 0.05
 """Of the time, at most, for writing checkpoints while a stage runs."""
@@ -35,9 +36,10 @@ class RunState:
     time at epoch `rewound_at`; divergences: what happened each time, in words. monitored: rows of
     monitoring.csv. plateau: of the performance schedule. seconds: spent when this was saved.
     epochs: of every stage, planned by a budget of time; empty without one. budget: what that has
-    learned so far, None without one. base: the deepest boundary that is cached, see
-    `Sources.choose_base`. midway: where a run
-    that was saved within an epoch stands there, see `transferkit.training.midway`.
+    learned so far, None without one. base: the deepest boundary that is cached, see `choose_base`.
+    midway: where a run that was saved within an epoch stands there, see
+    `transferkit.training.midway`. solved: (metric, minus the loss) of the best solve. left_out:
+    what leave-one-out says, see `left_out_figures`.
     """
 
     stage: int = 0
@@ -60,6 +62,7 @@ class RunState:
     base: int | None = UNDECIDED
     midway: dict[str, Any] | None = None
     solved: tuple[float, float] | None = None
+    left_out: dict[str, Any] | None = None
 
     @staticmethod
     def from_dict(values: dict[str, Any]) -> "RunState":
@@ -123,41 +126,93 @@ class Unsaved:
 
 @dataclass
 class Run:
-    """Everything a run of stages needs. state, resumed: see `continue_run`.
+    """A run of stages: what it is built of, and where it stands.
 
-    pretrained: name -> value of the backbone's parameters before the run, where l2_sp needs them.
-    interpolation, interpolated: what `interpolate` tried, and the share that it took.
-    budget: of time, None for a plan that runs as it is. stopped: why the run ended before its plan.
+    budget: of time, None for a plan that runs as it is. pretrained: name -> value of the backbone's
+    parameters before the run, where l2_sp needs them. resumed: see `continue_run`. interpolation,
+    interpolated: what `interpolate` tried, and the share that it took. solved: the solve that the
+    run ends with, None where it ends with what the stages trained. stopped: why the run ended
+    before its plan.
     """
 
-    classifier: Classifier
-    plan: StagePlan
-    sources: Sources
+    parts: Parts
     objective: Objective
     settings: Settings
-    fabric: Any
     folder: RunFolder
-    group_of: Callable[[str], int]
+    budget: Budget | None = None
+    pretrained: dict[str, Tensor] = field(default_factory=dict)
     state: RunState = field(default_factory=RunState)
     resumed: dict[str, Any] | None = None
-    pretrained: dict[str, Tensor] = field(default_factory=dict)
     interpolation: list[dict[str, Any]] = field(default_factory=list)
     interpolated: float | None = None
-    budget: Budget | None = None
+    solved: Solved | None = None
     stopped: str = ""
     unsaved: Unsaved = field(default_factory=Unsaved)
 
     @property
+    def classifier(self) -> Classifier:
+        """The network that the stages train."""
+        return self.parts.classifier
+
+    @property
+    def model(self) -> Classifier:
+        """The network that the run ends with."""
+        return self.solved.classifier if self.solved else self.parts.classifier
+
+    @property
+    def plan(self) -> StagePlan:
+        """The stages."""
+        return self.parts.plan
+
+    @property
     def material(self) -> Material:
         """What the run trains on."""
-        return self.sources.material
+        return self.parts.material
+
+    @property
+    def fabric(self) -> Any:
+        """Where and in which precision the run computes."""
+        return self.parts.fabric
+
+    @property
+    def watch(self) -> Stopwatch:
+        """What counts the run's time."""
+        return self.parts.watch
+
+    @property
+    def stages(self) -> tuple[PlannedStage, ...]:
+        """The stages that caches are made for: all of the plan, or those a budget begins with."""
+        return self.plan.stages if self.budget is None else self.budget.used(self.plan.stages)
 
     @property
     def epochs(self) -> list[float]:
         """The most epochs of every stage; with a budget of time, the last of one may be in part."""
         return self.state.epochs or [float(stage.epochs) for stage in self.plan.stages]
 
-    @property
-    def watch(self) -> Stopwatch:
-        """What counts the run's time."""
-        return self.sources.watch
+
+def make_run(parts: Parts, folder: RunFolder, budget: Budget | None = None) -> Run:
+    """Put together what the loop needs; the classifier is as it starts."""
+    settings = loop_settings(parts.config)
+    l2_sp = settings.rules.penalties.l2_sp
+    pretrained = pretrained_parameters(parts) if l2_sp else {}
+    return Run(parts, make_objective(parts), settings, folder, budget, pretrained)
+
+
+def make_objective(parts: Parts) -> Objective:
+    """Return the loss of the configuration, with weights of the classes where it asks for them."""
+    config, weights = parts.config, None
+    if config.data.balance == "loss":
+        labels = parts.index.labels[parts.material.train]
+        weights = balanced_class_weights(labels, len(parts.index.classes))
+    smoothing = config.training.label_smoothing
+    return Objective(smoothing, weights, config.augment.mixup, config.augment.cutmix)
+
+
+def pretrained_parameters(parts: Parts) -> dict[str, Tensor]:
+    """Return copies of the backbone's parameters that were not initialised anew, by name."""
+    kept = parts.config.backbone.reuse_blocks or len(parts.plan.groups)
+    return {
+        name: parameter.detach().clone()
+        for name, parameter in parts.classifier.named_parameters()
+        if parts.column_of(name) < kept
+    }

@@ -107,14 +107,14 @@ def updater_of(run: Run, stage: PlannedStage, network: nn.Module) -> Updater:
     rules = run.settings.rules
     if run.settings.strategy == "ddp" or processes.count() == 1:
         return make_updater(
-            run.classifier, network, run.group_of, stage, rules, run.pretrained, run.fabric
+            run.classifier, network, run.parts.column_of, stage, rules, run.pretrained, run.fabric
         )
     twin, trained = twins(run.classifier, network)
     named = [(name, p) for name, p in twin.named_parameters() if p.requires_grad]
     refuse_unsharded(named, {id(p) for p in trained.parameters()})
     shard_(twin, trained, called_blocks(run, stage), run.fabric.device)
     named = [(name, p) for name, p in twin.named_parameters() if p.requires_grad]  # in parts now
-    groups = parameter_groups(named, run.group_of, stage.multipliers, rules.weight_decays)
+    groups = parameter_groups(named, run.parts.column_of, stage.multipliers, rules.weight_decays)
     optimizer = make_optimizer(rules.optimizer, groups, rules.hyper, fused=False)
     trained, optimizer = run.fabric.setup(trained, optimizer, move_to_device=False)
     return ShardedUpdater(
@@ -126,7 +126,7 @@ def updater_of(run: Run, stage: PlannedStage, network: nn.Module) -> Updater:
         clippable_parameters(twin, named, rules),
         [],  # penalties and max-norm are refused: `shard_problems`
         [],
-        epoch_average(run.classifier, run.group_of, stage, rules.swa),
+        epoch_average(run.classifier, run.parts.column_of, stage, rules.swa),
         copy.deepcopy(optimizer.state_dict()),
         run.classifier,
         run.fabric.setup_module(network),
@@ -151,7 +151,7 @@ def twins(classifier: nn.Module, network: nn.Module) -> tuple[nn.Module, nn.Modu
 
 def called_blocks(run: Run, stage: PlannedStage) -> list[str]:
     """Return the paths in the backbone of what learns and is called by itself."""
-    chain = run.sources.chain
+    chain = run.parts.chain
     if not chain.verified:
         return []
     blocks, after = chain.calls_from(stage.boundary)

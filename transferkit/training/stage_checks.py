@@ -16,19 +16,19 @@ from transferkit.training.stages import PlannedStage, trains_module
 def refuse_unfilled(
     backbone: Backbone,
     stages: Sequence[PlannedStage],
-    group_of: Callable[[str], int],
+    column_of: Callable[[str], int],
     weights: Path | None,
 ) -> None:
     """Raise UserError where tensors that a weights file lacks stay as they are in all stages.
 
-    group_of: see `column_finder`.
+    column_of: see `column_finder`.
     """
     present = backbone.model.state_dict()
     lowest = min(stage.boundary for stage in stages)
     frozen = [
         name
         for name in backbone.unfilled
-        if name in present and group_of(f"backbone.{name}") < lowest
+        if name in present and column_of(f"backbone.{name}") < lowest
     ]
     if frozen:
         raise UserError(
@@ -44,7 +44,7 @@ def refuse_unfilled(
 def refuse_lone_pictures(
     classifier: nn.Module,
     stages: Sequence[PlannedStage],
-    group_of: Callable[[str], int],
+    column_of: Callable[[str], int],
     image: Tensor,
 ) -> None:
     """Raise a usage error where batches of one picture leave a batch norm one value per channel.
@@ -67,7 +67,7 @@ def refuse_lone_pictures(
         module.training = training
     for stage in stages:
         for name, module in classifier.named_modules():
-            if module in single and trains_module(stage, group_of(name), module):
+            if module in single and trains_module(stage, column_of(name), module):
                 raise usage_error(
                     f"--batch-size 1 is too small: stage {stage.name} trains {name}, a batch norm "
                     "on maps of one pixel",

@@ -16,6 +16,9 @@ from transferkit.errors import usage_error
 BLOCK_DECAY = 0.5
 """Rate of a pretrained block group over that of the one above; random ones have all to learn."""
 
+FULL_EPOCHS = 2
+"""With everything unfrozen, where a time limit leaves room for them."""
+
 
 @dataclass(frozen=True)
 class PlannedStage:
@@ -54,12 +57,6 @@ class StagePlan:
         """Names of the groups and of the head, (G + 1,): the columns of what is logged for each."""
         return (*self.groups, "head")
 
-    @property
-    def deepest_boundary(self) -> int:
-        """The lowest boundary above the stem; G when no stage has a frozen trunk of blocks."""
-        cached = [stage.boundary for stage in self.stages if stage.boundary > 0]
-        return min(cached, default=len(self.groups))
-
 
 def unfreezing_step(num_groups: int) -> int:
     """Return how many groups one default step unfreezes: a sixth of the depth, at least one."""
@@ -67,12 +64,13 @@ def unfreezing_step(num_groups: int) -> int:
 
 
 def default_stages(config: Config, num_groups: int) -> tuple[Stage, ...]:
-    """Head alone, then the top groups step by step, then all of it if unfreezing paid so far.
+    """Head alone, then the top groups step by step, between two solves.
 
     Source: gradual unfreezing, Howard and Ruder, "Universal Language Model Fine-tuning", ACL 2018;
     probe first, Kumar et al., "Fine-Tuning can Distort Pretrained Features", ICLR 2022.
     """
     training = config.training
+    solve = (Stage("solve", 1),) if config.solves else ()
     if config.backbone.starts_random:
         epochs = training.head_epochs + training.block_epochs * training.depth
         return (Stage("all", epochs + training.full_epochs, training.unfrozen_lr, 1.0),)
@@ -84,9 +82,11 @@ def default_stages(config: Config, num_groups: int) -> tuple[Stage, ...]:
         stages = [Stage(fresh, training.head_epochs, training.unfrozen_lr)]
     stages += [Stage(depth, training.block_epochs, training.unfrozen_lr) for depth in depths]
     improving = bool(depths) and training.budget is None  # which says itself what runs
-    if training.full_epochs:
-        stages.append(Stage("all", training.full_epochs, training.unfrozen_lr, None, improving))
-    return tuple(stages)
+    full_epochs = training.full_epochs if training.budget is None else FULL_EPOCHS
+    if full_epochs:
+        stages.append(Stage("all", full_epochs, training.unfrozen_lr, None, improving))
+    closing = solve if len(stages) > 1 else ()  # else the backbone is as it was
+    return (*solve, *stages, *closing)
 
 
 def num_fresh(config: Config, num_groups: int) -> int:
@@ -145,17 +145,17 @@ def plan_stage(stage: Stage, config: Config, groups: Sequence[str]) -> PlannedSt
     return PlannedStage(name, stage.epochs, lr, tuple(multipliers), improving, kept, stage.solves)
 
 
-def apply_stage(model: nn.Module, group_of: Callable[[str], int], stage: PlannedStage) -> None:
+def apply_stage(model: nn.Module, column_of: Callable[[str], int], stage: PlannedStage) -> None:
     """Set what trains: gradients on or off, and training or evaluation mode, group by group.
 
-    group_of: parameter or module name -> column of the plan, -1 for a container of several groups.
+    column_of: parameter or module name -> column of the plan, -1 for a container of several groups.
     A frozen group is in evaluation mode, so that its batch-norm statistics do not move either; so
     are containers, which hold nothing of their own, and batch norms whose statistics are kept.
     """
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(stage.multipliers[group_of(name)] > 0)
+        parameter.requires_grad_(stage.multipliers[column_of(name)] > 0)
     for name, module in model.named_modules():
-        set_mode(module, trains_module(stage, group_of(name), module))
+        set_mode(module, trains_module(stage, column_of(name), module))
 
 
 def trains_module(stage: PlannedStage, column: int, module: nn.Module) -> bool:

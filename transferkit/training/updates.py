@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -48,8 +48,8 @@ class Updater:
     """What turns losses into steps during one stage.
 
     classifier: what trains. network, optimizer: as Fabric wraps them. clippable: what is clipped.
-    terms: the penalties. held: the weights under max-norm. fresh: the state of the optimiser before
-    its first step.
+    terms: the penalties; due: before the step's first backward pass, and then none. held: the
+    weights under max-norm. fresh: the state of the optimiser before its first step.
     """
 
     fabric: Any
@@ -62,23 +62,28 @@ class Updater:
     held: list[Tensor]
     average: Average | None
     fresh: dict[str, Any]
+    due: list[Term] = field(default_factory=list, init=False)
 
     @property
     def evaluated(self) -> nn.Module:
         """The network to evaluate between epochs."""
         return self.network
 
-    def step(self, losses: Iterable[Tensor], monitor: Monitor) -> bool:
-        """Take one step down the gradient of the sum of losses []; return whether it was clipped.
+    def begin(self) -> None:
+        """Forget the gradients of the step before."""
+        self.optimizer.zero_grad(set_to_none=True)
+        self.due = self.terms
 
-        losses: made one after another, so that only one part of a batch is in memory at a time.
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradient of a loss [], the first time in a step with the penalties."""
+        self.fabric.backward(penalized(loss, self.due))
+        self.due = []
+
+    def step(self, monitor: Monitor) -> bool:
+        """Take one step down the gradient; return whether it was clipped.
+
         monitor: reads the gradient before it is clipped, and what the step did.
         """
-        self.optimizer.zero_grad(set_to_none=True)
-        terms = self.terms
-        for loss in losses:
-            self.fabric.backward(penalized(loss, terms))
-            terms = []  # the penalties are those of the step, not of each part
         self.reduce()
         monitor.backward()
         clipped = self.clip()
@@ -137,7 +142,7 @@ class Updater:
 def make_updater(
     classifier: nn.Module,
     network: nn.Module,
-    group_of: Callable[[str], int],
+    column_of: Callable[[str], int],
     stage: PlannedStage,
     rules: Rules,
     pretrained: Mapping[str, Tensor],
@@ -152,9 +157,9 @@ def make_updater(
     named = [(name, p) for name, p in classifier.named_parameters() if p.requires_grad]
 
     def in_head(name: str) -> bool:
-        return group_of(name) == head
+        return column_of(name) == head
 
-    groups = parameter_groups(named, group_of, stage.multipliers, rules.weight_decays)
+    groups = parameter_groups(named, column_of, stage.multipliers, rules.weight_decays)
     network, optimizer = fabric.setup(network, make_optimizer(rules.optimizer, groups, rules.hyper))
     return Updater(
         fabric,
@@ -165,8 +170,8 @@ def make_updater(
         clippable_parameters(classifier, named, rules),
         penalty_terms(named, in_head, rules.penalties, pretrained),
         constrained(classifier, in_head, rules.max_norm[0]) if rules.max_norm else [],
-        moving_average(classifier, group_of, stage, rules.ema)
-        or epoch_average(classifier, group_of, stage, rules.swa),
+        moving_average(classifier, column_of, stage, rules.ema)
+        or epoch_average(classifier, column_of, stage, rules.swa),
         copy.deepcopy(optimizer.state_dict()),
     )
 

@@ -33,7 +33,7 @@ from transferkit.exporting.formats import (
 from transferkit.exporting.int8 import BATCH, quantized
 from transferkit.exporting.sparsity import pruned, zeros
 from transferkit.files.atomic_write import disk_error, make_inside, write_atomically
-from transferkit.finetuning.session import scan_pictures
+from transferkit.finetuning.preparation import scan_pictures
 from transferkit.inference.deployed import DTYPES, Deployed
 from transferkit.inference.exported import OPENERS, open_exported
 from transferkit.inference.predict import LoadedRun, load_run

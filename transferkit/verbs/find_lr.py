@@ -8,8 +8,10 @@ from transferkit.errors import usage_error
 from transferkit.evaluation.rate_plot import rate_range
 from transferkit.events import Notice, Show, Working, drain
 from transferkit.files.atomic_write import disk_error, png_of, write_atomically
-from transferkit.finetuning.session import Session, make_run, prepare, recalibrate
-from transferkit.runs.folder import RunFolder
+from transferkit.finetuning.preparation import prepare, recalibrate
+from transferkit.training.budget import Budget
+from transferkit.training.cache_choice import choose_base
+from transferkit.training.parts import Parts
 from transferkit.training.rate_range import Range, RangeTest, range_test
 from transferkit.training.stages import make_plan
 from transferkit.units import rate_text
@@ -31,38 +33,42 @@ def find_lr(
     path = output or Path(f"learning-rate-{source.resolve().stem}.png")
     if path.suffix.lower() != ".png":
         raise usage_error(f"--output {path}: the name must end in .png")
-    session = prepare(config, show)
+    parts = prepare(config, show)
     try:
-        found = measure(session, RunFolder(path.parent), tried, show)
+        result = measure(parts, tried, show)
     finally:
-        session.sources.close()
+        parts.handles.close()
     show(Working("drawing the plot"))
     try:
-        write_atomically(path, png_of(rate_range(found)))
+        write_atomically(path, png_of(rate_range(result)))
     except OSError as error:
         raise disk_error(path.parent, error) from error
-    return found, path
+    return result, path
 
 
-def measure(session: Session, folder: RunFolder, tried: Range, show: Show) -> RangeTest:
-    """Run the range test of a session's first stage. folder: not written to."""
-    recalibrate(session, show)  # as before the run itself
-    for notice in session.sources.choose_base(session.used_plan):
+def measure(parts: Parts, tried: Range, show: Show, budget: Budget | None = None) -> RangeTest:
+    """Run the range test of a plan's first stage."""
+    recalibrate(parts, show)  # as before the run itself
+    stages = parts.plan.stages if budget is None else budget.used(parts.plan.stages)
+    base, notices = choose_base(parts, stages)
+    for notice in notices:
         show(notice)
-    return drain(range_test(make_run(session, folder), session.plan.stages[0], tried), show)
+    return drain(range_test(parts, base, tried), show)
 
 
-def resolve_rate(session: Session, folder: RunFolder, show: Show) -> None:
-    """Put the rate that the range test suggests in the place of `auto`: configuration and plan."""
-    found = measure(session, folder, Range(), show)
-    session.config = with_rate(session.config, found)
-    session.plan = make_plan(session.config, session.plan.groups)
+def with_found_rate(parts: Parts, budget: Budget | None, show: Show) -> Parts:
+    """Return the parts with the rate that the range test suggests in the place of `auto`."""
+    if parts.config.training.lr != "auto":
+        return parts
+    with parts.watch.on("range test"):
+        result = measure(parts, Range(), show, budget)
     text = (
-        f"learning rate {rate_text(found.suggestion)} for stage {found.stage}, by a range test "
-        f"(lowest loss at {rate_text(found.lowest)})"
+        f"learning rate {rate_text(result.suggestion)} for stage {result.stage}, by a range test "
+        f"(lowest loss at {rate_text(result.lowest)})"
     )
-    folder.log(text)
     show(Notice(text))
+    config = with_rate(parts.config, result)
+    return replace(parts, config=config, plan=make_plan(config, parts.plan.groups))
 
 
 def with_rate(config: Config, found: RangeTest) -> Config:

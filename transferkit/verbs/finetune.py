@@ -13,13 +13,13 @@ from transferkit.errors import usage_error
 from transferkit.evaluation.layer_plots import inside
 from transferkit.evaluation.plots import confusion, curves, learning_rates
 from transferkit.evaluation.reliability_plot import reliability
-from transferkit.events import Event, Notice, Show, StageEnded, StageStarted, Working
+from transferkit.events import Event, Notice, Show, StageEnded, StageStarted, Working, drain
 from transferkit.files.foreign_files import understood
-from transferkit.finetuning.batch_parts import resolve_parts
+from transferkit.finetuning.batch_parts import with_micro_batches
 from transferkit.finetuning.final_validation import Validation, validate
-from transferkit.finetuning.session import Session, make_run, prepare, recalibrate
+from transferkit.finetuning.preparation import prepare, recalibrate
 from transferkit.finetuning.summary import RunSummary, going_on, summarize
-from transferkit.finetuning.time_budget import choose, take
+from transferkit.finetuning.time_budget import choose, notice_of, with_views
 from transferkit.recipes.reading import config_of, to_toml
 from transferkit.runs.creation import RUNS
 from transferkit.runs.folder import RunFolder
@@ -34,17 +34,20 @@ from transferkit.runs.life import (
 )
 from transferkit.stopwatch import Stopwatch
 from transferkit.training.budget import Budget
+from transferkit.training.cache_choice import choose_base
 from transferkit.training.checkpoints import continue_run, restore, write_unsaved
 from transferkit.training.divergence import DivergedForGood
 from transferkit.training.end_check import require_as_recorded, require_best
 from transferkit.training.interpolation import interpolate
 from transferkit.training.loop import fit
 from transferkit.training.network import head_design, make_structure
-from transferkit.training.run import Run
+from transferkit.training.parts import Parts
+from transferkit.training.run import Run, make_run
+from transferkit.training.solved import Solved
 from transferkit.training.solving import take_solved
 from transferkit.training.stage_checks import refuse_unfilled
 from transferkit.units import parse_duration
-from transferkit.verbs.find_lr import resolve_rate
+from transferkit.verbs.find_lr import with_found_rate
 from transferkit.verbs.report import write_card, write_report
 
 COMMAND = "finetune"
@@ -65,37 +68,36 @@ def finetune(
     name = source.resolve().stem if source else "run"
     refuse_among_pictures(out or RUNS, config)
     with new_run(out, name) as folder:
-        session = prepare(absolute_paths(config), show, watch)
-        with session.watch.on("measuring"):
-            resolve_parts(session, show)
-        plan_budget(session, folder, show)
-        if config.training.lr == "auto":
-            with session.watch.on("range test"):
-                resolve_rate(session, folder, show)
-        processes.from_first(describe, session, folder)
-        return train(session, folder, show)
+        parts = prepare(absolute_paths(config), show, watch)
+        with parts.watch.on("measuring"):
+            parts = with_micro_batches(parts, show)
+        budget = plan_budget(parts, folder, show)
+        parts = parts if budget is None else with_views(parts, budget)
+        parts = with_found_rate(parts, budget, logged(show, folder))
+        run = make_run(parts, folder, budget)
+        processes.from_first(describe, run)
+        return train(run, show)
 
 
-def describe(session: Session, folder: RunFolder) -> None:
-    """Write what a run needs to be taken up again."""
-    folder.write_json("data", data_description(session))
-    folder.write_recipe(to_toml(session.config))  # last: with it, the run can be taken up
+def describe(run: Run) -> None:
+    """Write what a run needs to be resumed."""
+    run.folder.write_json("data", data_description(run.parts))
+    run.folder.write_recipe(to_toml(run.parts.config))  # last: with it, the run can be resumed
 
 
-def plan_budget(session: Session, folder: RunFolder, show: Show) -> None:
-    """Measure and choose what fits the budget of time, if there is one, and keep the choice."""
-    text = session.config.training.budget
-    if text is None:
-        return
+def plan_budget(parts: Parts, folder: RunFolder, show: Show) -> Budget | None:
+    """Measure and choose what fits the time limit, if there is one, and keep the choice."""
+    config = parts.config
+    if config.training.budget is None:
+        return None
     show(Working("measuring what fits into the time"))
-    with session.watch.on("measuring"):
-        notice = choose(session, parse_duration(text))
-    show(notice)
-    stages = session.used_plan.stages
-    refuse_unfilled(session.backbone, stages, session.column_of, session.config.backbone.weights)
-    assert session.budget is not None
-    folder.write_json("budget", session.budget.to_dict())
-    folder.log(notice.text)
+    with parts.watch.on("measuring"):
+        budget = choose(parts, parse_duration(config.training.budget))
+    logged(show, folder)(notice_of(parts, budget))
+    used = budget.used(parts.plan.stages)
+    refuse_unfilled(parts.backbone, used, parts.column_of, config.backbone.weights)
+    folder.write_json("budget", budget.to_dict())
+    return budget
 
 
 def resume(
@@ -116,106 +118,92 @@ def resume(
             raise usage_error(f"{path} is a pretraining run", "", remedy)
         before = config_of(folder)
         config = moved(before, *place, path)
-        session = prepare(config, show, watch)
+        parts, budget = prepare(config, show, watch), None
         if (planned := folder.read_json("budget")) is not None:
             with understood(path):
-                take(session, Budget.from_dict(planned))
+                budget = Budget.from_dict(planned)
+            parts = with_views(parts, budget)
         if known is None:
-            processes.from_first(folder.write_json, "data", data_description(session))
+            processes.from_first(folder.write_json, "data", data_description(parts))
         else:
-            require_same_pictures(known, session.index, path, COMMAND)
+            require_same_pictures(known, parts.index, path, COMMAND)
         if config != before:
             show(Notice(f"the pictures lie in {config.data.manifest or config.data.path} now"))
             text = to_toml(replace(before, data=config.data))
             processes.from_first(folder.write_recipe, text)
-        return train(session, folder, show)
+        return train(make_run(parts, folder, budget), show)
 
 
-def train(session: Session, folder: RunFolder, show: Show) -> RunSummary:
+def train(run: Run, show: Show) -> RunSummary:
     """Run the plan, from the start or from the last checkpoint, and finish the run folder."""
     try:
-        with working_on(folder, COMMAND):
-            return run_plan(session, folder, show)
+        with working_on(run.folder, COMMAND):
+            return run_plan(run, show)
     finally:
-        session.sources.close()  # whoever waits for these caches need not wait for this process
+        run.parts.handles.close()  # whoever waits for these caches need not wait for this process
 
 
-def run_plan(session: Session, folder: RunFolder, show: Show) -> RunSummary:
+def run_plan(run: Run, show: Show) -> RunSummary:
     """Train stage by stage, then validate and describe the result."""
-    run = make_run(session, folder)
-    processes.from_first(recalibrate, session, show)
-    processes.copy_first_(session.classifier)
+    folder = run.folder
+    processes.from_first(recalibrate, run.parts, show)
+    processes.copy_first_(run.classifier)
     if continue_run(run):
-        names = [*(stage.name for stage in session.plan.stages), "(all are over)"]
+        names = [*(stage.name for stage in run.plan.stages), "(all are over)"]
         show(Notice(f"resuming in stage {names[run.state.stage]} after epoch {run.state.epoch}"))
-    for notice in session.sources.choose_base(session.used_plan, run.state.base):
+    run.state.base, notices = choose_base(run.parts, run.stages, run.state.base)
+    for notice in notices:
         show(notice)
-    run.state.base = session.sources.base
     try:
-        for event in fit(run):
-            show(event)
-            log_event(folder, event)
+        drain(fit(run), logged(show, folder))
     except DivergedForGood as problem:
         if run.state.rows:
-            end_early(session, run, folder, show, problem)
+            end_early(run, show, problem)
         raise
     finally:  # also of what interrupts
         write_unsaved(run)
     if run.state.best[0] > -math.inf:
         processes.from_first(require_best, run)
     if run.settings.wise_ft is not None:
-        with session.watch.on("evaluation"):
-            for event in interpolate(run):
-                show(event)
-                log_event(folder, event)
+        with run.watch.on("evaluation"):
+            drain(interpolate(run), logged(show, folder))
         processes.from_first(folder.write_json, "interpolation", run.interpolation)
-    prefer_solved(session, run)
     if run.settings.profile:
         show(Notice(f"{folder.files['profile']}: steps of each stage, for https://ui.perfetto.dev"))
-    return processes.from_first(finish, session, run, folder, show)
+    return processes.from_first(finish, run, show)
 
 
-def prefer_solved(session: Session, run: Run) -> None:
-    """Let the session's classifier be the solved one, where that is the best of the run."""
-    session.solved = take_solved(run)
-    if session.solved is not None:
-        session.classifier = session.solved.classifier
-
-
-def end_early(
-    session: Session, run: Run, folder: RunFolder, show: Show, problem: DivergedForGood
-) -> None:
+def end_early(run: Run, show: Show, problem: DivergedForGood) -> None:
     """Finish a run that diverged for good with its best weights, and say how to go on from them."""
     if run.state.best[0] > -math.inf:
         restore(run, "best")
-    prefer_solved(session, run)
     run.stopped = problem.what
-    summary = processes.from_first(finish, session, run, folder, show)
-    problem.where += f"\n{folder.path} ends with its best weights so far, accuracy "
+    summary = processes.from_first(finish, run, show)
+    problem.where += f"\n{run.folder.path} ends with its best weights so far, accuracy "
     problem.where += f"{summary.metrics['accuracy']:.1%}"
-    problem.remedy += f"; or go on from them: {going_on(session, run)}"
+    problem.remedy += f"; or go on from them: {going_on(run)}"
 
 
-def finish(session: Session, run: Run, folder: RunFolder, show: Show) -> RunSummary:
+def finish(run: Run, show: Show) -> RunSummary:
     """Validate the best model as `predict` will run it; write model, predictions, plots, report."""
-    session.sources.close()
+    folder, watch = run.folder, run.watch
+    run.parts.handles.close()
+    run.solved = take_solved(run)
     show(Working("validating the best model"))
-    with session.watch.on("final validation"):
-        validation = validate(session, folder, show)
+    with watch.on("final validation"):
+        validation = validate(run, show)
     evaluation = validation.evaluation
     loss = validation.calibration.before.log_loss
     require_as_recorded(run, evaluation.headline["accuracy"], loss)
-    description = model_description(session, validation)
     tensors = {
-        name: tensor.detach().cpu().contiguous()
-        for name, tensor in session.classifier.state_dict().items()
+        name: tensor.detach().cpu().contiguous() for name, tensor in run.model.state_dict().items()
     }
-    with session.watch.on("checkpoint"):
-        folder.save_model(description, tensors)
+    with watch.on("checkpoint"):
+        folder.save_model(model_description(run, validation), tensors)
     show(Working("drawing plots and the report"))
-    with session.watch.on("plots"):
-        draw(session, run, folder, validation)
-    summary = summarize(session, run, folder, evaluation)
+    with watch.on("plots"):
+        draw(run, validation)
+    summary = summarize(run, evaluation)
     folder.write_json("summary", summary.to_dict())
     write_report(folder, show)
     write_card(folder, evaluation.intervals)
@@ -224,52 +212,53 @@ def finish(session: Session, run: Run, folder: RunFolder, show: Show) -> RunSumm
     return summary
 
 
-def draw(session: Session, run: Run, folder: RunFolder, validation: Validation) -> None:
+def draw(run: Run, validation: Validation) -> None:
     """Draw the plots of a finished run."""
-    rows, calibration = run.state.rows, validation.calibration
+    rows, calibration, folder = run.state.rows, validation.calibration, run.folder
     folder.save_plot("curves", curves(rows))
     folder.save_plot("learning_rates", learning_rates(rows))
     folder.save_plot("inside", inside(run.state.monitored, run.plan.columns))
     matrix = validation.evaluation.confusion
-    folder.save_plot("confusion", confusion(matrix, session.index.classes))
+    folder.save_plot("confusion", confusion(matrix, run.parts.index.classes))
     folder.save_plot("reliability", reliability(calibration.before, calibration.after))
 
 
-def model_description(session: Session, validation: Validation) -> dict[str, Any]:
+def model_description(run: Run, validation: Validation) -> dict[str, Any]:
     """Describe the model so that it can be rebuilt, understood and trusted: model.json."""
-    config, backbone = session.config, session.backbone
+    parts, solved = run.parts, run.solved
+    config, backbone = parts.config, parts.backbone
     return {
         "backbone": config.backbone.name,
         "image_size": config.backbone.image_size,
         "structure": make_structure(config.backbone).to_dict(),
-        "head": (session.solved.design if session.solved else head_design(config)).to_dict(),
-        **depths_entries(session),
+        "head": (solved.design if solved else head_design(config)).to_dict(),
+        **depths_entries(solved),
         "drop_path": config.backbone.drop_path,
-        "classes": list(session.index.classes),
+        "classes": list(parts.index.classes),
         "preprocessing": backbone.preprocessing.to_dict(),
         "background": config.data.background,
-        **session.index.reading.entries(),
+        **parts.index.reading.entries(),
         "temperature": validation.calibration.temperature,
         "started_from": backbone.weights_source,
         "license": backbone.license,
-        "data": data_description(session),
+        "data": data_description(parts),
         "validation": {n: validation.evaluation.headline[n] for n in ("accuracy", "log_loss")},
         "versions": {n: version(n) for n in ("transferkit", "torch", "timm", "pillow")},
     }
 
 
-def depths_entries(session: Session) -> dict[str, Any]:
+def depths_entries(solved: Solved | None) -> dict[str, Any]:
     """Return the entries of model.json that a solved head adds; none without one."""
-    if session.solved is None:
+    if solved is None:
         return {}
-    classifier = session.solved.classifier
+    classifier = solved.classifier
     depths = [depth.to_dict() for depth in classifier.depths]
     return {"depths": depths, "mirror": classifier.mirror}
 
 
-def data_description(session: Session) -> dict[str, Any]:
+def data_description(parts: Parts) -> dict[str, Any]:
     """Describe the data set of a run: enough to tell whether it has changed."""
-    index = session.index
+    index = parts.index
     counts = {s: len(index.of_split(s)) for s in ("train", "val", "test")}
     return {
         "fingerprint": index.fingerprint,
@@ -283,8 +272,12 @@ def data_description(session: Session) -> dict[str, Any]:
     }
 
 
-def log_event(folder: RunFolder, event: Event) -> None:
-    """Write what a person may want to look up later into the run's log."""
-    if processes.is_first() and isinstance(event, (StageStarted, StageEnded, Notice)):
-        values = asdict(event)
-        folder.log(f"{type(event).__name__} {json.dumps(values, default=str)}")
+def logged(show: Show, folder: RunFolder) -> Show:
+    """Return what shows events, and writes those that a person may look up into the run's log."""
+
+    def show_and_log(event: Event) -> None:
+        show(event)
+        if processes.is_first() and isinstance(event, (StageStarted, StageEnded, Notice)):
+            folder.log(f"{type(event).__name__} {json.dumps(asdict(event), default=str)}")
+
+    return show_and_log

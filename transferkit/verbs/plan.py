@@ -2,7 +2,7 @@
 
 from transferkit.config import Config
 from transferkit.events import Show, Working
-from transferkit.finetuning.session import Session, prepare
+from transferkit.finetuning.preparation import prepare
 from transferkit.finetuning.speed import (
     forward_seconds,
     seconds_per_picture,
@@ -10,8 +10,10 @@ from transferkit.finetuning.speed import (
     trunk_seconds,
 )
 from transferkit.finetuning.summary import PlanRow
-from transferkit.finetuning.time_budget import choose
+from transferkit.finetuning.time_budget import choose, notice_of, with_views
 from transferkit.stopwatch import Stopwatch
+from transferkit.training.cache_choice import cache_bytes, choose_base, is_cached
+from transferkit.training.parts import Parts
 from transferkit.training.stages import PlannedStage, apply_stage
 from transferkit.units import parse_duration
 
@@ -23,74 +25,76 @@ def plan(
 
     watch: counts the time from the start of the command, which a budget of time counts as well.
     """
-    session = prepare(config, show, watch)
+    parts = prepare(config, show, watch)
     show(Working("measuring a few steps"))
     notices = []
     if config.training.lr == "auto":
         notices = ["finetune finds the first rate by a range test; shown is the usual one"]
     if config.training.budget is not None:
-        return budget_rows(session, parse_duration(config.training.budget), notices)
-    notices += [notice.text for notice in session.sources.choose_base(session.plan)]
-    picture_s = seconds_per_picture(session)
+        return budget_rows(parts, parse_duration(config.training.budget), notices)
+    base, told = choose_base(parts, parts.plan.stages)
+    notices += [notice.text for notice in told]
+    picture_s = seconds_per_picture(parts)
     rows, cached_before = [], False
-    for stage in session.plan.stages:
-        row = plan_row(session, stage, picture_s, first_cached=not cached_before)
+    for stage in parts.plan.stages:
+        row = plan_row(parts, stage, base, picture_s, first_cached=not cached_before)
         cached_before = cached_before or row.cache_bytes > 0
         rows.append(row)
     return rows, notices
 
 
 def budget_rows(
-    session: Session, limit_s: float, notices: list[str]
+    parts: Parts, limit_s: float, notices: list[str]
 ) -> tuple[list[PlanRow], list[str]]:
     """Return the stages that a budget of time would begin with, and the notices."""
-    with session.watch.on("measuring"):
-        notices = [*notices, choose(session, limit_s).text]
-    budget, rows = session.budget, []
-    assert budget is not None
-    notices += [notice.text for notice in session.sources.choose_base(session.used_plan)]
-    for stage, epochs, cost in zip(session.plan.stages, budget.epochs, budget.costs, strict=True):
+    with parts.watch.on("measuring"):
+        budget, rows = choose(parts, limit_s), []
+    parts = with_views(parts, budget)
+    base, told = choose_base(parts, budget.used(parts.plan.stages))
+    notices += [notice.text for notice in (notice_of(parts, budget), *told)]
+    for stage, epochs, cost in zip(parts.plan.stages, budget.epochs, budget.costs, strict=True):
         if epochs:
-            rows.append(described(session, stage, round(epochs, 1), cost.seconds(epochs)))
+            rows.append(described(parts, stage, base, round(epochs, 1), cost.seconds(epochs)))
     return rows, notices
 
 
 def plan_row(
-    session: Session, stage: PlannedStage, picture_s: float, first_cached: bool
+    parts: Parts, stage: PlannedStage, base: int | None, picture_s: float, first_cached: bool
 ) -> PlanRow:
     """Measure one stage: a few training steps on random input of its boundary's shape."""
-    sources = session.sources
+    material = parts.material
     if stage.solves:
-        count = len(sources.material.train) + len(sources.material.val)
-        return described(session, stage, 1, count * max(picture_s, forward_seconds(session)))
-    cached = sources.is_cached(stage)
-    apply_stage(session.classifier, session.column_of, stage)
-    material = sources.material
-    epoch_s = len(material.train) * train_seconds(session, stage, cached)
+        count = len(material.train) + len(material.val)
+        return described(parts, stage, base, 1, count * max(picture_s, forward_seconds(parts)))
+    cached = is_cached(parts, stage, base)
+    apply_stage(parts.classifier, parts.column_of, stage)
+    epoch_s = len(material.train) * train_seconds(parts, stage, cached)
     if not cached:
         epoch_s = max(epoch_s, len(material.train) * picture_s)
-        epoch_s += len(material.val) * (picture_s + forward_seconds(session))
+        epoch_s += len(material.val) * (picture_s + forward_seconds(parts))
     seconds = stage.epochs * epoch_s
-    if cached and first_cached and sources.base is not None:
-        seconds += material.num_rows * max(picture_s, trunk_seconds(session, sources.base))
-    if stage is session.plan.stages[0] and session.config.training.batchnorm == "recalibrate":
-        seconds += len(material.train) * max(picture_s, forward_seconds(session))
-    return described(session, stage, stage.epochs, seconds)
+    if cached and first_cached and base is not None:
+        seconds += material.num_rows * max(picture_s, trunk_seconds(parts, base))
+    if stage is parts.plan.stages[0] and parts.config.training.batchnorm == "recalibrate":
+        seconds += len(material.train) * max(picture_s, forward_seconds(parts))
+    return described(parts, stage, base, stage.epochs, seconds)
 
 
-def described(session: Session, stage: PlannedStage, epochs: float, seconds: float) -> PlanRow:
+def described(
+    parts: Parts, stage: PlannedStage, base: int | None, epochs: float, seconds: float
+) -> PlanRow:
     """Return a stage's row: what it trains and keeps, and how long it is expected to take."""
-    apply_stage(session.classifier, session.column_of, stage)
-    named = list(session.classifier.named_parameters())
-    cached = session.sources.is_cached(stage) and not stage.solves
+    apply_stage(parts.classifier, parts.column_of, stage)
+    named = list(parts.classifier.named_parameters())
+    cached = is_cached(parts, stage, base)
     rates = [0.0 if stage.solves else stage.lr * mult for mult in stage.multipliers]
     return PlanRow(
         name=stage.name,
         epochs=epochs,
-        lr_by_group=dict(zip(session.plan.columns, rates, strict=True)),
+        lr_by_group=dict(zip(parts.plan.columns, rates, strict=True)),
         trainable_parameters=sum(p.numel() for _, p in named if p.requires_grad and any(rates)),
         total_parameters=sum(p.numel() for _, p in named),
-        cache_bytes=session.sources.cache_bytes(stage.boundary) if cached else 0,
+        cache_bytes=cache_bytes(parts, stage.boundary) if cached else 0,
         seconds=seconds,
         if_improving=stage.if_improving,
     )

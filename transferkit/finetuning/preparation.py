@@ -1,15 +1,13 @@
 """From a configuration to a run that can start: pictures, backbone, head, chain, plan, caches."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
 
 import torch
 
 from transferkit import processes
-from transferkit.backbones.chain import Chain, find_chain
+from transferkit.backbones.chain import find_chain
 from transferkit.backbones.create import Backbone
-from transferkit.backbones.head import Classifier
 from transferkit.backbones.recompute import recompute
 from transferkit.backbones.synchronized import synchronize_
 from transferkit.config import Config
@@ -21,9 +19,8 @@ from transferkit.errors import usage_error
 from transferkit.events import Event, Notice, Progress, Show, Working
 from transferkit.files.cache_dir import default_cache_dir
 from transferkit.finetuning.first_pass import Channels, channel_statistics, recalibrate_batchnorm
-from transferkit.runs.folder import RunFolder
 from transferkit.stopwatch import Stopwatch
-from transferkit.training.budget import Budget
+from transferkit.training.cache_handles import CacheSettings
 from transferkit.training.fabric import make_fabric
 from transferkit.training.material import Material
 from transferkit.training.memory import batch_size_for, refuse_more_classes
@@ -31,62 +28,22 @@ from transferkit.training.network import (
     check_network,
     make_backbone,
     make_classifier,
-    make_structure,
     random_images,
     reinitialize_above,
     start_notices,
     take_scale,
 )
-from transferkit.training.run import Run
-from transferkit.training.settings import loop_settings
+from transferkit.training.parts import Parts
 from transferkit.training.sharded import refuse_old_torch
-from transferkit.training.solving import Solved
-from transferkit.training.sources import CacheSettings, Sources
 from transferkit.training.stage_checks import refuse_lone_pictures, refuse_unfilled
-from transferkit.training.stages import StagePlan, column_finder, make_plan
-from transferkit.training.supervised import Objective, balanced_class_weights
+from transferkit.training.stages import column_finder, make_plan
 from transferkit.units import parse_bytes
 
 CACHED_VIEWS = 2400
 """Views to compute in all when caching, if the pictures are few; at least 3, at most 8 for each."""
 
 
-@dataclass
-class Session:
-    """A configuration turned into objects. watch: counts the time from the start of the command.
-
-    budget: of time, once it is planned; None without one. solved: the solve that the run ends with.
-    """
-
-    config: Config
-    index: DatasetIndex
-    backbone: Backbone
-    classifier: Classifier
-    chain: Chain
-    plan: StagePlan
-    sources: Sources
-    fabric: Any
-    watch: Stopwatch
-    budget: Budget | None = None
-    solved: Solved | None = None
-
-    def column_of(self, name: str) -> int:
-        """Return the plan's column of a parameter or module of the classifier."""
-        return self._finder(name)
-
-    @property
-    def used_plan(self) -> StagePlan:
-        """The stages that caches are made for: all of the plan, or those a budget begins with."""
-        if self.budget is None:
-            return self.plan
-        pairs = zip(self.plan.stages, self.budget.epochs, strict=True)
-        return replace(self.plan, stages=tuple(stage for stage, epochs in pairs if epochs))
-
-    def __post_init__(self) -> None:
-        self._finder = column_finder([group.modules for group in self.chain.groups])
-
-
-def prepare(config: Config, show: Show, watch: Stopwatch | None = None) -> Session:
+def prepare(config: Config, show: Show, watch: Stopwatch | None = None) -> Parts:
     """Read the pictures, build the model and its plan; progress and notices go to `show`."""
     check_network(config)
     watch = watch or Stopwatch()
@@ -122,13 +79,11 @@ def refuse_sharing(config: Config) -> None:
         )
     if training.batch_size < number:
         raise usage_error(f"--batch-size {training.batch_size} is too small for {number} processes")
-    if any(stage.solves for stage in config.stages):
-        raise usage_error(f"a stage solve runs in one process, not in {number}")
     if config.device.strategy == "fsdp":
         refuse_old_torch()
 
 
-def build(config: Config, index: DatasetIndex, show: Show, watch: Stopwatch) -> Session:
+def build(config: Config, index: DatasetIndex, show: Show, watch: Stopwatch) -> Parts:
     """Build the model for the pictures of an index, its plan, and what it trains on."""
     show(Working(f"building {config.backbone.name}"))
     fabric = make_fabric(config)
@@ -156,57 +111,22 @@ def build(config: Config, index: DatasetIndex, show: Show, watch: Stopwatch) -> 
     if config.training.batch_size == 1:
         image = random_images(backbone)[:1].to(fabric.device)
         refuse_lone_pictures(classifier, plan.stages, column_of, image)
-    material = make_material(config, index, backbone)
-    architecture = f"{backbone.name} {make_structure(config.backbone)}"
-    sources = Sources(
-        classifier, chain, material, cache_settings(config), fabric.device, architecture, watch
-    )
-    return Session(config, index, backbone, classifier, chain, plan, sources, fabric, watch)
+    material, settings = make_material(config, index, backbone), cache_settings(config)
+    return Parts(config, backbone, classifier, chain, plan, material, settings, fabric, watch)
 
 
-def recalibrate(session: Session, show: Show) -> None:
+def recalibrate(parts: Parts, show: Show) -> None:
     """Measure batch-norm statistics on the training pictures, if that is wanted.
 
     A resumed run does so again: what no stage trains is in no checkpoint.
     """
-    training = session.config.training
+    training = parts.config.training
     if training.batchnorm != "recalibrate":
         return
-    device, material = session.fabric.device, session.sources.material
-    with session.watch.on("batch-norm statistics"):
-        for event in recalibrate_batchnorm(session.classifier, material, device, training.seed):
+    with parts.watch.on("batch-norm statistics"):
+        classifier, seed = parts.classifier, training.seed
+        for event in recalibrate_batchnorm(classifier, parts.material, parts.device, seed):
             show(event)
-
-
-def make_run(session: Session, folder: RunFolder) -> Run:
-    """Put together what the loop needs; the classifier is as it starts."""
-    config = session.config
-    weights = None
-    if config.data.balance == "loss":
-        labels = session.index.labels[session.sources.material.train]
-        weights = balanced_class_weights(labels, len(session.index.classes))
-    objective = Objective(
-        config.training.label_smoothing, weights, config.augment.mixup, config.augment.cutmix
-    )
-    run = Run(
-        session.classifier,
-        session.plan,
-        session.sources,
-        objective,
-        loop_settings(config),
-        session.fabric,
-        folder,
-        session.column_of,
-        budget=session.budget,
-    )
-    if run.settings.rules.penalties.l2_sp:
-        kept = config.backbone.reuse_blocks or len(session.plan.groups)
-        run.pretrained = {
-            name: parameter.detach().clone()
-            for name, parameter in session.classifier.named_parameters()
-            if session.column_of(name) < kept
-        }
-    return run
 
 
 def with_batch_size(config: Config, index: DatasetIndex) -> Config:
