@@ -1,7 +1,7 @@
 """The evaluation after every epoch of pretraining: figures for metrics.csv, and plots."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -48,6 +48,7 @@ class Evaluator:
     probe_data: ProbeData | None = None
     probe_every: int | None = None
     seed: int = 0
+    _pictures: dict[str, Tensor] = field(default_factory=dict)
 
     def __call__(self, done: int, planned: int) -> Mapping[str, float]:
         """Return the figures after `done` of `planned` epochs; draw what the method shows."""
@@ -75,10 +76,7 @@ class Evaluator:
         return done == 1 or done % every == 0 or done == planned
 
     def sample(self) -> Tensor:
-        """Return the pictures whose features are examined, (N, 3, H, W), values 0..1.
-
-        They are held-out ones if there are enough.
-        """
+        """Return the pictures whose features are examined; held-out ones if there are enough."""
         held_out = self.pictures("val")
         return held_out if len(held_out) >= FEWEST_SAMPLED else self.pictures("train")
 
@@ -87,10 +85,10 @@ class Evaluator:
         if split not in self._pictures:
             most = sample_size(len(self.index.of_split("train")))
             positions = evenly_spaced(self.index.of_split(split), most)
-            parts = list(clean_images(self.index, positions, self.views))
             size = self.views.preprocessing
             empty = torch.zeros(0, 3, size.height_px, size.width_px)
-            self._pictures[split] = torch.cat([empty, *parts])
+            images = clean_images(self.index, positions, self.views)
+            self._pictures[split] = torch.cat([empty, *images])
         return self._pictures[split]
 
     def draw(self, done: int, planned: int) -> None:
@@ -99,14 +97,10 @@ class Evaluator:
             return
         with torch.no_grad():
             plots = self.method.show(self.sample()[:SHOWN].to(self.device))
+        kept = done == 1 or done % max(1, planned // 10) == 0
         for name, rows in plots.items():
-            self.folder.save_plot(name, picture_rows(rows.cpu().numpy(), f"epoch {done}"))
-            if done == 1 or done % max(1, planned // 10) == 0:
-                kept = f"{name}-{done:04d}"
-                self.folder.save_plot(kept, picture_rows(rows.cpu().numpy(), f"epoch {done}"))
-
-    def __post_init__(self) -> None:
-        self._pictures: dict[str, Tensor] = {}
+            for plot in (name, f"{name}-{done:04d}") if kept else (name,):
+                self.folder.save_plot(plot, picture_rows(rows.cpu().numpy(), f"epoch {done}"))
 
 
 def sample_size(training: int) -> int:

@@ -105,14 +105,12 @@ class PretrainingRun:
 def save(run: PretrainingRun, optimizers: Optimizers) -> None:
     """Write the metrics, then the checkpoint, so that the checkpoint is never ahead."""
     run.folder.write_metrics(run.state.rows)
-    run.folder.save_checkpoint(
-        "last",
-        {
-            "networks": run.method.networks.state_dict(),
-            "optimizers": {name: o.state_dict() for name, o in optimizers.items()},
-            "state": asdict(run.state),
-        },
-    )
+    checkpoint = {
+        "networks": run.method.networks.state_dict(),
+        "optimizers": {name: o.state_dict() for name, o in optimizers.items()},
+        "state": asdict(run.state),
+    }
+    run.folder.save_checkpoint("last", checkpoint)
 
 
 def continue_run(run: PretrainingRun) -> bool:

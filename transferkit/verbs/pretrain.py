@@ -21,7 +21,7 @@ from transferkit.data.reading import reading_of
 from transferkit.data.unlabeled import scan_unlabeled
 from transferkit.errors import usage_error
 from transferkit.evaluation.pretraining_plots import feature_map, filters, pretraining_curves
-from transferkit.events import Notice, PretrainingEpoch, Progress, Show, Working
+from transferkit.events import NOT_FIGURES, Notice, PretrainingEpoch, Progress, Show, Working
 from transferkit.pretraining.encoder import Encoder, first_weights
 from transferkit.pretraining.evaluator import Evaluator
 from transferkit.pretraining.features import ProbeData, features_of
@@ -108,9 +108,8 @@ def resume(path: Path, show: Show, place: Path | None = None) -> PretrainingSumm
     with earlier_run(path) as folder:
         data = folder.read_json("data")
         if not isinstance(data, dict) or data.get("task") != TASK:
-            raise usage_error(
-                f"{path} is no pretraining run", "", f"transferkit finetune --resume {path}"
-            )
+            remedy = f"transferkit finetune --resume {path}"
+            raise usage_error(f"{path} is no pretraining run", "", remedy)
         before = config_of(folder)
         config = moved(before, place, None, path)
         session = prepare(config, show)
@@ -138,14 +137,14 @@ def prepare(config: Config, show: Show) -> PretrainingSession:
         show(scale)
     if resized:
         show(Notice(resized))
-    for text in (*index.warnings, *backbone.notices, *batch_notices(index, options.batch_size)):
+    warnings = [*index.warnings, *backbone.notices]
+    if (count := len(index.of_split("train"))) < options.batch_size:
+        size = options.batch_size
+        warnings.append(f"only {count} training pictures: every batch has {count}, not {size}")
+    for text in warnings:
         show(Notice(text, warning=True))
-    show(
-        Notice(
-            f"{backbone.name} at {backbone.preprocessing.width_px} px, "
-            f"weights: {backbone.weights_source}"
-        )
-    )
+    size_px, source = backbone.preprocessing.width_px, backbone.weights_source
+    show(Notice(f"{backbone.name} at {size_px} px, weights: {source}"))
     encoder = Encoder(backbone)
     method = make_method(encoder, options, config.training.seed, len(index.classes))
     method.networks.to(fabric.device)
@@ -173,36 +172,32 @@ def pictures_of(config: Config) -> Path:
         )
     path = aux or data
     if path is None:
-        remedy = "name a folder: transferkit pretrain my_pictures/"
-        raise usage_error("no pictures given", "", remedy)
+        raise usage_error(
+            "no pictures given", "", "name a folder: transferkit pretrain my_pictures/"
+        )
     return path
 
 
 def scan_pictures(config: Config, show: Show) -> DatasetIndex:
     """Scan the training pictures: with classes if the method learns those, else without."""
     data, options = config.data, config.pretraining
-    path = pictures_of(config)
-
+    path, seed, reading = pictures_of(config), config.training.seed, reading_of(config.data)
     show(Working("reading pictures"))
 
     def progress(done: int, total: int) -> None:
         show(Progress("pictures", done, total))
 
     if METHODS[options.method].reads_labels:
-        labelled = ScanOptions(
-            val_fraction=options.holdout or SMALLEST_HOLDOUT,
-            seed=config.training.seed,
-            strict=data.strict,
-            reading=reading_of(data),
-        )
+        holdout = options.holdout or SMALLEST_HOLDOUT
+        labelled = ScanOptions(val_fraction=holdout, seed=seed, strict=data.strict, reading=reading)
         return scan(path, labelled, progress)
     index = scan_unlabeled(
         path,
         holdout=options.holdout,
         by_folder=options.identities,
-        seed=config.training.seed,
+        seed=seed,
         strict=data.strict,
-        reading=reading_of(data),
+        reading=reading,
         on_progress=progress,
     )
     if options.identities and len(index.classes) < 2:
@@ -212,14 +207,6 @@ def scan_pictures(config: Config, show: Show) -> DatasetIndex:
             "give every identity a folder of its own, or leave --identities out",
         )
     return index
-
-
-def batch_notices(index: DatasetIndex, batch_size: int) -> list[str]:
-    """Warn if there are fewer training pictures than a batch holds."""
-    count = len(index.of_split("train"))
-    if count >= batch_size:
-        return []
-    return [f"only {count} training pictures: every batch has {count}, not {batch_size}"]
 
 
 def scan_probe(config: Config, show: Show) -> DatasetIndex | None:
@@ -241,30 +228,14 @@ def run_method(session: PretrainingSession, folder: RunFolder, show: Show) -> Pr
     """Train phase by phase, then write the results."""
     config, method, path = session.config, session.method, shlex.quote(str(folder.path))
     options, device = config.pretraining, session.fabric.device
+    pictures, probes = (session.index, session.views), (session.probe, options.probe_every)
     evaluator = Evaluator(
-        method,
-        session.encoder,
-        session.index,
-        session.views,
-        folder,
-        device,
-        show,
-        session.probe,
-        options.probe_every,
-        config.training.seed,
+        method, session.encoder, *pictures, folder, device, show, *probes, config.training.seed
     )
     settings = loop_settings(config, method)
-    run = PretrainingRun(
-        method,
-        session.index,
-        session.views,
-        settings,
-        folder,
-        device,
-        session.fabric.autocast,
-        evaluator,
-        PretrainingState(split_epochs(method.phases, settings.epochs)),
-    )
+    state = PretrainingState(split_epochs(method.phases, settings.epochs))
+    autocast = session.fabric.autocast
+    run = PretrainingRun(method, *pictures, settings, folder, device, autocast, evaluator, state)
     if continue_run(run):
         show(Notice(f"resuming after epoch {len(run.state.rows)}"))
     try:
@@ -285,20 +256,18 @@ def loop_settings(config: Config, method: Method) -> PretrainingSettings:
     options = config.pretraining
     rules = update_rules(config)
     takes = hyperparameters_of(config.optimizer.name)
-    kind = METHODS[options.method]
+    has_momentum = bool(takes & {"momentum", "beta1"})
     return PretrainingSettings(
         batch_size=options.batch_size,
         epochs=options.epochs or EPOCHS,
         budget_s=parse_duration(options.budget) if options.budget else None,
         lr=options.lr or method.lr,
         weight_decay=method.weight_decay if options.weight_decay is None else options.weight_decay,
-        schedule=make_schedule(
-            config.schedule, options.warmup, bool(takes & {"momentum", "beta1"})
-        ),
+        schedule=make_schedule(config.schedule, options.warmup, has_momentum),
         optimizer=rules.optimizer,
         hyper={**{n: v for n, v in method.hyper.items() if n in takes}, **rules.hyper},
         clipping=rules.clipping,
-        drop_last=kind.drops_last,
+        drop_last=METHODS[options.method].drops_last,
         seed=config.training.seed,
     )
 
@@ -325,8 +294,7 @@ def finish(
     if len(images) >= 5:
         features = features_of(session.encoder, iter(images.split(128)), session.fabric.device)
         folder.save_plot("feature_map", feature_map(features, images.numpy()))
-    seconds = run.state.seconds + time.perf_counter() - started
-    last = run.state.rows[-1]
+    last = run.state.rows[-1].items()
     summary = PretrainingSummary(
         run=folder.path,
         method=session.config.pretraining.method,
@@ -334,12 +302,8 @@ def finish(
         pictures=len(session.index.of_split("train")),
         held_out=len(session.index.of_split("val")),
         epochs=len(run.state.rows),
-        seconds=seconds,
-        figures={
-            n: v
-            for n, v in last.items()
-            if isinstance(v, float) and not n.startswith(("lr", "seconds"))
-        },
+        seconds=run.state.seconds + time.perf_counter() - started,
+        figures={n: v for n, v in last if isinstance(v, float) and n not in NOT_FIGURES},
         files=folder.files,
         stopped=stopped,
     )
