@@ -1,6 +1,6 @@
 """The end of a run: the best weights on the validation pictures, as `predict` will apply them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -64,10 +64,9 @@ def validate(run: Run, show: Show) -> Validation:
         for row, label in zip(rows, labels, strict=True)
     )
     logs = log_softmax(logits, calibration.temperature)
-    evaluation = evaluate_logits(logs, labels, index.classes).with_intervals(
-        bootstrap_intervals(logs, labels.numpy())
-    )
-    return Validation(evaluation, calibration)
+    evaluation = evaluate_logits(logs, labels, index.classes)
+    intervals = bootstrap_intervals(logs, labels.numpy())
+    return Validation(replace(evaluation, intervals=intervals), calibration)
 
 
 def features_at(run: Run, positions: np.ndarray) -> Tensor:

@@ -18,7 +18,7 @@ from transferkit.inference.members import Member, open_members
 from transferkit.inference.pipeline import predictions
 from transferkit.inference.rows import prediction_rows
 from transferkit.inference.saliency import Run, choose_runs, overlay, saliency
-from transferkit.reporting.thumbnails import data_uri
+from transferkit.reporting.thumbnails import jpeg_uri
 from transferkit.runs.folder import RunFolder
 
 MEANINGS = {
@@ -79,7 +79,7 @@ class Answerer:
         image = ""
         if self.maps:
             evidence = saliency(self.members, self.maps, [picture], prediction.first_classes)
-            image = data_uri(overlay(picture.views[0][0], evidence[0]))
+            image = jpeg_uri(overlay(picture.views[0][0], evidence[0]))
         return Answer(row, prediction.probabilities.shape[1], image)
 
 
