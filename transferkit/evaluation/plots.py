@@ -238,19 +238,14 @@ def _label_ends(axes: Axes, ends: Sequence[tuple[float, str, Any]]) -> None:
 def spread(heights: ArrayLike, gap: float) -> Floats:
     """Move ascending heights in 0..1 as little as possible to be at least `gap` apart.
 
-    Neighbours that are too close form a block around their common centre (isotonic regression by
-    pooling adjacent violators). If they do not fit into 0..1, the last ones exceed 1.
+    Neighbours that are too close form a block around their common centre (isotonic regression). If
+    they do not fit into 0..1, the last ones exceed 1.
     """
-    blocks: list[tuple[float, int]] = []  # (lowest height, number of members)
-    for height in np.asarray(heights, dtype=np.float64):
-        start, size = float(height), 1
-        while blocks and blocks[-1][0] + blocks[-1][1] * gap > start:
-            before, members = blocks.pop()
-            start = (before * members + (start - members * gap) * size) / (members + size)
-            size += members
-        blocks.append((start, size))
-    moved = np.array([start + gap * i for start, size in blocks for i in range(size)])
-    least = gap * np.arange(len(moved))
+    from sklearn.isotonic import isotonic_regression
+
+    values = np.asarray(heights, dtype=np.float64)
+    least = gap * np.arange(len(values))
+    moved = isotonic_regression(values - least) + least if len(values) else values
     return np.maximum(np.minimum(moved, 1 - least[::-1]), least)
 
 

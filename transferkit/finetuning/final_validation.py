@@ -10,8 +10,9 @@ from transferkit.config import Predict
 from transferkit.errors import UserError
 from transferkit.evaluation.bootstrap import bootstrap_intervals
 from transferkit.evaluation.metrics import Evaluation, evaluate_logits
+from transferkit.evaluation.reliability import log_softmax
 from transferkit.events import Notice, Show
-from transferkit.inference.calibration import Calibration, calibrate, log_softmax, softmax
+from transferkit.inference.calibration import Calibration, calibrate, softmax
 from transferkit.inference.decide import DecisionRule
 from transferkit.inference.members import Extractor
 from transferkit.inference.pipeline import BATCH, Prediction, batches

@@ -184,7 +184,7 @@ def take_step(
     weight = processes.weight(len(batch.labels), count)
     sums: dict[str, float] = {}
     while True:
-        with run.autocast():
+        with run.fabric.autocast():
             objective = next(objectives, None)
         if objective is None:
             break

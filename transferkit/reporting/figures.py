@@ -75,18 +75,6 @@ def curve(rows: Sequence[Row], quantity: str) -> Markup:
     return line_chart(description, lines, epoch_axis(len(rows)), axis, stage_bands(rows), mark)
 
 
-def blocks(rows: Sequence[Row], prefix: str) -> list[str]:
-    """Return the block groups that have columns `prefix`/NAME, the head first."""
-    names = dict.fromkeys(n for row in rows for n in row if n.startswith(f"{prefix}/"))
-    trained = {n: sum(math.isfinite(v) for v in column(rows, n)) for n in names}
-    return [n.partition("/")[2] for n in sorted(names, key=lambda n: -trained[n])]
-
-
-def block_tone(position: int, count: int) -> int:
-    """Return the tone of a block group: dark at the head, light at the stem."""
-    return FIRST_BLOCK_TONE + (position * (BLOCK_TONES - 1)) // max(1, count - 1)
-
-
 def by_block(rows: Sequence[Row], prefix: str, name: str) -> Markup | str:
     """Draw a column per block group on a logarithmic axis; a gap is a frozen group."""
     drawn = drawn_blocks(rows, prefix)
@@ -188,6 +176,16 @@ def coverage_chart(calibration: dict[str, Any]) -> Markup:
 
 
 def drawn_blocks(rows: Sequence[Row], prefix: str) -> list[tuple[str, int]]:
-    """Return (name, tone) of the block groups that `by_block` draws, for the legend."""
-    names = [n for n in blocks(rows, prefix) if any(v > 0 for v in column(rows, f"{prefix}/{n}"))]
-    return [(name, block_tone(i, len(names))) for i, name in enumerate(names)]
+    """Return (name, tone) of the block groups with columns `prefix`/NAME, for `by_block`.
+
+    In the order of their unfreezing: dark at the head, light at the stem.
+    """
+    names = dict.fromkeys(n for row in rows for n in row if n.startswith(f"{prefix}/"))
+    columns = {name: column(rows, name) for name in names}
+    columns = {name: values for name, values in columns.items() if any(v > 0 for v in values)}
+    frozen = {n: sum(not math.isfinite(v) for v in values) for n, values in columns.items()}
+    last = max(1, len(columns) - 1)
+    return [
+        (name.partition("/")[2], FIRST_BLOCK_TONE + i * (BLOCK_TONES - 1) // last)
+        for i, name in enumerate(sorted(columns, key=frozen.__getitem__))
+    ]

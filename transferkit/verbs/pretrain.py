@@ -2,7 +2,7 @@
 
 import shlex
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,6 @@ from typing import Any
 import torch
 
 from transferkit import processes
-from transferkit.backbones.create import Backbone
 from transferkit.backbones.synchronized import synchronize_
 from transferkit.config import Config, Pretraining
 from transferkit.config.methods import METHODS
@@ -24,12 +23,13 @@ from transferkit.evaluation.pretraining_plots import feature_map, filters, pretr
 from transferkit.events import NOT_FIGURES, Notice, PretrainingEpoch, Progress, Show, Working
 from transferkit.pretraining.encoder import Encoder, first_weights
 from transferkit.pretraining.evaluator import Evaluator
-from transferkit.pretraining.features import ProbeData, features_of
+from transferkit.pretraining.features import features_of
 from transferkit.pretraining.loop import fit, split_epochs
 from transferkit.pretraining.method import Method
 from transferkit.pretraining.methods import check_process_count, make_method, views_of
 from transferkit.pretraining.run import (
     PretrainingRun,
+    PretrainingSession,
     PretrainingSettings,
     PretrainingState,
     continue_run,
@@ -64,20 +64,6 @@ EPOCHS = 100
 SMALLEST_HOLDOUT = 0.01
 """Share of each class of a labelled set that is held out even with --holdout 0."""
 MOST_ON_MAP = 200
-
-
-@dataclass
-class PretrainingSession:
-    """The objects built from a configuration."""
-
-    config: Config
-    index: DatasetIndex
-    backbone: Backbone
-    encoder: Encoder
-    method: Method
-    views: PretrainingViews
-    fabric: Any
-    probe: ProbeData | None
 
 
 def pretrain(config: Config, out: Path | None, show: Show) -> PretrainingSummary:
@@ -159,8 +145,7 @@ def prepare(config: Config, show: Show) -> PretrainingSession:
         index.reading,
         KeptPictures(),
     )
-    probe = ProbeData(probe_index, views) if probe_index is not None else None
-    return PretrainingSession(config, index, backbone, encoder, method, views, fabric, probe)
+    return PretrainingSession(config, index, backbone, encoder, method, views, fabric, probe_index)
 
 
 def pictures_of(config: Config) -> Path:
@@ -226,16 +211,13 @@ def train(session: PretrainingSession, folder: RunFolder, show: Show) -> Pretrai
 
 def run_method(session: PretrainingSession, folder: RunFolder, show: Show) -> PretrainingSummary:
     """Train phase by phase, then write the results."""
-    config, method, path = session.config, session.method, shlex.quote(str(folder.path))
-    options, device = config.pretraining, session.fabric.device
-    pictures, probes = (session.index, session.views), (session.probe, options.probe_every)
-    evaluator = Evaluator(
-        method, session.encoder, *pictures, folder, device, show, *probes, config.training.seed
+    path = shlex.quote(str(folder.path))
+    evaluator = Evaluator(session, folder, show)
+    settings = loop_settings(session.config, session.method)
+    state = PretrainingState(split_epochs(session.method.phases, settings.epochs))
+    run = PretrainingRun(
+        **vars(session), settings=settings, folder=folder, evaluate=evaluator, state=state
     )
-    settings = loop_settings(config, method)
-    state = PretrainingState(split_epochs(method.phases, settings.epochs))
-    autocast = session.fabric.autocast
-    run = PretrainingRun(method, *pictures, settings, folder, device, autocast, evaluator, state)
     if continue_run(run):
         show(Notice(f"resuming after epoch {len(run.state.rows)}"))
     try:
@@ -245,10 +227,10 @@ def run_method(session: PretrainingSession, folder: RunFolder, show: Show) -> Pr
                 folder.log(f"{type(event).__name__} {asdict(event)}")
     except DivergedForGood as problem:
         if run.state.rows and continue_run(run):  # the weights that were saved last
-            processes.from_first(finish, session, run, evaluator, folder, problem.what)
+            processes.from_first(finish, run, evaluator, problem.what)
             problem.remedy += f"; or take what was learned: transferkit finetune DATA --from {path}"
         raise
-    return processes.from_first(finish, session, run, evaluator, folder)
+    return processes.from_first(finish, run, evaluator)
 
 
 def loop_settings(config: Config, method: Method) -> PretrainingSettings:
@@ -272,35 +254,29 @@ def loop_settings(config: Config, method: Method) -> PretrainingSettings:
     )
 
 
-def finish(
-    session: PretrainingSession,
-    run: PretrainingRun,
-    evaluator: Evaluator,
-    folder: RunFolder,
-    stopped: str = "",
-) -> PretrainingSummary:
+def finish(run: PretrainingRun, evaluator: Evaluator, stopped: str = "") -> PretrainingSummary:
     """Write the backbone, the plots, the summary and the report. stopped: see the summary."""
     started = time.perf_counter()
     evaluator.show(Working("drawing plots and the report"))
-    backbone = session.backbone
-    if session.method.finish is not None:
-        session.method.finish()
-    folder.save_model(model_description(session), backbone.model.state_dict())
+    backbone, folder = run.backbone, run.folder
+    if run.method.finish is not None:
+        run.method.finish()
+    folder.save_model(model_description(run), backbone.model.state_dict())
     folder.save_plot("curves", pretraining_curves(run.state.rows))
     first = first_weights(backbone)
     if first is not None and (figure := filters(first)) is not None:
         folder.save_plot("filters", figure)
     images = evaluator.sample()[:MOST_ON_MAP]
     if len(images) >= 5:
-        features = features_of(session.encoder, iter(images.split(128)), session.fabric.device)
+        features = features_of(run.encoder, iter(images.split(128)), run.device)
         folder.save_plot("feature_map", feature_map(features, images.numpy()))
     last = run.state.rows[-1].items()
     summary = PretrainingSummary(
         run=folder.path,
-        method=session.config.pretraining.method,
+        method=run.config.pretraining.method,
         backbone=backbone.name,
-        pictures=len(session.index.of_split("train")),
-        held_out=len(session.index.of_split("val")),
+        pictures=len(run.index.of_split("train")),
+        held_out=len(run.index.of_split("val")),
         epochs=len(run.state.rows),
         seconds=run.state.seconds + time.perf_counter() - started,
         figures={n: v for n, v in last if isinstance(v, float) and n not in NOT_FIGURES},

@@ -7,10 +7,10 @@ from pathlib import Path
 from transferkit.config import Config
 from transferkit.errors import UserError, usage_error
 from transferkit.evaluation.bootstrap import bootstrap_intervals
+from transferkit.evaluation.reliability import log_softmax
 from transferkit.events import Notice, Show, Working
 from transferkit.files.atomic_write import disk_error, write_atomically
 from transferkit.files.foreign_files import understood
-from transferkit.inference.calibration import log_softmax
 from transferkit.recipes.reading import config_of
 from transferkit.redaction import redacted
 from transferkit.reporting.card import Intervals, model_card
