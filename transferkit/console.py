@@ -149,6 +149,8 @@ class LiveView:
         _print_line(self._console, prefix, text, style)
 
     def _stage_line(self, event: StageStarted) -> str:
+        if not event.trainable_parameters:
+            return f"{self._stage_number(event.stage)} · {event.name} · in closed form"
         trains = count_text(event.trainable_parameters)
         total = count_text(event.total_parameters)
         parts = (

@@ -11,6 +11,7 @@ from transferkit.closed_form.left_out import (
     Problem,
     left_out_scores,
     solve,
+    solve_for,
     squared_errors,
 )
 from transferkit.closed_form.ridge import Spectrum, decompose, decompose_sums
@@ -197,3 +198,16 @@ def test_more_pictures_than_are_judged(monkeypatch: pytest.MonkeyPatch) -> None:
     scores = left_out_scores(spectrum, problem, PENALTY)
     by_hand = (scores - problem.targets)[::2].square().sum(1).mean()
     assert squared_errors(spectrum, problem, [PENALTY])[0] == pytest.approx(float(by_hand))
+
+
+def test_the_penalty_that_other_pictures_prefer() -> None:
+    problem, other = numbers(60), numbers(40, seed=3)
+    solution = solve_for(problem, WIDTHS, other.features, other.targets)
+    scaled = solution.spectrum.scale.of(other.features).numpy()
+    errors = []
+    for penalty in PENALTIES:
+        model = refit(problem, solution.spectrum, np.arange(60), penalty)
+        errors.append(((model.predict(scaled) - other.targets.numpy()) ** 2).sum(1).mean())
+    np.testing.assert_allclose(solution.errors, errors, rtol=1e-6)
+    assert solution.penalty == PENALTIES[int(np.argmin(errors))]
+    assert solution.penalty != solve(problem, WIDTHS).penalty

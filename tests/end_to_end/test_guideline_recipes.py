@@ -130,7 +130,7 @@ def test_few_labels_goes_on_from_its_own_pretraining(
     short = [f"training.{key}=1" for key in ("head_epochs", "block_epochs", "depth", "full_epochs")]
     sets = [part for pair in short for part in ("--set", pair)]
     stages = trained("few_labels", "--from", "learned", *sets)["stages"]
-    assert [stage["name"] for stage in stages][:2] == ["head", "top 1"]
+    assert [stage["name"] for stage in stages][:3] == ["solve", "head", "top 1"]
     learned = load_file("learned/model.safetensors")
     frozen = [key for key in learned if key.startswith("blocks.0.")]
     if len([s for s in stages if s["name"] == "all" and s["epochs"]]) == 0:

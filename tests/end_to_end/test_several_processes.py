@@ -219,3 +219,15 @@ def test_what_cannot_be_trained_in_parts_is_refused(
     with pytest.raises(UserError, match=what) as caught:
         refuse_sharing(config)
     assert caught.value.exit_code == 2
+
+
+def test_a_solve_of_two_processes_is_that_of_one(pictures: Path, cli: Cli) -> None:
+    job = ("finetune", pictures, "--stages", "solve,1:1@1e-3,solve", *BACKBONE, "--augment", "none")
+    job += ("--batch-size", "6", "--set", "backbone.pretrained=false")
+    assert cli(*job, "--out", "one").code == 0
+    ended = as_by_srun(*job, "--out", "two")
+    assert ended.codes == [0, 0], ended.err
+    names = ("val_loss", "val_accuracy", "train_loss")
+    assert losses("two", *names) == pytest.approx(losses("one", *names), abs=1e-4)
+    one, two = (RunFolder(Path(run)).read_json("summary") for run in ("one", "two"))
+    assert two["leave_one_out"] == pytest.approx(one["leave_one_out"])

@@ -36,9 +36,8 @@ from transferkit.events import (
 from transferkit.recipes.reading import to_toml
 from transferkit.runs.folder import RunFolder, open_run
 from transferkit.stopwatch import Stopwatch, by_part
-from transferkit.training import loop
+from transferkit.training import cache_filling, loop
 from transferkit.training import run as run_module
-from transferkit.training import sources as sources_module
 from transferkit.training.picks import batches
 from transferkit.training.run import RunState
 from transferkit.training.schedules import cosine, with_warmup
@@ -52,8 +51,8 @@ pytestmark = pytest.mark.usefixtures("without_plots")
 
 @pytest.fixture(autouse=True)
 def _small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sources_module, "EXTRACTION_ROWS", 16)
-    monkeypatch.setattr(sources_module, "DERIVATION_ROWS", 16)
+    monkeypatch.setattr(cache_filling, "EXTRACTION_ROWS", 16)
+    monkeypatch.setattr(cache_filling, "DERIVATION_ROWS", 16)
 
 
 def silent(event: Event) -> None:

@@ -135,7 +135,33 @@ def test_networks_from_scratch_are_solved_too(train_with: Ran) -> None:
 
 def test_what_has_no_effect_is_refused() -> None:
     with pytest.raises(UserError, match="no effect without a stage"):
-        load_config(None, (), {"solve.depths": "last"})
-    with pytest.raises(UserError, match="solved without"):
-        load_config(None, (), {"stages": "solve,head:3", "training.lr": "auto"})
+        load_config(None, (), {"stages": "head:3", "solve.depths": "last"})
+    with pytest.raises(UserError, match="every stage is solved"):
+        load_config(None, (), {"stages": "solve", "training.lr": "auto"})
+    assert load_config(None, (), {"stages": "solve,head:3", "training.lr": "auto"}).solves
     assert parse_stages("solve, head:2")[0] == {"unfreeze": "solve", "epochs": 1}
+
+
+def test_a_backbone_that_has_seen_the_labels_is_judged_by_validation(
+    train_with: Ran, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[bool] = []
+    true = solving.choose
+    monkeypatch.setattr(solving, "choose", lambda *given: asked.append(given[3]) or true(*given))
+    rows = open_run(train_with(BETWEEN)).read_metrics()
+    assert asked == [False, True]
+    solves = [row for row in rows if row["stage_name"] == "solve"]
+    gaps = [row["train_accuracy"] - row["val_accuracy"] for row in solves]
+    assert gaps[1] >= gaps[0]  # leave-one-out says more than validation bears out
+    summary = open_run(train_with(BETWEEN)).read_json("summary")["leave_one_out"]
+    assert summary["accuracy"] == pytest.approx(solves[0]["train_accuracy"])
+    assert summary["low"] < summary["accuracy"] < summary["high"] or summary["accuracy"] == 1
+    assert summary["pictures"] == 18
+
+
+def test_a_solve_on_an_unchanged_backbone_is_skipped(train_with: Ran) -> None:
+    run = open_run(train_with({"stages": "solve,solve"}))
+    assert len(run.read_metrics()) == 1
+    reasons = [stage["reason"] for stage in run.read_json("summary")["stages"]]
+    assert reasons[0] == "finished"
+    assert reasons[1].startswith("skipped")

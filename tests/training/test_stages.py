@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from transferkit.backbones.chain import find_chain
 from transferkit.backbones.create import create_backbone
 from transferkit.backbones.head import Classifier, HeadDesign, make_head
-from transferkit.config import BackboneOptions, Config, Stage, Training
+from transferkit.config import BackboneOptions, Config, HeadOptions, Stage, Training
 from transferkit.errors import UserError
 from transferkit.training.optimizers import make_optimizer, parameter_groups, set_rates
 from transferkit.training.stages import apply_stage, column_finder, make_plan, unfreezing_step
@@ -32,15 +32,20 @@ def built(name: str, size: int) -> tuple[Classifier, list[tuple[str, ...]], bool
 
 
 def test_default_plan() -> None:
-    plan = make_plan(Config(), EIGHT)
+    plan = make_plan(Config(training=Training(full_epochs=2)), EIGHT)
     table = [(s.name, s.epochs, s.lr, s.boundary, s.if_improving) for s in plan.stages]
     assert table == [
+        ("solve", 1, 3e-3, 8, False),
         ("head", 30, 3e-3, 8, False),
         ("top 1", 12, 1e-3, 7, False),
         ("top 2", 12, 1e-3, 6, False),
         ("all", 2, 1e-3, 0, True),
+        ("solve", 1, 3e-3, 8, False),
     ]
-    rows = [stage.multipliers for stage in plan.stages]
+    assert [stage.solves for stage in plan.stages] == [True, *[False] * 4, True]
+    usual = make_plan(Config(), EIGHT)
+    assert [s.name for s in usual.stages] == ["solve", "head", "top 1", "top 2", "solve"]
+    rows = [stage.multipliers for stage in plan.stages if not stage.solves]
     assert rows[0] == (0,) * 8 + (1,)
     assert rows[1] == (0,) * 7 + (0.5, 1)
     assert rows[2] == (0,) * 6 + (0.25, 0.5, 1)
@@ -50,20 +55,37 @@ def test_default_plan() -> None:
 
 def test_default_plan_of_other_depths() -> None:
     assert [unfreezing_step(n) for n in (1, 5, 8, 12, 13, 40)] == [1, 1, 1, 2, 2, 6]
-    thirteen = make_plan(Config(), ["g"] * 13)
-    assert [stage.boundary for stage in thirteen.stages] == [13, 11, 9, 0]
-    two = make_plan(Config(), ["a", "b"])  # a second step would be all of it
-    assert [stage.name for stage in two.stages] == ["head", "top 1", "all"]
-    one = make_plan(Config(), ["a"])
-    assert [(s.name, s.if_improving) for s in one.stages] == [("head", False), ("all", False)]
-    without = make_plan(Config(training=Training(full_epochs=0, depth=1)), EIGHT)
-    assert [stage.name for stage in without.stages] == ["head", "top 1"]
+    everything = Config(training=Training(full_epochs=2))
+    thirteen = make_plan(everything, ["g"] * 13)
+    assert [stage.boundary for stage in thirteen.stages] == [13, 13, 11, 9, 0, 13]
+    two = make_plan(everything, ["a", "b"])  # a second step would be all of it
+    assert [stage.name for stage in two.stages] == ["solve", "head", "top 1", "all", "solve"]
+    one = make_plan(everything, ["a"]).stages[1:3]
+    assert [(s.name, s.if_improving) for s in one] == [("head", False), ("all", False)]
+    without = make_plan(Config(training=Training(depth=1)), EIGHT)
+    assert [stage.name for stage in without.stages] == ["solve", "head", "top 1", "solve"]
+    alone = make_plan(Config(training=Training(depth=0)), EIGHT)
+    assert [stage.name for stage in alone.stages] == ["solve", "head"]
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        Config(head=HeadOptions(layers=(8,))),
+        Config(training=Training(budget="2m")),
+        Config(backbone=BackboneOptions(reuse_blocks=5)),
+    ],
+    ids=["hidden layers", "time limit", "random blocks"],
+)
+def test_plans_without_solves(config: Config) -> None:
+    assert not config.solves
+    assert not any(stage.solves for stage in make_plan(config, EIGHT).stages)
 
 
 def test_random_weights_train_all_at_one_rate() -> None:
     plan = make_plan(Config(backbone=BackboneOptions(pretrained=False)), EIGHT)
     (stage,) = plan.stages
-    assert (stage.name, stage.epochs) == ("all", 30 + 2 * 12 + 2)
+    assert (stage.name, stage.epochs) == ("all", 30 + 2 * 12)
     assert stage.multipliers == (1.0,) * 9
 
 
@@ -195,7 +217,8 @@ def same_bits(one: Tensor, other: Tensor) -> bool:
 
 
 def test_random_groups_learn_with_the_head_from_the_first_stage() -> None:
-    config = Config(backbone=BackboneOptions(reuse_blocks=6))
+    training = Training(full_epochs=2)
+    config = Config(backbone=BackboneOptions(reuse_blocks=6), training=training)
     fresh, one, two, whole = make_plan(config, EIGHT).stages
     assert (fresh.name, fresh.epochs, fresh.lr) == ("top 2", 30, 1e-3)
     assert fresh.multipliers == (0,) * 6 + (1, 1, 1)
@@ -244,5 +267,5 @@ def test_the_options_tell_which_plans_train_the_head_alone(name: str) -> None:
             plan = make_plan(config, EIGHT).stages
         except UserError:
             continue  # random blocks that would stay as they are
-        heads = [stage.boundary == len(EIGHT) for stage in plan]
+        heads = [stage.boundary == len(EIGHT) for stage in plan if not stage.solves]
         assert (config.head_trains_first, config.trains_head_alone) == (heads[0], all(heads))

@@ -60,6 +60,22 @@ def solve(problem: Problem, widths: Sequence[int], penalty: float | None = None)
     return Solution(spectrum, PENALTIES[errors.index(min(errors))], errors)
 
 
+def solve_for(
+    problem: Problem, widths: Sequence[int], features: Tensor, targets: Tensor
+) -> Solution:
+    """Solve the regression with the penalty whose squared error on other pictures is lowest.
+
+    features: (M, D) and targets: (M, K), of the other pictures. `errors` are theirs.
+    """
+    spectrum = decompose(problem.features, problem.targets, widths, problem.weights)
+    components, truth = spectrum.components(features), targets.double()
+    errors = tuple(
+        float((components @ spectrum.shrunk(p) + spectrum.mean - truth).square().sum(1).mean())
+        for p in PENALTIES
+    )
+    return Solution(spectrum, PENALTIES[errors.index(min(errors))], errors)
+
+
 def left_out_scores(spectrum: Spectrum, problem: Problem, penalty: float) -> Tensor:
     """Return scores (N, K) of every picture by the regression on all pictures of other groups.
 

@@ -68,6 +68,18 @@ class Config:
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
 
     @property
+    def solves(self) -> bool:
+        """Whether any stage is a closed-form solve: by default where it can be the best answer.
+
+        Features of random blocks say nothing, a solved head has no hidden layer, and a time limit
+        plans gradient steps.
+        """
+        if self.stages:
+            return any(stage.solves for stage in self.stages)
+        usual = not self.backbone.has_random_blocks and not self.head.layers
+        return usual and self.training.budget is None
+
+    @property
     def head_trains_first(self) -> bool:
         """Whether the first stage of gradient steps trains the head alone."""
         if self.stages:

@@ -132,7 +132,7 @@ class Training(Section):
         int,
         Ge(0),
         Option("--full-epochs", "Default plan: epochs with everything unfrozen; 0: none."),
-    ] = 2
+    ] = 0
     depth: Annotated[
         int, Ge(0), Option("--depth", "Default plan: number of unfreezing stages after the head.")
     ] = 2

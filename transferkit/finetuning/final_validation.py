@@ -23,8 +23,6 @@ from transferkit.training.cached_features import cached_features
 from transferkit.training.parts import Parts
 from transferkit.training.run import Run
 
-MOST_REFERENCES = 2000  # training pictures whose features a run keeps
-
 
 @dataclass(frozen=True)
 class Validation:
@@ -40,7 +38,7 @@ def validate(run: Run, show: Show) -> Validation:
     Raises UserError when a picture can no longer be read.
     """
     material, index, folder = run.material, run.parts.index, run.folder
-    reference = spread_over_classes(index.labels, material.train)
+    reference = material.reference
     of = f"features of {len(reference):,} training pictures"
     show(Notice(f"storing {of} for out-of-distribution detection"))
     features, known = features_at(run, np.concatenate([material.val, reference])).split(
@@ -77,8 +75,7 @@ def features_at(run: Run, positions: np.ndarray) -> Tensor:
     from the pictures.
     """
     if run.solved is not None:
-        material = run.material
-        order = {int(p): n for n, p in enumerate([*material.val, *material.train])}
+        order = {int(p): n for n, p in enumerate(run.solved.positions(run.material))}
         return run.solved.features[[order[int(position)] for position in positions]]
     run.classifier.eval()
     features = cached_features(run.parts, run.stages, run.state.base, positions)
@@ -97,10 +94,3 @@ def read_features(parts: Parts, positions: np.ndarray) -> Tensor:
                 raise UserError(what, "", "restore it, --resume")
         rows.append(batch.features[0][:, 0])
     return torch.cat(rows)
-
-
-def spread_over_classes(labels: np.ndarray, positions: np.ndarray) -> np.ndarray:
-    """Return at most `MOST_REFERENCES` of the positions, each class in its share."""
-    ordered = positions[np.argsort(labels[positions], kind="stable")]
-    count = min(MOST_REFERENCES, len(ordered))
-    return ordered[np.linspace(0, len(ordered) - 1, count).round().astype(int)]

@@ -79,8 +79,6 @@ def refuse_sharing(config: Config) -> None:
         )
     if training.batch_size < number:
         raise usage_error(f"--batch-size {training.batch_size} is too small for {number} processes")
-    if any(stage.solves for stage in config.stages):
-        raise usage_error(f"a stage solve runs in one process, not in {number}")
     if config.device.strategy == "fsdp":
         refuse_old_torch()
 

@@ -11,6 +11,7 @@ from transferkit.finetuning.diagnosis import diagnose
 from transferkit.stopwatch import by_part
 from transferkit.training.loop import NO_TIME, NOT_IMPROVED
 from transferkit.training.run import Run
+from transferkit.training.solving import UNCHANGED
 from transferkit.training.stages import default_stages
 
 
@@ -47,6 +48,7 @@ class RunSummary:
     by part of the work, stages included. files: what lies where.
     wise_ft: share of the way from before unfreezing to after it, None without interpolation.
     stopped: why the run ended before its plan, "" where it did not.
+    leave_one_out: of the first solve, see `left_out_figures`; None without one.
     diagnosis: what went wrong inside the network, and what to try; empty when nothing was seen.
     """
 
@@ -65,6 +67,7 @@ class RunSummary:
     diagnosis: tuple[str, ...] = ()
     wise_ft: float | None = None
     stopped: str = ""
+    leave_one_out: dict[str, Any] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON has them: paths as text, NaN as None."""
@@ -118,6 +121,7 @@ def summarize(run: Run, evaluation: Evaluation) -> RunSummary:
         files=run.folder.files,
         wise_ft=run.interpolated,
         stopped=run.stopped,
+        leave_one_out=run.state.left_out,
         diagnosis=(
             *run.state.divergences,
             *diagnose(run.state.monitored, run.state.rows, len(run.parts.index.classes)),
@@ -137,7 +141,8 @@ def stage_summary(
     if run.stopped and number >= run.state.stage:
         reason = "diverged" if number == run.state.stage else "not reached"
     elif not rows:
-        reason = f"skipped: {NO_TIME if run.budget else NOT_IMPROVED}"
+        why = UNCHANGED if stage.solves else NO_TIME if run.budget else NOT_IMPROVED
+        reason = f"skipped: {why}"
     else:
         reason = "finished" if len(rows) >= epochs else "stopped early"
     return StageSummary(

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from transferkit.events import Notice
-from transferkit.finetuning.final_validation import MOST_REFERENCES
 from transferkit.finetuning.speed import (
     forward_seconds,
     seconds_per_picture,
@@ -73,7 +72,7 @@ def with_views(parts: Parts, budget: Budget) -> Parts:
 def closing(parts: Parts, speeds: Speeds, base: int | None) -> float:
     """Return the seconds that the end takes: features from the cache at `base`, or without one."""
     material = parts.material
-    checked = len(material.val) + min(len(material.train), MOST_REFERENCES)
+    checked = len(material.val) + len(material.reference)
     whole_s = speeds.trunk[len(parts.plan.groups)]
     if base is not None:
         return CLOSING_S + checked * max(0.0, whole_s - speeds.trunk[base])

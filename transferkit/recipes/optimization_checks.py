@@ -24,12 +24,10 @@ def rate_problems(config: Config) -> list[str]:
     """Say where a rate that is to be found is given already."""
     if config.training.lr != "auto":
         return []
-    if config.stages and config.stages[0].solves:
-        return [
-            "training.lr = auto finds the rate of the first stage, and that one is solved without "
-            "steps: give a rate"
-        ]
-    if config.stages and config.stages[0].lr is not None:
+    trained = [stage for stage in config.stages if not stage.solves]
+    if config.stages and not trained:
+        return ["training.lr = auto has no effect: every stage is solved without steps"]
+    if trained and trained[0].lr is not None:
         return [
             "training.lr = auto has no effect: it finds the first stage's rate, "
             "and that stage has one of its own"

@@ -244,7 +244,9 @@ def row_of(
 def set_rate(run: Run, stage: PlannedStage, updater: Updater, part: float) -> None:
     """Set rate and momentum for the step at this part (0..1) of the epoch."""
     state, schedule = run.state, run.settings.schedule
-    factor, momentum = schedule.at(schedule.progress(run.epochs, state.stage, state.epoch, part))
+    pairs = zip(run.plan.stages, run.epochs, strict=True)
+    epochs = [0.0 if each.solves else count for each, count in pairs]
+    factor, momentum = schedule.at(schedule.progress(epochs, state.stage, state.epoch, part))
     lr = halved(stage.lr, state.halvings)
     set_rates(updater.optimizer, lr * factor * state.plateau.factor, momentum)
 

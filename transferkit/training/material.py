@@ -14,6 +14,8 @@ Pick = tuple[np.ndarray, np.ndarray]
 """Positions into the training set (n,) and the view number (n,) of each."""
 Views = tuple[int, tuple[int, ...]]
 """The position of a picture in the index, and view numbers."""
+MOST_REFERENCES = 2000
+"""Training pictures whose features a run keeps."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,13 @@ class Material:
     def val(self) -> np.ndarray:
         """Positions of the validation pictures in the index."""
         return self.index.of_split("val")
+
+    @property
+    def reference(self) -> np.ndarray:
+        """Positions of at most `MOST_REFERENCES` training pictures, each class in its share."""
+        ordered = self.train[np.argsort(self.index.labels[self.train], kind="stable")]
+        count = min(MOST_REFERENCES, len(ordered))
+        return ordered[np.linspace(0, len(ordered) - 1, count).round().astype(int)]
 
     @property
     def num_rows(self) -> int:

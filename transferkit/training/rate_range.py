@@ -83,7 +83,8 @@ def range_test(parts: Parts, base: int | None, tried: Range) -> Generator[Event,
     Source: Smith, "Cyclical Learning Rates for Training Neural Networks", WACV 2017, section 3.3.
     """
     settings, objective = loop_settings(parts.config), make_objective(parts)
-    stage, rules = parts.plan.stages[0], settings.rules
+    stage = next(stage for stage in parts.plan.stages if not stage.solves)
+    rules = settings.rules
     source = yield from open_source(parts, stage, base)
     before = {name: t.detach().clone() for name, t in parts.classifier.state_dict().items()}
     apply_stage(parts.classifier, parts.column_of, stage)

@@ -38,7 +38,8 @@ class RunState:
     epochs: of every stage, planned by a budget of time; empty without one. budget: what that has
     learned so far, None without one. base: the deepest boundary that is cached, see `choose_base`.
     midway: where a run that was saved within an epoch stands there, see
-    `transferkit.training.midway`. solved: (metric, minus the loss) of the best solve.
+    `transferkit.training.midway`. solved: (metric, minus the loss) of the best solve. left_out:
+    what leave-one-out says, see `left_out_figures`.
     """
 
     stage: int = 0
@@ -61,6 +62,7 @@ class RunState:
     base: int | None = UNDECIDED
     midway: dict[str, Any] | None = None
     solved: tuple[float, float] | None = None
+    left_out: dict[str, Any] | None = None
 
     @staticmethod
     def from_dict(values: dict[str, Any]) -> "RunState":

@@ -3,20 +3,27 @@
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from transferkit.backbones.head import HeadDesign
 from transferkit.closed_form.result import DepthClassifier
+from transferkit.training.material import Material
 
 
 @dataclass(frozen=True)
 class Solved:
     """A solve that is kept as the model. design: of its head; row: of metrics.csv.
 
-    features: (M, D) of the validation pictures and then of the training pictures, in their order.
+    features: (M, D) of the pictures at `positions`.
     """
 
     classifier: DepthClassifier
     design: HeadDesign
     row: dict[str, Any]
     features: Tensor
+
+    @staticmethod
+    def positions(material: Material) -> np.ndarray:
+        """Return the positions in the index (M,) of validation and then of reference pictures."""
+        return np.concatenate([material.val, material.reference])

@@ -2,13 +2,14 @@
 
 import time
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from transferkit import processes
 from transferkit.backbones.engine import choose_engine
 from transferkit.backbones.head import FrozenTrunk, HeadDesign, make_head
 from transferkit.closed_form.depths import (
@@ -19,8 +20,21 @@ from transferkit.closed_form.depths import (
     num_columns,
     top_depths,
 )
-from transferkit.closed_form.judge import fit_temperature, judge, log_losses, misses
-from transferkit.closed_form.left_out import Problem, Solution, left_out_scores, solve
+from transferkit.closed_form.judge import (
+    accuracy_interval,
+    disagree,
+    fit_temperature,
+    judge,
+    log_losses,
+    misses,
+)
+from transferkit.closed_form.left_out import (
+    Problem,
+    Solution,
+    left_out_scores,
+    solve,
+    solve_for,
+)
 from transferkit.closed_form.result import DepthClassifier, put_into
 from transferkit.closed_form.sums import one_hot
 from transferkit.data.loader import CLEAN, ahead
@@ -40,15 +54,37 @@ USUAL_DEPTHS = 5
 CLEARLY = 2.0
 FEW = 2
 """A class of one picture is never seen while that picture is left out."""
+UNCHANGED = "the backbone is as it was at the solve before"
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """The solution that leave-one-out prefers, of the top depths. scores: (N, K), out of sample."""
+    """A solution on the top depths. scores: (N, K) of pictures that it has not seen; labels: (N,).
+
+    left_out: the same of the training pictures by leave-one-out, which a backbone that has learned
+    their labels makes too good.
+    """
 
     depths: tuple[Depth, ...]
     solution: Solution
     scores: Tensor
+    labels: Tensor
+    left_out: Tensor
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Features (N, D) and labels (N,) of the training pictures, and of the validation pictures."""
+
+    features: Tensor
+    labels: Tensor
+    val_features: Tensor
+    val_labels: Tensor
+
+    def of_columns(self, columns: slice) -> "Seen":
+        """Return the same with some of the features."""
+        features, val_features = self.features[:, columns], self.val_features[:, columns]
+        return replace(self, features=features, val_features=val_features)
 
 
 def solve_stage(run: Run, stage: PlannedStage) -> Iterator[Event]:
@@ -60,35 +96,50 @@ def solve_stage(run: Run, stage: PlannedStage) -> Iterator[Event]:
     state, material = run.state, run.material
     started = time.perf_counter()
     total = sum(p.numel() for p in run.classifier.parameters())
+    learned = has_learned(run)
+    if state.solved is not None and not learned:
+        yield StageEnded(state.stage, stage.name, 0, state.best[0], 0.0, f"skipped: {UNCHANGED}")
+        state.skipped.append(stage.name)
+        state.next_stage()
+        return
     yield StageStarted(state.stage, stage.name, 1, 0.0, 0, total, False)
     depths, rows = yield from read_pictures(run)
-    features, seen = rows.split([len(material.train), len(material.val)])  # (N, D), (M, D)
+    train, val = rows.split([len(material.train), len(material.val)])  # (N, D), (M, D)
+    labels = torch.from_numpy(material.index.labels)
+    seen = Seen(train, labels[material.train], val, labels[material.val])
     with run.watch.on("training"):
-        labels = torch.from_numpy(material.index.labels[material.train])
-        chosen = choose(run, depths, features, labels)
-        temperature = fit_temperature(chosen.scores, labels)
-    columns = slice(features.shape[1] - num_columns(chosen.depths), None)
+        chosen = choose(run, depths, seen, learned)
+        temperature = fit_temperature(chosen.scores, chosen.labels)
+    columns = slice(rows.shape[1] - num_columns(chosen.depths), None)
     classifier, _ = make_solved(run, chosen.depths)
     assert isinstance(classifier.head, nn.Sequential)
     put_into(classifier.head, chosen.solution.spectrum, chosen.solution.penalty, temperature)
     with torch.no_grad():
-        logits = classifier.head.eval()(seen[:, columns].float())
+        logits = classifier.head.eval()(val[:, columns].float())
     row: dict[str, Any] = {
         "stage": state.stage,
         "stage_name": stage.name,
         "epoch": 1,
-        "train_loss": float(log_losses(chosen.scores, labels, temperature).mean()),
-        "train_accuracy": 1 - float(misses(chosen.scores, labels).mean()),
+        "train_loss": float(log_losses(chosen.left_out, seen.labels, temperature).mean()),
+        "train_accuracy": 1 - float(misses(chosen.left_out, seen.labels).mean()),
         "seconds": time.perf_counter() - started,
         "cached": 0,
-        **accuracies(logits, torch.from_numpy(material.index.labels[material.val])),
+        **accuracies(logits, seen.val_labels),
         "seconds_validation": 0.0,
     }
-    yield Notice(description(chosen, labels))
-    is_best = keep(run, row, classifier, rows[:, columns])
+    row |= processes.agreed(row)  # the clock differs
+    if not learned:
+        state.left_out = left_out_figures(chosen.left_out, seen.labels, logits, seen.val_labels)
+    place = {int(position): row for row, position in enumerate(material.train)}
+    reference = train[[place[int(position)] for position in material.reference]]
+    features = torch.cat([val, reference])[:, columns]
+    is_best = keep(run, row, classifier, features)
     state.rows.append(row | {"best": 0})
     state.epoch = 1
     yield EpochEnded(state.stage, stage.name, 1, row, is_best)
+    yield Notice(description(chosen, seen, learned))
+    if not learned and state.left_out and state.left_out["differs"]:
+        yield Notice(what_differs(state.left_out, row["val_accuracy"]), warning=True)
     state.next_stage()
     save_last(run)
     write_unsaved(run)
@@ -96,10 +147,17 @@ def solve_stage(run: Run, stage: PlannedStage) -> Iterator[Event]:
     yield StageEnded(state.stage - 1, stage.name, 1, measured(row, "accuracy"), seconds, "finished")
 
 
+def has_learned(run: Run) -> bool:
+    """Whether a stage before this one has trained blocks of the backbone on the labels."""
+    ran = {row["stage"] for row in run.state.rows}
+    stages = [run.plan.stages[number] for number in ran]
+    return any(not s.solves and s.boundary < len(run.plan.groups) for s in stages)
+
+
 def read_pictures(run: Run) -> Generator[Event, None, tuple[tuple[Depth, ...], Tensor]]:
     """Return the depths, and features (N + M, D) of all training and then all validation pictures.
 
-    One clean view of each.
+    One clean view of each. Every process reads its share of the pictures.
     """
     parts, material = run.parts, run.material
     model, device = run.classifier.backbone, parts.device
@@ -115,7 +173,7 @@ def read_pictures(run: Run) -> Generator[Event, None, tuple[tuple[Depth, ...], T
     elif len(depths) == 1:
         yield Notice("the backbone's blocks give no activations to read: solving on its output")
     trunk = DepthTrunk(model, depths, run.settings.solve.mirror)
-    positions = np.concatenate([material.train, material.val])
+    positions = processes.share(np.concatenate([material.train, material.val]))
     with run.watch.on("trunk"):
         name = choose_engine(parts.settings.engine, device, len(positions))
         network = FrozenTrunk(run.classifier, trunk).eval()
@@ -131,41 +189,82 @@ def read_pictures(run: Run) -> Generator[Event, None, tuple[tuple[Depth, ...], T
         with run.watch.on("trunk"):
             rows.append(engine.run(batch))
         yield Progress("features", start + count, len(positions))
-    return depths, torch.cat(rows)
+    own = torch.cat(rows) if rows else torch.zeros(0, num_columns(depths))
+    return depths, torch.cat(processes.from_all(own))
 
 
-def choose(run: Run, depths: tuple[Depth, ...], features: Tensor, labels: Tensor) -> Chosen:
-    """Solve on the depths that are wanted, or on those that leave-one-out prefers."""
+def choose(run: Run, depths: tuple[Depth, ...], seen: Seen, learned: bool) -> Chosen:
+    """Solve on the depths that are wanted, or on those that are better out of sample.
+
+    learned: the backbone has seen the labels, so validation judges and not leave-one-out.
+    """
     options, num_classes = run.settings.solve, len(run.material.index.classes)
     numbers = [options.depths] if isinstance(options.depths, int) else [USUAL_DEPTHS]
     numbers += [1, len(depths)] if options.depths == "auto" else []
     candidates = []
-    targets = one_hot(labels, num_classes)
     weights = None
     if run.settings.balance != "none":
-        weights = balanced_class_weights(labels.numpy(), num_classes)[labels]
+        weights = balanced_class_weights(seen.labels.numpy(), num_classes)[seen.labels]
+    penalty = None if options.penalty == "auto" else float(options.penalty)
     for number in dict.fromkeys(min(number, len(depths)) for number in numbers):
         top = top_depths(depths, number)
-        columns = slice(features.shape[1] - num_columns(top), None)
-        problem = Problem(features[:, columns], targets, weights)
-        penalty = None if options.penalty == "auto" else float(options.penalty)
-        solution = solve(problem, [depth.columns for depth in top], penalty)
-        scores = left_out_scores(solution.spectrum, problem, solution.penalty)
-        candidates.append(Chosen(top, solution, scores))
-    verdict = judge([misses(candidate.scores, labels) for candidate in candidates], CLEARLY)
+        part = seen.of_columns(slice(seen.features.shape[1] - num_columns(top), None))
+        problem = Problem(part.features, one_hot(seen.labels, num_classes), weights)
+        widths = [depth.columns for depth in top]
+        if learned and penalty is None:
+            targets = one_hot(seen.val_labels, num_classes)
+            solution = solve_for(problem, widths, part.val_features, targets)
+        else:
+            solution = solve(problem, widths, penalty)
+        left_out = left_out_scores(solution.spectrum, problem, solution.penalty)
+        if learned:
+            scores = solution.spectrum.predict(part.val_features, solution.penalty)
+            candidates.append(Chosen(top, solution, scores, seen.val_labels, left_out))
+        else:
+            candidates.append(Chosen(top, solution, left_out, seen.labels, left_out))
+    verdict = judge([misses(each.scores, each.labels) for each in candidates], CLEARLY)
     return candidates[verdict.chosen]
 
 
-def description(chosen: Chosen, labels: Tensor) -> str:
-    """Say what was solved, and what leave-one-out says of it."""
-    counts = labels.bincount()
+def description(chosen: Chosen, seen: Seen, learned: bool) -> str:
+    """Say what was solved, and what judged it."""
+    depths, penalty = len(chosen.depths), chosen.solution.penalty
+    text = f"solved on {depths} depths, {num_columns(chosen.depths):,} features, penalty "
+    if learned:
+        return f"{text}{penalty:.1e}, chosen by validation"
+    accuracy = 1 - float(misses(chosen.left_out, seen.labels).mean())
+    counts = seen.labels.bincount()
     lone = int(((counts > 0) & (counts < FEW)).sum())
-    text = (
-        f"solved on {len(chosen.depths)} depths, {num_columns(chosen.depths):,} features, penalty "
-        f"{chosen.solution.penalty:.1e}; leave-one-out accuracy "
-        f"{1 - float(misses(chosen.scores, labels).mean()):.1%} of {len(labels):,} pictures"
-    )
+    text += f"{penalty:.1e}; leave-one-out accuracy {accuracy:.1%} of {len(seen.labels):,} pictures"
     return text + (f"; {lone} classes of one picture are always missed there" if lone else "")
+
+
+def left_out_figures(
+    scores: Tensor, labels: Tensor, val_logits: Tensor, val_labels: Tensor
+) -> dict[str, Any]:
+    """Return accuracy by leave-one-out, its 95 % interval, and whether validation differs."""
+    wrong, val_wrong = misses(scores, labels), misses(val_logits, val_labels)
+    low, high = accuracy_interval(wrong)
+    return {
+        "accuracy": 1 - float(wrong.mean()),
+        "low": low,
+        "high": high,
+        "pictures": len(labels),
+        "differs": disagree(wrong, val_wrong),
+    }
+
+
+def what_differs(left_out: dict[str, Any], accuracy: float) -> str:
+    """Say in plain words what it means that validation differs from leave-one-out."""
+    both = f"leave-one-out accuracy is {left_out['accuracy']:.1%}, validation {accuracy:.1%}"
+    if left_out["accuracy"] > accuracy:
+        why = (
+            "training pictures resemble each other (bursts, visits) or validation is from "
+            "elsewhere: trust validation, and keep pictures of one occasion on one side of a split"
+        )
+    else:
+        why = "validation pictures are easier than training ones, or copies of them: inspect both"
+    return f"{both}, further apart than chance allows: {why}"
 
 
 def make_solved(run: Run, depths: tuple[Depth, ...]) -> tuple[DepthClassifier, HeadDesign]:
@@ -178,26 +277,27 @@ def make_solved(run: Run, depths: tuple[Depth, ...]) -> tuple[DepthClassifier, H
     return DepthClassifier(own.backbone, head, mean, std, depths, mirror).eval(), design
 
 
-def keep(run: Run, row: dict[str, Any], solved: DepthClassifier, rows: Tensor) -> bool:
+def keep(run: Run, row: dict[str, Any], solved: DepthClassifier, features: Tensor) -> bool:
     """Write a solve down if it is the best one on validation so far; True if it is.
 
-    rows: features (N + M, D) of training and validation pictures.
+    features: of `Solved`.
     """
     metric = run.settings.metric
     value = (measured(row, metric), -row["val_loss"])
     if run.state.solved is not None and value <= tuple(run.state.solved):
         return False
     run.state.solved = value
+    if not processes.is_first():
+        return True
     lowest = min(stage.boundary for stage in run.plan.stages)
     tensors = tensors_above(run, lowest)
     kept = {name: value for name, value in tensors.items() if not name.startswith("head.")}
     kept |= {f"head.{name}": value for name, value in solved.head.state_dict().items()}
-    count = len(run.material.train)
     state = {
         "model": kept,
         "depths": [depth.to_dict() for depth in solved.depths],
         "row": row,
-        "features": torch.cat([rows[count:], rows[:count]]),
+        "features": features,
     }
     run.folder.save_checkpoint("solved", state)
     return True

@@ -16,6 +16,9 @@ from transferkit.errors import usage_error
 BLOCK_DECAY = 0.5
 """Rate of a pretrained block group over that of the one above; random ones have all to learn."""
 
+FULL_EPOCHS = 2
+"""With everything unfrozen, where a time limit leaves room for them."""
+
 
 @dataclass(frozen=True)
 class PlannedStage:
@@ -61,12 +64,13 @@ def unfreezing_step(num_groups: int) -> int:
 
 
 def default_stages(config: Config, num_groups: int) -> tuple[Stage, ...]:
-    """Head alone, then the top groups step by step, then all of it if unfreezing paid so far.
+    """Head alone, then the top groups step by step, between two solves.
 
     Source: gradual unfreezing, Howard and Ruder, "Universal Language Model Fine-tuning", ACL 2018;
     probe first, Kumar et al., "Fine-Tuning can Distort Pretrained Features", ICLR 2022.
     """
     training = config.training
+    solve = (Stage("solve", 1),) if config.solves else ()
     if config.backbone.starts_random:
         epochs = training.head_epochs + training.block_epochs * training.depth
         return (Stage("all", epochs + training.full_epochs, training.unfrozen_lr, 1.0),)
@@ -78,9 +82,11 @@ def default_stages(config: Config, num_groups: int) -> tuple[Stage, ...]:
         stages = [Stage(fresh, training.head_epochs, training.unfrozen_lr)]
     stages += [Stage(depth, training.block_epochs, training.unfrozen_lr) for depth in depths]
     improving = bool(depths) and training.budget is None  # which says itself what runs
-    if training.full_epochs:
-        stages.append(Stage("all", training.full_epochs, training.unfrozen_lr, None, improving))
-    return tuple(stages)
+    full_epochs = training.full_epochs if training.budget is None else FULL_EPOCHS
+    if full_epochs:
+        stages.append(Stage("all", full_epochs, training.unfrozen_lr, None, improving))
+    closing = solve if len(stages) > 1 else ()  # else the backbone is as it was
+    return (*solve, *stages, *closing)
 
 
 def num_fresh(config: Config, num_groups: int) -> int:

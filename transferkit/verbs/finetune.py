@@ -168,7 +168,6 @@ def run_plan(run: Run, show: Show) -> RunSummary:
         with run.watch.on("evaluation"):
             drain(interpolate(run), logged(show, folder))
         processes.from_first(folder.write_json, "interpolation", run.interpolation)
-    run.solved = take_solved(run)
     if run.settings.profile:
         show(Notice(f"{folder.files['profile']}: steps of each stage, for https://ui.perfetto.dev"))
     return processes.from_first(finish, run, show)
@@ -178,7 +177,6 @@ def end_early(run: Run, show: Show, problem: DivergedForGood) -> None:
     """Finish a run that diverged for good with its best weights, and say how to go on from them."""
     if run.state.best[0] > -math.inf:
         restore(run, "best")
-    run.solved = take_solved(run)
     run.stopped = problem.what
     summary = processes.from_first(finish, run, show)
     problem.where += f"\n{run.folder.path} ends with its best weights so far, accuracy "
@@ -190,6 +188,7 @@ def finish(run: Run, show: Show) -> RunSummary:
     """Validate the best model as `predict` will run it; write model, predictions, plots, report."""
     folder, watch = run.folder, run.watch
     run.parts.handles.close()
+    run.solved = take_solved(run)
     show(Working("validating the best model"))
     with watch.on("final validation"):
         validation = validate(run, show)

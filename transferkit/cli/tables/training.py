@@ -1,7 +1,7 @@
 """What plan and finetune print, as tables."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -84,6 +84,8 @@ def closing_table(summary: "RunSummary") -> None:
         if summary.metrics.get(key) is not None
     ]
     print_styled(" · ".join(shown), "dim")
+    if (left_out := summary.leave_one_out) is not None:
+        print_styled(left_out_text(left_out), "dim")
     if summary.weak_classes:
         weak = [
             [c.name, f"{c.recall:.1%}", c.support, f"{c.confused_with} ({c.confused_count})"]
@@ -109,6 +111,13 @@ def closing_table(summary: "RunSummary") -> None:
         print_lines([f"{name:<12} {path}"])
     predict = f"transferkit predict {summary.run} PICTURES..."
     print_lines([f"{'next':<12} {predict}"])
+
+
+def left_out_text(figures: Mapping[str, Any]) -> str:
+    """Say what leave-one-out of the first solve says of the training pictures."""
+    low, high = (f"{100 * figures[name]:.1f}" for name in ("low", "high"))
+    text = f"first solve: leave-one-out accuracy {figures['accuracy']:.1%} ({low} to {high} %) "
+    return f"{text}of {figures['pictures']:,} training pictures"
 
 
 def time_table(summary: "RunSummary") -> None:
