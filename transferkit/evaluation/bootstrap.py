@@ -1,9 +1,9 @@
 """Bootstrap confidence intervals: how much metrics vary with the sample of pictures."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -38,7 +38,7 @@ def bootstrap_intervals(
     return {name: percentile_interval(values, level) for name, values in samples.items()}
 
 
-def percentile_interval(values: ArrayLike, level: float) -> tuple[float, float]:
+def percentile_interval(values: Sequence[float] | Floats, level: float) -> tuple[float, float]:
     """Return the interval that leaves out (1 - level) / 2 of the values on either side."""
     low, high = np.percentile(values, (50 * (1 - level), 50 * (1 + level)))
     return float(low), float(high)

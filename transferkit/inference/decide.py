@@ -81,18 +81,15 @@ def validation_samples(
     for member in members:
         stored = member.folder.load_validation() if member.folder else None
         if stored is None:
-            raise UserError(
-                f"{member.path} holds no validation features to choose thresholds on",
-                remedy="train it again with this release",
-            )
+            what = f"{member.path} holds no validation features to choose thresholds on"
+            raise UserError(what, remedy="train it again with this release")
         position = np.argsort(member.order)  # of the member's classes among the first member's
         with understood(member.path):
             member_labels = position[stored["labels"].numpy()]
         if labels is not None and not np.array_equal(member_labels, labels):
-            raise usage_error(
-                f"{member.path} and {members[0].path} were validated on different pictures",
-                remedy="thresholds of an ensemble need runs on the same data with the same split",
-            )
+            what = f"{member.path} and {members[0].path} were validated on different pictures"
+            remedy = "thresholds of an ensemble need runs on the same data with the same split"
+            raise usage_error(what, remedy=remedy)
         labels = member_labels
         if options.mc_dropout:
             features, keys = stored["features"].float(), range(len(labels))

@@ -162,7 +162,5 @@ def require_dropout(network: nn.Module, backbone: nn.Module, scope: str, example
             "use --mc-scope head, or try --enable-dropout 0.1",
         )
     if scope == "head" and everywhere == inside:
-        raise usage_error(
-            "--mc-dropout: the model was trained without dropout, so all samples would be equal",
-            remedy="add --enable-dropout 0.2, or train with --dropout 0.2",
-        )
+        what = "--mc-dropout: the model was trained without dropout, so all samples would be equal"
+        raise usage_error(what, remedy="add --enable-dropout 0.2, or train with --dropout 0.2")

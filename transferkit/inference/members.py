@@ -78,15 +78,11 @@ def open_members(
             _prepare_dropout(loaded, options)
         classes = members[0].loaded.classes if members else loaded.classes
         if set(classes) != set(loaded.classes):
-            raise usage_error(
-                f"{model.path} and {members[0].path} have different classes",
-                f"only one of them has: {', '.join(sorted(set(classes) ^ set(loaded.classes)))}",
-                "the runs of an ensemble need the same classes",
-            )
-        views = num_pictures * max(options.tta, 1)
-        engine = picture_engine(
-            loaded.classifier, loaded.maker, views, options.engine, torch.device("cpu")
-        )
+            what = f"{model.path} and {members[0].path} have different classes"
+            where = f"only one of them has: {', '.join(sorted(set(classes) ^ set(loaded.classes)))}"
+            raise usage_error(what, where, "the runs of an ensemble need the same classes")
+        views, cpu = num_pictures * max(options.tta, 1), torch.device("cpu")
+        engine = picture_engine(loaded.classifier, loaded.maker, views, options.engine, cpu)
         maker = replace(loaded.maker, level=TTA_LEVEL, flip=flips(model), seed=options.seed)
         maker = maker.with_limit(max_pixels)
         order = np.array([loaded.classes.index(name) for name in classes])

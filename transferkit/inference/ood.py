@@ -92,9 +92,7 @@ class OodScore:
 
 
 def fit_ood_score(
-    method: str,
-    reference: tuple[Floats, NDArray[np.int64]],
-    validation: tuple[Floats, Floats],
+    method: str, reference: tuple[Floats, NDArray[np.int64]], validation: tuple[Floats, Floats]
 ) -> OodScore:
     """Fit a score. reference: features (M, D) and labels (M,) of training pictures;
     validation: features (N, D) and logits (N, K) of pictures that were not trained on.

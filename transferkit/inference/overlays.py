@@ -36,11 +36,8 @@ def open_overlays(folder: Path, members: Sequence[Member], files: Iterable[Path]
     inside = os.path.join(os.path.abspath(folder), "")
     parents = dict.fromkeys(os.path.dirname(os.path.abspath(file)) for file in files)
     if any(os.path.join(parent, "").startswith(inside) for parent in parents):
-        raise usage_error(
-            f"--saliency {folder} holds pictures to classify",
-            "the overlays would lie among them",
-            "name another folder",
-        )
+        what = f"--saliency {folder} holds pictures to classify"
+        raise usage_error(what, "the overlays would lie among them", "name another folder")
     root = Path(os.path.commonpath(parents)) if parents else Path()
     return Overlays(folder, root, tuple(choose_runs(members)))
 

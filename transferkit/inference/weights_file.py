@@ -41,8 +41,8 @@ def weights_bytes(classifier: Classifier, about: Mapping[str, Any], sparse: bool
     shapes: dict[str, list[int]] = {}
     if sparse:
         stored, shapes = without_zeros(stored)
-    loadable = not shapes and not any(name.startswith(NEW_LAYERS) for name in names.values())
-    loadable = loadable and unchanged(about)
+    new_layers = any(name.startswith(NEW_LAYERS) for name in names.values())
+    loadable = not shapes and not new_layers and unchanged(about)
     full = {**about, "sparse": shapes, "timm": about["network"]["backbone"] if loadable else ""}
     return safetensors.torch.save(stored, metadata={METADATA: json.dumps(full), "format": "pt"})
 

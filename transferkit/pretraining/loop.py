@@ -13,13 +13,7 @@ from transferkit.data.loader import ahead
 from transferkit.events import Event, Notice, PretrainingEpoch, Progress
 from transferkit.files.foreign_files import understood
 from transferkit.pretraining.method import Batch, Objective, Phase
-from transferkit.pretraining.run import (
-    Optimizers,
-    PretrainingRun,
-    epoch_start,
-    save,
-    save_midway,
-)
+from transferkit.pretraining.run import Optimizers, PretrainingRun, epoch_start, save, save_midway
 from transferkit.pretraining.views import PretrainingViews, View, as_batch
 from transferkit.stopping import between_steps
 from transferkit.training.divergence import Diverged, DivergedForGood, checked

@@ -31,10 +31,8 @@ def check_process_count(options: Pretraining, number: int) -> None:
     """Raise a usage error if the method or batch size does not allow so many processes."""
     if number > 1 and METHODS[options.method].one_process:
         able = ", ".join(name for name, kind in METHODS.items() if not kind.one_process)
-        raise usage_error(
-            f"--method {options.method} runs in one process, not in {number}",
-            "its batches cannot be divided",
-            f"start it without torchrun, or take one of {able}",
-        )
+        what = f"--method {options.method} runs in one process, not in {number}"
+        remedy = f"start it without torchrun, or take one of {able}"
+        raise usage_error(what, "its batches cannot be divided", remedy)
     if options.batch_size < number:
         raise usage_error(f"--batch-size {options.batch_size} is too small for {number} processes")

@@ -190,12 +190,10 @@ def linear_layers(encoder: Encoder) -> list[nn.Linear]:
     for block in backbone.blocks:
         parts = list(block.children())
         if [type(part) for part in parts] != [nn.Linear, nn.Sigmoid]:
-            names = ", ".join(type(part).__name__ for part in parts)
-            raise usage_error(
-                "--method rbm needs layers with logistic units and nothing between them",
-                f"here they are {names}",
-                "use --activation logistic, without batch norm and dropout",
-            )
+            what = "--method rbm needs layers with logistic units and nothing between them"
+            where = f"here they are {', '.join(type(part).__name__ for part in parts)}"
+            remedy = "use --activation logistic, without batch norm and dropout"
+            raise usage_error(what, where, remedy)
         layers += [part for part in parts if isinstance(part, nn.Linear)]
     return layers
 

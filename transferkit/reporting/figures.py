@@ -8,15 +8,7 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from transferkit.reporting.charts import (
-    Axis,
-    Band,
-    Line,
-    Mark,
-    axis_over,
-    line_chart,
-    matrix,
-)
+from transferkit.reporting.charts import Axis, Band, Line, Mark, axis_over, line_chart, matrix
 from transferkit.reporting.gather import Row, RunData
 from transferkit.units import rate_text
 
@@ -155,8 +147,8 @@ def reliability_chart(calibration: dict[str, Any]) -> Markup:
     points = "; ".join(
         f"confidence {percent(b['confidence'])}, accuracy {percent(b['accuracy'])}" for b in bins
     )
-    axes = (Axis(name, 0.0, 1.0, percent) for name in ("confidence", "accuracy"))
-    return line_chart(f"reliability: {points}", lines, *axes)
+    x_axis, y_axis = (Axis(name, 0.0, 1.0, percent) for name in ("confidence", "accuracy"))
+    return line_chart(f"reliability: {points}", lines, x_axis, y_axis)
 
 
 def coverage_chart(calibration: dict[str, Any]) -> Markup:

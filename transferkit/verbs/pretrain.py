@@ -77,7 +77,8 @@ def pretrain(config: Config, out: Path | None, show: Show) -> PretrainingSummary
     with new_run(out, name) as folder:
         session = prepare(absolute_paths(config), show)
         processes.from_first(describe, session, folder)
-        return train(session, folder, show)
+        with working_on(folder, COMMAND):
+            return train(session, folder, show)
 
 
 def describe(session: PretrainingSession, folder: RunFolder) -> None:
@@ -103,7 +104,8 @@ def resume(path: Path, show: Show, place: Path | None = None) -> PretrainingSumm
         if config != before:
             show(Notice(f"the pictures lie in {pictures_of(config)} now"))
             processes.from_first(folder.write_recipe, to_toml(config))
-        return train(session, folder, show)
+        with working_on(folder, COMMAND):
+            return train(session, folder, show)
 
 
 def prepare(config: Config, show: Show) -> PretrainingSession:
@@ -152,9 +154,8 @@ def pictures_of(config: Config) -> Path:
     """Return the folder of the training pictures. Raises a usage error if none is given."""
     data, aux = config.data.path, config.pretraining.aux
     if aux is not None and data is not None:
-        raise usage_error(
-            f"{data} has no effect: supervised learns from --aux {aux} only", "", "leave it out"
-        )
+        what = f"{data} has no effect: supervised learns from --aux {aux} only"
+        raise usage_error(what, "", "leave it out")
     path = aux or data
     if path is None:
         raise usage_error(
@@ -186,11 +187,9 @@ def scan_pictures(config: Config, show: Show) -> DatasetIndex:
         on_progress=progress,
     )
     if options.identities and len(index.classes) < 2:
-        raise usage_error(
-            f"--identities needs two folders with pictures or more; {path} has one",
-            "",
-            "give every identity a folder of its own, or leave --identities out",
-        )
+        what = f"--identities needs two folders with pictures or more; {path} has one"
+        remedy = "put every identity into a separate folder, or leave --identities out"
+        raise usage_error(what, "", remedy)
     return index
 
 
@@ -204,13 +203,7 @@ def scan_probe(config: Config, show: Show) -> DatasetIndex | None:
 
 
 def train(session: PretrainingSession, folder: RunFolder, show: Show) -> PretrainingSummary:
-    """Run the method, from the start or the last checkpoint, and complete the run folder."""
-    with working_on(folder, COMMAND):
-        return run_method(session, folder, show)
-
-
-def run_method(session: PretrainingSession, folder: RunFolder, show: Show) -> PretrainingSummary:
-    """Train phase by phase, then write the results."""
+    """Train from the start or the last checkpoint, then write the results."""
     path = shlex.quote(str(folder.path))
     evaluator = Evaluator(session, folder, show)
     settings = loop_settings(session.config, session.method)
