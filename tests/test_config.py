@@ -34,6 +34,7 @@ def other_value(item: OptionField) -> Any:
     special: dict[str, Any] = {"cache.budget": "3GB", "data.background": "black"}
     special |= {"pretraining.budget": "20m", "training.budget": "20m", "pretraining.projection": 64}
     special |= {"backbone.image_size": 64, "optimizer.name": "sgd"}
+    special |= {"backbone.crop_share": 0.75}
     special |= {"backbone.initializer": "he_uniform", "head.initializer": "he_uniform"}
     special |= {"head.classifier_initializer": "normal:0.1", "head.dropout": [0.5]}
     special |= {"data.depth_range": [0.0, 4095.0], "data.bands": [4, 3, 2]}

@@ -316,6 +316,8 @@ def test_the_key_changes_with_everything_that_changes_the_rows(
         "flip": key(replace(config, augment=Augmentation("light", flip=False, views=1))),
         "views": key(replace(config, augment=Augmentation("light", views=2))),
         "size": key(replace(config, backbone=replace(config.backbone, image_size=48))),
+        "framing": key(replace(config, backbone=replace(config.backbone, crop="squash"))),
+        "share": key(replace(config, backbone=replace(config.backbone, crop_share=0.6))),
         "seed": key(replace(config, training=Training(seed=1))),
         "background": key(replace(config, data=replace(config.data, background="red"))),
         "dtype": key(replace(config, cache=replace(config.cache, dtype="float16"))),
@@ -326,7 +328,7 @@ def test_the_key_changes_with_everything_that_changes_the_rows(
     picture = next(copy.glob("train/*/0.png"))
     Image.open(picture).transpose(Image.Transpose.FLIP_TOP_BOTTOM).save(picture)
     found["picture"] = key(moved)
-    assert len({first, *found.values()}) == 12, found
+    assert len({first, *found.values()}) == 14, found
 
 
 def test_the_key_sees_the_weights_below_the_boundary_only(parts: Parts) -> None:

@@ -49,6 +49,16 @@ class BackboneOptions(Section):
         Le(2048),
         Option("--image-size", "Input size in pixels.", "the backbone's", usual=True),
     ] = None
+    crop: Annotated[
+        Literal["backbone", "center", "squash", "pad"],
+        Option("--crop", "Show the centre, or the whole picture squashed or padded.", usual=True),
+    ] = "backbone"
+    crop_share: Annotated[
+        float | None,
+        Ge(0.5),
+        Le(1),
+        Option("--crop-share", "Share of the shorter side in a centre crop.", "the backbone's"),
+    ] = None
     drop_path: Annotated[
         float,
         Ge(0),
@@ -115,6 +125,11 @@ class BackboneOptions(Section):
         Activation | None,
         Option("--replace-activations", "Activation for all blocks of a timm model."),
     ] = None
+
+    @property
+    def frames(self) -> bool:
+        """Whether pictures are framed otherwise than the backbone's own way."""
+        return self.crop != "backbone" or self.crop_share is not None
 
     @property
     def from_scratch(self) -> bool:

@@ -6,13 +6,17 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from transferkit.data.duplicates import MAX_CANDIDATES, exact_groups, near_groups
+from transferkit.data.framing import cut_away
 from transferkit.data.index import DatasetIndex, Unreadable, depth_notice
 from transferkit.data.names import count, shown
+from transferkit.data.preprocessing import Preprocessing
 
 SMALL_PX = 32
 IMBALANCE_RATIO = 3.0
 FEW_TRAINING_PICTURES = 10
 FEW_VALIDATION_PICTURES = 50
+USUAL_FRAMING = Preprocessing(224, 224, 0.875, "center", "bicubic", (), ())
+"""That of the default backbone."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +93,7 @@ def inspect(index: DatasetIndex) -> Inspection:
         *_duplicate_warnings(exact, conflicts, near),
         *_count_warnings(counts),
         *_size_warnings(sizes, len(index)),
+        *cut_away(index.sizes, USUAL_FRAMING, "finetune "),
     ]
     if cut_short:
         warnings.append(

@@ -98,12 +98,17 @@ def clean_view(image: Image.Image, preprocessing: Preprocessing) -> np.ndarray:
     resample = INTERPOLATIONS.get(preprocessing.interpolation, Image.Resampling.BICUBIC)
     wanted = clean_size(image.width, image.height, preprocessing)
     resized = _resized(image, wanted, resample, preprocessing)
-    bordered = preprocessing.crop_mode == "border"
-    fill = tuple(round(255 * mean) if bordered else 0 for mean in preprocessing.mean)
-    view = Image.new("RGB", (width, height), fill)
+    view = _empty_view(preprocessing)
     corner = (centre_offset(resized.width, width), centre_offset(resized.height, height))
     view.paste(resized, corner)
     return to_array(view)
+
+
+def _empty_view(preprocessing: Preprocessing) -> Image.Image:
+    """Return what is seen where no picture is."""
+    bordered = preprocessing.crop_mode == "border"
+    fill = tuple(round(255 * mean) if bordered else 0 for mean in preprocessing.mean)
+    return Image.new("RGB", (preprocessing.width_px, preprocessing.height_px), fill)
 
 
 def _resized(
@@ -160,10 +165,7 @@ def varied_view(
     variation = LEVELS[level]
     if variation is None:
         return clean_view(image, preprocessing)
-    size = (preprocessing.width_px, preprocessing.height_px)
-    resample = INTERPOLATIONS.get(preprocessing.interpolation, Image.Resampling.BICUBIC)
-    box = random_box(image.width, image.height, variation.min_area, generator)
-    view = image.resize(size, resample, box=box, reducing_gap=3.0)
+    view = random_crop(image, preprocessing, (variation.min_area, 1.0), generator)
     if flip and generator.random() < 0.5:
         view = ImageOps.mirror(view)
     if variation.jitter:
@@ -177,6 +179,63 @@ def varied_view(
     if generator.random() < variation.erase:
         erase_(array, generator)
     return array
+
+
+def random_crop(
+    image: Image.Image,
+    preprocessing: Preprocessing,
+    area: tuple[float, float],
+    generator: np.random.Generator,
+) -> Image.Image:
+    """Return a random part of the framed picture at the input's size, see `random_box`.
+
+    area: range of its share of the area, 0..1; of the picture, or of the squashed or padded one.
+    """
+    size = (preprocessing.width_px, preprocessing.height_px)
+    resample = INTERPOLATIONS.get(preprocessing.interpolation, Image.Resampling.BICUBIC)
+    if preprocessing.crop_mode == "center":
+        box = random_box(image.width, image.height, area[0], generator, area[1])
+        return image.resize(size, resample, box=box, reducing_gap=3.0)
+    scale = max(image.width / size[0], image.height / size[1])
+    room = (max(1, round(scale * size[0])), max(1, round(scale * size[1])))  # the input's shape
+    box = random_box(*room, area[0], generator, area[1])
+    place = _squashed if preprocessing.crop_mode == "squash" else _padded
+    (left, right, x, wide), (top, bottom, y, high) = (
+        place((box[i], box[i + 2]), room[i], image.size[i], size[i]) for i in (0, 1)
+    )
+    part = (left, top, right, bottom)
+    seen = image.resize((wide, high), resample, box=part, reducing_gap=3.0)
+    view = _empty_view(preprocessing)
+    view.paste(seen, (x, y))
+    return view
+
+
+def _squashed(
+    ends: tuple[float, float], room: int, extent: int, side: int
+) -> tuple[float, float, int, int]:
+    """Return, along one axis, which part of a picture a crop of the squashed one shows, and where.
+
+    ends: of the crop in the room; extent: of the picture; side: of the view. (start and end in the
+    picture, start and length in the view).
+    """
+    start, end = (min(extent, place * extent / room) for place in ends)
+    return start, end, 0, side
+
+
+def _padded(
+    ends: tuple[float, float], room: int, extent: int, side: int
+) -> tuple[float, float, int, int]:
+    """Do as `_squashed` for a padded picture; the crop moves to show as much of it as fits."""
+    length = ends[1] - ends[0]
+    margin = (room - extent) / 2
+    near, far = sorted((margin, margin + extent - length))
+    near, far = max(0, near), min(room - length, far)
+    share = ends[0] / (room - length) if room > length else 0.0  # uniform in 0..1
+    offset = near + share * (far - near) - margin  # of the crop in the picture
+    start, end = max(0.0, offset), min(float(extent), offset + length)
+    first = min(side - 1, round((start - offset) * side / length))
+    last = max(first + 1, round((end - offset) * side / length))
+    return start, end, first, last - first
 
 
 def random_box(

@@ -12,6 +12,7 @@ from transferkit.backbones.recompute import recompute
 from transferkit.backbones.synchronized import synchronize_
 from transferkit.config import Config
 from transferkit.data.addresses import address_of, fetch
+from transferkit.data.framing import framing_notices
 from transferkit.data.index import DatasetIndex, ScanOptions, Use, depth_notice, scan
 from transferkit.data.loader import ViewMaker
 from transferkit.data.reading import reading_of
@@ -91,6 +92,8 @@ def build(config: Config, index: DatasetIndex, show: Show, watch: Stopwatch) -> 
     with watch.on("pictures"):
         for event in set_normalization(config, index, backbone):
             show(event)
+    for notice in framing_notices(index.sizes, backbone.preprocessing, config.backbone.frames):
+        show(notice)
     classifier = make_classifier(config, backbone, len(index.classes))
     classifier.to(fabric.device)
     classifier.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

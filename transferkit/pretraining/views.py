@@ -15,7 +15,7 @@ from transferkit.data.decode import DecodeError, decode
 from transferkit.data.kept import KeptPictures
 from transferkit.data.preprocessing import Preprocessing
 from transferkit.data.reading import PLAIN, Reading
-from transferkit.data.views import INTERPOLATIONS, clean_view, random_box, shorter_side_px, to_array
+from transferkit.data.views import clean_view, random_crop, shorter_side_px, to_array
 from transferkit.errors import UserError
 from transferkit.pretraining.colours import UNCHANGED, drawn_colours, recoloured
 
@@ -88,9 +88,7 @@ def cropped(
     generator: np.random.Generator,
 ) -> Image.Image:
     """Return a random crop, resized and randomly mirrored. area: range of its share of the area."""
-    resample = INTERPOLATIONS.get(size.interpolation, Image.Resampling.BICUBIC)
-    box = random_box(image.width, image.height, area[0], generator, area[1])
-    view = image.resize((size.width_px, size.height_px), resample, box=box, reducing_gap=3.0)
+    view = random_crop(image, size, area, generator)
     return ImageOps.mirror(view) if flip and generator.random() < 0.5 else view
 
 

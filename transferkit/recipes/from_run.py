@@ -17,6 +17,9 @@ OF_THE_RUN_ALONE = (
 )
 """What a new run decides for itself; all other options of a backbone give it its tensors."""
 
+SEEN = ("image_size", "crop", "crop_share")
+"""What a new run may change: how pictures are seen, not the tensors."""
+
 
 def start_from(raw: dict[str, Any], config_of: Callable[[RunFolder], Config]) -> dict[str, Any]:
     """Replace `backbone.from_run`, in nested dicts, by that run's backbone and its weights.
@@ -42,10 +45,12 @@ def start_from(raw: dict[str, Any], config_of: Callable[[RunFolder], Config]) ->
         if name not in OF_THE_RUN_ALONE and value != getattr(usual, name)
     }
     own["name"] = config.backbone.name
+    if section.get("crop") not in (None, own.get("crop")):
+        own.pop("crop_share", None)
     for name in (f.name for f in fields(BackboneOptions)):
         given = section.get(name)
         given = tuple(given) if isinstance(given, list) else given  # a list in TOML
-        if name in own and given is not None and name != "image_size" and given != own[name]:
+        if name in own and given not in (None, own[name]) and name not in SEEN:
             raise usage_error(
                 f"backbone.{name} = {given} contradicts --from {run.path}",
                 f"the backbone there has {name} = {own[name]}",

@@ -19,6 +19,9 @@ def network_problems(backbone: BackboneOptions, head: HeadOptions, batch_size: i
         *head_problems(head),
         *reuse_problems(backbone),
     ]
+    if backbone.crop in ("squash", "pad") and backbone.crop_share is not None:
+        what = f"backbone.crop_share has no effect with backbone.crop = {backbone.crop}"
+        found.append(f"{what}, which keeps the whole picture: leave it out")
     found += scratch_problems(backbone) if backbone.from_scratch else timm_problems(backbone)
     for key, places in (("head", head.batchnorm), ("backbone", backbone.batchnorm)):
         if "before" in places and "after" in places:

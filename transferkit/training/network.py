@@ -18,6 +18,7 @@ from transferkit.backbones.scratch import DEFAULTS, Scratch, ScratchDesign, scra
 from transferkit.backbones.structure import Structure
 from transferkit.config import BackboneOptions, Config
 from transferkit.config.initializers import paired_initializer
+from transferkit.data.framing import framed
 from transferkit.data.preprocessing import Preprocessing
 from transferkit.errors import UserError, usage_error
 from transferkit.events import Notice
@@ -47,6 +48,7 @@ def make_backbone(config: Config, pretrained: bool, weights: Path | None) -> Bac
         seed=config.training.seed,
         structure=make_structure(options),
     )
+    backbone.preprocessing = framed(backbone.preprocessing, options.crop, options.crop_share)
     check_drop_path(config, backbone)
     return backbone
 

@@ -14,6 +14,7 @@ from transferkit.backbones.synchronized import synchronize_
 from transferkit.config import Config, Pretraining
 from transferkit.config.methods import METHODS
 from transferkit.data.addresses import fetch
+from transferkit.data.framing import cut_away, framing
 from transferkit.data.index import DatasetIndex, ScanOptions, scan
 from transferkit.data.kept import KeptPictures
 from transferkit.data.reading import reading_of
@@ -125,14 +126,15 @@ def prepare(config: Config, show: Show) -> PretrainingSession:
         show(scale)
     if resized:
         show(Notice(resized))
-    warnings = [*index.warnings, *backbone.notices]
+    cut = cut_away(index.sizes, backbone.preprocessing)
+    warnings = [*index.warnings, *backbone.notices, *cut]
     if (count := len(index.of_split("train"))) < options.batch_size:
         size = options.batch_size
         warnings.append(f"only {count} training pictures: every batch has {count}, not {size}")
     for text in warnings:
         show(Notice(text, warning=True))
-    size_px, source = backbone.preprocessing.width_px, backbone.weights_source
-    show(Notice(f"{backbone.name} at {size_px} px, weights: {source}"))
+    shown, source = framing(backbone.preprocessing), backbone.weights_source
+    show(Notice(f"{backbone.name}, {shown}, weights: {source}"))
     encoder = Encoder(backbone)
     method = make_method(encoder, options, config.training.seed, len(index.classes))
     method.networks.to(fabric.device)
