@@ -24,11 +24,13 @@ from transferkit.backbones.head import FrozenTrunk
 from transferkit.data.decode import decode, probe
 from transferkit.data.tar_members import archive_of, read_member
 from transferkit.data.views import clean_view, shorter_side_px, varied_view
-from transferkit.finetuning.session import Session, prepare
+from transferkit.finetuning.preparation import prepare
 from transferkit.finetuning.speed import random_images
 from transferkit.recipes.reading import validate
 from transferkit.recipes.typed import parse_stages
 from transferkit.training.boundary_cache import BoundaryCache
+from transferkit.training.parts import Parts
+from transferkit.training.sources import trainable_top
 from transferkit.training.stages import PlannedStage, apply_stage
 
 BATCH = 64
@@ -50,9 +52,9 @@ def content(file: Path) -> bytes:
     return file.read_bytes() if archive_of(file) is None else read_member(file)
 
 
-def from_files(session: Session, files: list[Path], repeats: int) -> dict[str, float]:
+def from_files(parts: Parts, files: list[Path], repeats: int) -> dict[str, float]:
     """Measure what is done with files, by part."""
-    maker = session.sources.material.maker
+    maker = parts.material.maker
     size = maker.preprocessing
     clean_px, varied_px = (shorter_side_px(size, level) for level in ("none", maker.level))
     images = [decode(file, at_least_px=varied_px) for file in files]
@@ -72,21 +74,20 @@ def from_files(session: Session, files: list[Path], repeats: int) -> dict[str, f
     }
 
 
-def stage_costs(session: Session, stage: PlannedStage, repeats: int) -> tuple[int, list[float]]:
+def stage_costs(parts: Parts, stage: PlannedStage, repeats: int) -> tuple[int, list[float]]:
     """Return bytes of a row, and ms per row of trunk, cache write, cache read, training step."""
-    sources = session.sources
-    images = random_images(session, BATCH)
-    trunk = FrozenTrunk(session.classifier, session.chain.trunk(stage.boundary)).eval()
-    name = choose_engine(sources.settings.engine, sources.device, 10_000)
-    engine = make_engine(trunk, images, name, sources.device)
+    images = random_images(parts, BATCH)
+    trunk = FrozenTrunk(parts.classifier, parts.chain.trunk(stage.boundary)).eval()
+    name = choose_engine(parts.settings.engine, parts.device, 10_000)
+    engine = make_engine(trunk, images, name, parts.device)
     rows = engine.run(images)
-    apply_stage(session.classifier, session.column_of, stage)
-    network: nn.Module = sources.trainable_top(stage)
-    labels = torch.arange(BATCH) % len(session.index.classes)
+    apply_stage(parts.classifier, parts.column_of, stage)
+    network: nn.Module = trainable_top(parts, stage)
+    labels = torch.arange(BATCH) % len(parts.index.classes)
 
     def step() -> None:
         nn.functional.cross_entropy(network(rows), labels).backward()
-        session.classifier.zero_grad(set_to_none=True)
+        parts.classifier.zero_grad(set_to_none=True)
 
     with tempfile.TemporaryDirectory() as folder:
         batches = 2 + repeats
@@ -110,19 +111,19 @@ def main() -> None:
     torch.set_num_threads(1)
     config = validate({"data": {"path": options.data}, "stages": parse_stages(options.stages)})
     config = replace(config, device=replace(config.device, accelerator="cpu"))
-    session = prepare(config, lambda event: None)
-    chosen = np.random.default_rng(0).permutation(len(session.index))[: options.pictures]
-    files = [session.index.file(int(position)) for position in chosen]
+    parts = prepare(config, lambda event: None)
+    chosen = np.random.default_rng(0).permutation(len(parts.index))[: options.pictures]
+    files = [parts.index.file(int(position)) for position in chosen]
     size = np.mean([len(content(file)) for file in files])
-    pixels = session.index.sizes[chosen].prod(axis=1).mean()
-    print(f"{len(files)} of {len(session.index):,} pictures, on average:")
+    pixels = parts.index.sizes[chosen].prod(axis=1).mean()
+    print(f"{len(files)} of {len(parts.index):,} pictures, on average:")
     print(f"{size / 1000:.1f} KB, {pixels:,.0f} pixels")
-    print(f"{session.backbone.name}, torch {torch.__version__}, 1 of {os.cpu_count()} cores\n")
-    for name, value in from_files(session, files, options.repeats).items():
+    print(f"{parts.backbone.name}, torch {torch.__version__}, 1 of {os.cpu_count()} cores\n")
+    for name, value in from_files(parts, files, options.repeats).items():
         print(f"{name:<12}{value:>8.2f} ms")
     print(f"\n{'stage':<8}{'row':>12}{'trunk':>10}{'write':>10}{'read':>10}{'step':>10}")
-    for stage in session.plan.stages:
-        row_bytes, found = stage_costs(session, stage, options.repeats)
+    for stage in parts.plan.stages:
+        row_bytes, found = stage_costs(parts, stage, options.repeats)
         print(
             f"{stage.name:<8}{row_bytes:>10,} B" + "".join(f"{value:>7.2f} ms" for value in found)
         )

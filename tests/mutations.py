@@ -247,7 +247,7 @@ MUTATIONS = (
     Mutation(
         "newer formats read",
         "transferkit/runs/folder.py",
-        "if found > FORMAT_VERSION:",
+        "if version > FORMAT_VERSION:",
         "if False:",
         (
             "tests/runs/test_folder.py::test_newer_format_refused",

@@ -326,7 +326,6 @@ def _cell(value: Any) -> str:
 
 
 def _is_figure(cell: Any) -> bool:
-    """Whether a cell counts as a number: also text that starts with a digit, "frozen" or "live"."""
-    return (
-        isinstance(cell, int | float) or str(cell) in ("frozen", "live") or str(cell)[0].isdigit()
-    )
+    """Whether a cell counts as a number: text that starts with a digit, or stands for a number."""
+    text = str(cell)
+    return isinstance(cell, int | float) or text in ("frozen", "live", "–") or text[0].isdigit()

@@ -92,7 +92,7 @@ def test_folders_beside_train_and_loose_pictures_are_mentioned(tmp_path):
     picture(tmp_path / "train" / "loose.png", 1)
     (tmp_path / "train/heron/notes.txt").write_text("x")
     assert scan(tmp_path).warnings == (
-        "not used, as beside train: spare/",
+        "ignored, because it lies beside train/: spare/",
         "1 picture outside of any class folder (first: train/loose.png) left out: "
         "move them into the folder of their class",
         "1 file that is no picture left out: 1 .txt",

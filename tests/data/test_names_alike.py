@@ -9,7 +9,7 @@ from PIL import Image
 
 from transferkit.data.checks import case_warnings
 from transferkit.data.index import ScanOptions, scan
-from transferkit.data.inspect import class_counts, inspect
+from transferkit.data.inspect import inspect
 from transferkit.data.listing import Entry, Listing
 from transferkit.errors import UserError
 
@@ -45,7 +45,7 @@ def test_classes_and_pictures_alike_but_for_case_are_kept_apart_and_told_of(tree
         "1 picture called like another but for letter case (first: dog/a.PNG and dog/a.png): a "
         "copy on Windows or macOS would keep one of each",
     )
-    assert class_counts(index)["Cat"] == {"train": 1, "val": 1, "test": 0}
+    assert index.counts["Cat"] == {"train": 1, "val": 1, "test": 0}
 
 
 def test_folders_that_become_one_class_are_told_of(tmp_path: Path) -> None:
@@ -90,7 +90,7 @@ def test_the_names_of_other_languages_are_folded_as_unicode_has_it(tmp_path: Pat
 
 def test_counts_of_many_classes_are_those_of_a_loop(tree: Path) -> None:
     index = scan(tree)
-    assert class_counts(index) == {
+    assert index.counts == {
         name: {
             split: sum(
                 1

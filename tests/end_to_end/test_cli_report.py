@@ -98,7 +98,7 @@ def test_runs_are_reported_side_by_side(run: Path, other: Path, pictures: Path, 
         for r in (run, other)
     ]
     differ = sum(tables[0][path] != tables[1][path] for path in tables[0])
-    assert f"{differ} of 12 pictures are not answered alike" in page or not differ
+    assert f"{differ} of 12 pictures are not predicted alike" in page or not differ
     assert page.count("data:image/jpeg;base64") == differ
     assert cli("report", run, other, "-o", "p.html", "--json").json == {"report": "p.html"}
 

@@ -62,7 +62,7 @@ def test_an_ensemble_is_explained_as_one(run: Path, nested: Path, cli: Cli) -> N
 def test_what_cannot_be_is_refused(run: Path, nested: Path, cli: Cli) -> None:
     inside = cli("predict", run, nested, "--saliency", nested / "a")
     assert inside.code == 2
-    assert "holds pictures that are to be classified" in inside.message[0]
+    assert "holds pictures to classify" in inside.message[0]
     selecting = cli("predict", run, nested, "--saliency", "maps", "--select", "1")
     assert selecting.code == 2
     assert "no effect with --select" in selecting.message[0]

@@ -151,7 +151,7 @@ def test_spread_keeps_distance_order_and_bounds():
 def test_the_reliability_diagram_shows_both_and_marks_only_bins_with_pictures() -> None:
     logits = np.random.default_rng(0).normal(scale=4, size=(60, 3))
     found = calibrate(logits, np.arange(60) % 3)
-    figure = reliability(found.before, found.after)
+    figure = reliability(found.before.reliability, found.after.reliability)
     assert len(figure.axes) == 2
     for axes, data in zip(figure.axes, (found.before, found.after), strict=True):
         (points,) = axes.collections

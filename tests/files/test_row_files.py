@@ -178,7 +178,7 @@ def test_rows_of_unknown_making_are_not_gone_on_with(tmp_path: Path) -> None:
     for damage in (None, "{", "[1]", '{"by": 3}'):
         if damage:
             (tmp_path / "r.csv.made.json").write_text(damage)
-        with pytest.raises(UserError, match="nothing tells which model and options made it"):
+        with pytest.raises(UserError, match="nothing says which model and options made it"):
             job(path, ["b"])
     assert from_csv(path.read_text())[0]["path"] == "a"
 

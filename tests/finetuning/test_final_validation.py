@@ -8,12 +8,13 @@ import pytest
 import torch
 
 from transferkit.finetuning import final_validation as validation
-from transferkit.finetuning.final_validation import features_at, read_features, spread_over_classes
+from transferkit.finetuning.final_validation import features_at, read_features
 from transferkit.finetuning.preparation import prepare
 from transferkit.recipes.reading import load_config
 from transferkit.runs.folder import RunFolder
 from transferkit.training.cache_choice import choose_base
 from transferkit.training.cached_features import cached_features
+from transferkit.training.material import spread_over_classes
 from transferkit.training.parts import Parts
 from transferkit.training.run import Run, make_run
 from transferkit.training.sources import open_source
@@ -101,6 +102,6 @@ def test_without_a_cache_the_pictures_are_read(pictures: Path, tmp_path: Path) -
 
 def test_references_are_spread_over_the_classes() -> None:
     labels = np.array([0, 1] * 3000)
-    chosen = spread_over_classes(labels, np.arange(6000))
-    assert len(chosen) == validation.MOST_REFERENCES
+    chosen = spread_over_classes(labels, np.arange(6000), 2000)
+    assert len(chosen) == 2000
     assert np.bincount(labels[chosen]).tolist() == [1000, 1000]

@@ -94,7 +94,7 @@ def test_an_archive_that_is_a_program_needs_trust(
     archive: Path, tmp_path: Path, pictures: Path
 ) -> None:
     command("predict", archive, pictures / "val", codes=(2,))()
-    with pytest.raises(UserError, match="may hold a program"):
+    with pytest.raises(UserError, match="may hold arbitrary code"):
         open_exported(archive)
     assert not (tmp_path / "ran").exists()
     command("predict", tmp_path / "sound.pt2", pictures / "val", "--trust", codes=(0,))()

@@ -86,7 +86,7 @@ def test_names_stay_text(run: RunData) -> None:
 
 def test_what_is_not_known_is_left_out(run: RunData) -> None:
     card = model_card(replace(run, calibration=None, data={}, config=None), {})
-    assert "Not measured: probabilities may be too sure." in card
+    assert "Not measured: probabilities may be overconfident." in card
     assert "pictures in folders" in card
     assert ModelCard(card).data.eval_results
     assert not re.search("None|nan", card)

@@ -47,7 +47,7 @@ def test_the_page_shows_what_differs_and_keeps_names_text(runs: list[RunData]) -
     assert "&lt;script&gt;" in page
     assert page.count("<script>") == 1  # its own
     assert "training.lr" in page
-    assert "1 of 4 pictures are not answered alike" in page
+    assert "1 of 4 pictures are not predicted alike" in page
     assert "25.0% to 100.0%" in page
     assert "+25.0" in page
 
@@ -99,6 +99,6 @@ def test_classes_that_one_run_lacks_have_a_gap(runs: list[RunData]) -> None:
     classes = {**runs[1].description, "classes": ["cat", "dog"]}
     other = replace(runs[1], description=classes, pictures=(dog,))
     rows = {row.name: row for row in class_rows([runs[0], other])}
-    assert rows["dog"].found == (None, 1.0)
-    assert rows["cat"].found[1] is None
+    assert rows["dog"].recalls == (None, 1.0)
+    assert rows["cat"].recalls[1] is None
     assert rows["dog"].spread == 0

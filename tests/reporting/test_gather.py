@@ -23,7 +23,7 @@ def test_a_row_becomes_a_picture() -> None:
     picture = picture_of(row | {"label_2": "cat", "probability_2": "0.2"})
     assert picture == Picture("a.png", "cat", (("dog", 0.7), ("cat", 0.2)))
     assert not picture.is_right
-    assert picture.lead == pytest.approx(0.5)
+    assert picture.margin == pytest.approx(0.5)
 
 
 def test_only_changed_options_are_listed() -> None:

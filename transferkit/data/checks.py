@@ -11,6 +11,7 @@ from transferkit.data.names import count, did_you_mean, listed, natural_sorted, 
 from transferkit.errors import UserError
 
 _SHOWN = 5
+_CONVERT = "convert them to JPEG or PNG"
 
 
 def check_classes(listing: Listing, at_least: int = 2) -> None:
@@ -35,12 +36,10 @@ def check_classes(listing: Listing, at_least: int = 2) -> None:
 def check_strict(root: Path, reasons: Mapping[str, str]) -> None:
     """Raise where any listed picture is unreadable. reasons: path to reason."""
     if reasons:
+        what = f"{count(len(reasons), 'unreadable picture')} in {shown(str(root))}"
         lines = [f"{shown(path)}: {reason}" for path, reason in reasons.items()]
-        raise UserError(
-            f"{count(len(reasons), 'unreadable picture')} in {shown(str(root))}",
-            listed(lines),
-            "repair or remove them, or leave them out by running without --strict",
-        )
+        remedy = "repair or remove them, or leave them out by running without --strict"
+        raise UserError(what, listed(lines), remedy)
 
 
 def check_readable(listing: Listing, reasons: Mapping[str, str]) -> None:
@@ -49,37 +48,31 @@ def check_readable(listing: Listing, reasons: Mapping[str, str]) -> None:
     for entry in listing.entries:
         if entry.split in ("", "train"):
             training[entry.label].append(entry)
-    empty = natural_sorted(
-        name
-        for name, entries in training.items()
-        if all(entry.path in reasons for entry in entries)
-    )
-    if not empty:
+    without = {
+        name: _contents(listing, name, training[name], reasons)
+        for name in natural_sorted(training)
+        if all(entry.path in reasons for entry in training[name])
+    }
+    if not without:
         return
-    flags = " ".join(f"--exclude {shlex.quote(quoted(name))}" for name in empty[:_SHOWN])
-    remedy = f"leave the {'classes' if len(empty) > 1 else 'class'} out with {flags}"
-    if any(training[name] for name in empty):
-        remedy = f"convert them to JPEG or PNG, or {remedy}"
-    if len(empty) == 1:
-        name = empty[0]
-        folder = listing.classes[name]
-        what = f"{shown(str(listing.root / folder)) if folder else f'class {shown(name)}'}"
-        found = _what_was_found(listing, name, training[name], reasons)
-        raise UserError(f"{what} has no readable picture", found, remedy)
-    what = f"{len(empty)} classes of {shown(str(listing.root))} have no readable picture"
-    lines = [
-        f"{shown(name)}: {_what_was_found(listing, name, training[name], reasons)}"
-        for name in empty
-    ]
-    raise UserError(what, listed(lines, _SHOWN), remedy)
+    flags = " ".join(f"--exclude {shlex.quote(quoted(name))}" for name in [*without][:_SHOWN])
+    remedy = f"leave the {'classes' if len(without) > 1 else 'class'} out with {flags}"
+    if any(training[name] for name in without):
+        remedy = f"{_CONVERT}, or {remedy}"
+    if len(without) > 1:
+        what = f"{len(without)} classes of {shown(str(listing.root))} have no readable picture"
+        lines = [f"{shown(name)}: {contents}" for name, contents in without.items()]
+        raise UserError(what, listed(lines, _SHOWN), remedy)
+    ((name, contents),) = without.items()
+    folder = listing.classes[name]
+    what = shown(str(listing.root / folder)) if folder else f"class {shown(name)}"
+    raise UserError(f"{what} has no readable picture", contents, remedy)
 
 
-def nothing_readable(listing: Listing, reasons: Mapping[str, str]) -> UserError:
-    """Return what to tell of a data set of which no picture can be read."""
-    what = f"{shown(str(listing.root))} has no readable picture"
-    return UserError(
-        what, _reasons_counted(listing.entries, reasons), "convert them to JPEG or PNG"
-    )
+def nothing_readable(listing: Listing, reasons: Mapping[str, str], part: str = "") -> UserError:
+    """Return the error for a data set, or a part of it (" in val"), without a readable picture."""
+    what = f"{shown(str(listing.root))} has no readable picture{part}"
+    return UserError(what, _reasons_counted(reasons), _CONVERT)
 
 
 def check_split_classes(listing: Listing, reasons: Mapping[str, str]) -> None:
@@ -91,23 +84,24 @@ def check_split_classes(listing: Listing, reasons: Mapping[str, str]) -> None:
     for split in ("val", "test"):
         entries = [entry for entry in listing.entries if entry.split == split]
         if entries and all(entry.path in reasons for entry in entries):
-            what = f"{shown(str(listing.root))} has no readable picture in {split}"
-            raise UserError(what, _reasons_counted(entries, reasons), "convert them to JPEG or PNG")
+            unread = {entry.path: reasons[entry.path] for entry in entries}
+            raise nothing_readable(listing, unread, f" in {split}")
         names = {entry.label for entry in entries if entry.path not in reasons}
         lines += [
             f"{split}: {shown(name)}{did_you_mean(name, listing.classes)}"
             for name in natural_sorted(names - listing.classes.keys())
         ]
-        absent = natural_sorted(listing.classes.keys() - names) if entries else []
+        absent = [shown(n) for n in natural_sorted(listing.classes.keys() - names) if entries]
         if absent:
             listing.warnings.append(
                 f"{count(len(absent), 'class', 'classes')} of train without a readable picture in "
                 f"{split} ({_few(absent)}): nothing can be measured for them there"
             )
     if lines:
+        classes = [shown(name) for name in natural_sorted(listing.classes)]
         raise UserError(
             f"{count(len(lines), 'class', 'classes')} not in train",
-            f"{listed(lines, _SHOWN)}\ntrain has: {_few(natural_sorted(listing.classes), 20)}",
+            f"{listed(lines, _SHOWN)}\ntrain has: {_few(classes, 20)}",
             "give every split the class names of train, or leave classes out with --exclude NAME",
         )
 
@@ -116,11 +110,9 @@ def left_out_warnings(listing: Listing, reasons: Mapping[str, str]) -> list[str]
     """Return one sentence on the unreadable pictures, and one on the files that are no pictures."""
     warnings = []
     if reasons:
-        unreadable = [entry for entry in listing.entries if entry.path in reasons]
         warnings.append(
             f"{len(reasons):,} of {count(len(listing.entries), 'picture')} cannot be read and "
-            f"{'is' if len(reasons) == 1 else 'are'} left out: "
-            f"{_reasons_counted(unreadable, reasons)}"
+            f"{'is' if len(reasons) == 1 else 'are'} left out: {_reasons_counted(reasons)}"
         )
     others = sum(listing.others.values(), Counter[str]())
     if others:
@@ -138,9 +130,8 @@ def case_warnings(listing: Listing) -> list[str]:
             f"({classes[0]}): they are trained as different classes; if they mean the same, give "
             "them one name"
         )
-    # pictures of such classes are alike, too, and were told of
-    pictures = _alike(dict.fromkeys(f"{e.label}\0{e.path}" for e in listing.entries), "\0")
-    if pictures:
+    # pictures of such classes are alike, too, and mentioned above
+    if pictures := _alike(f"{e.label}\0{e.path}" for e in listing.entries):
         warnings.append(
             f"{count(len(pictures), 'picture')} called like another but for letter case "
             f"({pictures[0]}): a copy on Windows or macOS would keep one of each"
@@ -148,22 +139,22 @@ def case_warnings(listing: Listing) -> list[str]:
     return warnings
 
 
-def _alike(names: Iterable[str], after: str = "") -> list[str]:
+def _alike(names: Iterable[str]) -> list[str]:
     """Return "first: A and a" for the first, and what there is besides, of names alike in case.
 
-    after: what comes before it is compared as it is, and not shown.
+    What stands before a NUL is compared as it is, and not shown.
     """
-    first: dict[str, str] = {}
-    found = []
-    for name in names:
-        head, _, tail = name.rpartition(after) if after else ("", "", name)
-        earlier = first.setdefault(f"{head}\0{tail.casefold()}", tail)
-        if earlier != tail:
-            found.append(f"first: {shown(earlier)} and {shown(tail)}")
-    return found
+    first: dict[tuple[str, str], str] = {}
+    pairs = []
+    for name in dict.fromkeys(names):
+        group, _, shown_name = name.rpartition("\0")
+        earlier = first.setdefault((group, shown_name.casefold()), shown_name)
+        if earlier != shown_name:
+            pairs.append(f"first: {shown(earlier)} and {shown(shown_name)}")
+    return pairs
 
 
-def _what_was_found(
+def _contents(
     listing: Listing, name: str, entries: Sequence[Entry], reasons: Mapping[str, str]
 ) -> str:
     """Say what a class without a readable picture has: "37 files found: 36 HEIC (…), …"."""
@@ -172,9 +163,8 @@ def _what_was_found(
         others += listing.others.get((name, split), Counter())
     if not entries:
         return _none_a_picture(others)
-    texts = [_reasons_counted(entries, reasons)]
-    if others:
-        texts.append(_suffixes_counted(others))
+    texts = [_reasons_counted({entry.path: reasons[entry.path] for entry in entries})]
+    texts += [_suffixes_counted(others)] if others else []
     return f"{count(len(entries) + others.total(), 'file')} found: {', '.join(texts)}"
 
 
@@ -187,24 +177,21 @@ def _none_a_picture(others: Counter[str]) -> str:
 
 def _suffixes_counted(others: Counter[str]) -> str:
     """Return "12 .txt, 1 .pdf"."""
-    common = others.most_common(_SHOWN)
-    texts = [f"{number:,} {shown(suffix) or 'without a suffix'}" for suffix, number in common]
-    return ", ".join(texts) + (", …" if len(others) > _SHOWN else "")
+    return _few([f"{n:,} {shown(s) or 'without a suffix'}" for s, n in others.most_common()])
 
 
-def _reasons_counted(entries: Sequence[Entry], reasons: Mapping[str, str]) -> str:
+def _reasons_counted(reasons: Mapping[str, str]) -> str:
     """Return "36 HEIC (not supported), 1 truncated (heron/IMG_0041.jpg)"."""
-    by_reason: dict[str, list[str]] = {}
-    for entry in entries:
-        by_reason.setdefault(reasons[entry.path], []).append(entry.path)
-    ordered = sorted(by_reason.items(), key=lambda item: -len(item[1]))
+    paths: dict[str, list[str]] = {}
+    for path, reason in reasons.items():
+        paths.setdefault(reason, []).append(path)
     texts = []
-    for reason, paths in ordered[:_SHOWN]:
-        first = shown(paths[0]) if len(paths) == 1 else f"first: {shown(paths[0])}"
+    for reason, those in sorted(paths.items(), key=lambda item: -len(item[1])):
+        first = f" ({'first: ' if len(those) > 1 else ''}{shown(those[0])})"
         # "HEIC (not supported)" says it all, and needs no second bracket.
-        texts.append(f"{len(paths):,} {reason}" + ("" if reason.endswith(")") else f" ({first})"))
-    return ", ".join(texts) + (", …" if len(ordered) > _SHOWN else "")
+        texts.append(f"{len(those):,} {reason}{'' if reason.endswith(')') else first}")
+    return _few(texts)
 
 
-def _few(names: Sequence[str], limit: int = _SHOWN) -> str:
-    return ", ".join(map(shown, names[:limit])) + (", …" if len(names) > limit else "")
+def _few(texts: Sequence[str], limit: int = _SHOWN) -> str:
+    return ", ".join(texts[:limit]) + (", …" if len(texts) > limit else "")

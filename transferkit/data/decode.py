@@ -5,43 +5,31 @@ import logging
 import re
 import threading
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil, prod
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
+from PIL.Image import Transpose
 
+from transferkit.data import depth
 from transferkit.data.bands import Bands, open_bands, read_bands
-from transferkit.data.depth import (
-    FULL,
-    Range,
-    all_16_bits,
-    is_deep_colour,
-    is_deep_grey,
-    measured_range,
-    own_range,
-    to_8_bit,
-)
 from transferkit.data.formats import readable_formats, what_it_is
 from transferkit.data.jpeg_scans import MOST_SCANS, count_scans
 from transferkit.data.mending import mended
 from transferkit.data.opened import DecodeError as DecodeError
-from transferkit.data.opened import OpenFile, first_words, opened
-from transferkit.data.pillow_limits import pillow_unlimited
+from transferkit.data.opened import OpenFile, first_words, opened, pillow_unlimited
 from transferkit.data.reading import DEFAULT_MAX_PIXELS, MOST_MEMORY, PLAIN, Reading
 
 NO_MEMORY = "more memory needed than there is"
 
-_EXIF_ORIENTATION = 0x0112
+_ORIENTATION = 0x0112
+"""EXIF and TIFF tag."""
 _TRANSPOSE = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
+    **{2: Transpose.FLIP_LEFT_RIGHT, 3: Transpose.ROTATE_180, 4: Transpose.FLIP_TOP_BOTTOM},
+    **{5: Transpose.TRANSPOSE, 6: Transpose.ROTATE_270},
+    **{7: Transpose.TRANSVERSE, 8: Transpose.ROTATE_90},
 }
 _PROBE_PX = 32
 _LARGE_PIXELS = 25_000_000
@@ -50,7 +38,9 @@ _WHILE_DECODING = {
     **{"WEBP": 14, "JPEG2000": 14, "AVIF": 10, "HEIF": 10, "ICNS": 8, "GIF": 4, "TIFF": 4},
     **dict.fromkeys(("QOI", "PPM", "SGI", "TGA", "SPIDER", "FITS", "DDS", "PSD"), 4),
 }
-"""Bytes for each pixel that a plug-in needs beside the picture; measured, where it is not 0."""
+"""Bytes for each pixel that a plug-in needs beside the picture; estimated for WebP, JPEG 2000, AVIF
+and HEIF, measured for the others.
+"""
 # Several threads decode at once; large pictures come one after another, to bound memory.
 _one_large_picture = threading.Lock()
 
@@ -63,19 +53,19 @@ class Probe:
     """What one complete read of a picture tells.
 
     width, height: pixels, after EXIF orientation.
-    digest: 32 hex digits, BLAKE2b of the file's bytes.
-    dhash: 64-bit difference hash of the picture; few differing bits mean a similar picture.
     mode, format: as Pillow names them ("RGB", "JPEG"), before any conversion.
     range: smallest and largest value of a picture of more than 8 bits, see `measured_range`.
+    digest: 32 hex digits, BLAKE2b of the file's bytes.
+    dhash: 64-bit difference hash of the picture; few differing bits mean a similar picture.
     """
 
     width: int
     height: int
-    digest: str
-    dhash: int
     mode: str
     format: str
-    range: Range | None = None
+    range: depth.Range | None = None
+    digest: str = ""
+    dhash: int = 0
 
 
 def decode(path: Path, reading: Reading = PLAIN, at_least_px: int | None = None) -> Image.Image:
@@ -100,9 +90,7 @@ def probe(path: Path, reading: Reading = PLAIN) -> Probe:
     with opened(path) as file:
         digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
         image, facts = _read(file, reading, _PROBE_PX, measured=True)
-        width, height = facts.size
-        dhash = difference_hash(image)
-        return Probe(width, height, digest, dhash, facts.mode, facts.format, facts.range)
+        return replace(facts, digest=digest, dhash=difference_hash(image))
 
 
 def difference_hash(image: Image.Image) -> int:
@@ -117,37 +105,28 @@ def difference_hash(image: Image.Image) -> int:
     return int.from_bytes(bits.tobytes(), "big")
 
 
-@dataclass(frozen=True)
-class _Facts:
-    """What the file says of a picture: (width, height) upright, and how deep its values reach."""
-
-    size: tuple[int, int]
-    mode: str
-    format: str
-    range: Range | None = None
-
-
 def _read(
     file: OpenFile, reading: Reading, at_least_px: int | None, measured: bool = False
-) -> tuple[Image.Image, _Facts]:
+) -> tuple[Image.Image, Probe]:
     """Return a picture as RGB, upright. measured: and the range of its values, if it is deep."""
-    take = (reading, at_least_px, measured)
+    options = (reading, at_least_px, measured)
     try:
         with pillow_unlimited:
             bands = open_bands(file)
-            if bands is not None and (bands.is_beyond_pillow() or _wants(bands, reading)):
-                return _read_bands(file, bands, *take)
+            chosen = bands is not None and bands.count > 3 and reading.bands
+            if bands is not None and (bands.is_beyond_pillow() or chosen):
+                return _read_bands(file, bands, *options)
             try:
-                return _read_whole(file, *take)
+                return _read_whole(file, *options)
             except (DecodeError, MemoryError):
                 raise
             except Exception as error:
                 if bands is not None and isinstance(error, UnidentifiedImageError):
-                    return _read_bands(file, bands, *take)
+                    return _read_bands(file, bands, *options)
                 sound = mended(file, _is_truncated(error))
                 if sound is None:
                     raise
-                return _read_whole(sound, *take)
+                return _read_whole(sound, *options)
     except DecodeError:
         raise
     except MemoryError as error:
@@ -157,13 +136,9 @@ def _read(
         raise DecodeError(_reason(error, file)) from error
 
 
-def _wants(bands: Bands, reading: Reading) -> bool:
-    return bands.count > 3 and bool(reading.bands)
-
-
 def _read_whole(
     file: OpenFile, reading: Reading, at_least_px: int | None, measured: bool
-) -> tuple[Image.Image, _Facts]:
+) -> tuple[Image.Image, Probe]:
     """Read what Pillow reads."""
     file.seek(0)
     with Image.open(file, formats=readable_formats()) as image:
@@ -175,29 +150,38 @@ def _read_whole(
         factor = _factor(image.size, at_least_px)
         _check_memory(image, header if several else None, factor, reading)
         with _one_large_picture if prod(image.size) > _LARGE_PIXELS else nullcontext():
-            deep_colour = is_deep_colour(image)
+            deep_colour = depth.is_deep_colour(image)
             image.load()
             # Some formats (TIFF, ICO) know their true size only after loading: asked again.
             size = image.size if drafted is None else header
             orientation = _orientation(image)
             values = _deep_values(image, file, reading, measured) if deep_colour else None
-            if values is None and is_deep_grey(image):
+            if values is None and depth.is_deep_grey(image):
                 values = np.asarray(image)  # (H, W), of the mode's own type
-            found = None
+            value_range = None
             if measured and values is not None:
-                found = measured_range(values[..., :-1] if _has_alpha(values) else values)
+                colours = values[..., :-1] if _has_alpha(values) else values
+                value_range = depth.measured_range(colours)
             elif measured and deep_colour:  # bright ones count as well, by their upper bytes
-                found = measured_range(np.asarray(image)[..., :3].astype(np.uint16) * 257)
+                upper = np.asarray(image)[..., :3].astype(np.uint16)
+                value_range = depth.measured_range(upper * 257)
             if values is not None:
                 full = image.mode.startswith("I;16") or image.format in ("PNG", "PPM")
-                scale = reading.depth_range or own_range(values, full_16=full and image.mode != "F")
+                full = full and image.mode != "F"
+                scale = reading.depth_range or depth.own_range(values, full_16=full)
                 rgb = _in_strips(image, values, scale, reading.background, factor)
             else:
                 rgb = _to_rgb(image, reading.background, factor, orientation > 1)
-            if orientation > 1:
-                rgb = rgb.transpose(_TRANSPOSE[orientation])
-            size = size[::-1] if orientation >= 5 else size
-            return rgb, _Facts(size, image.mode, image.format or "", found)
+            probe = Probe(*size, image.mode, image.format or "", value_range)
+            return _upright(rgb, probe, orientation)
+
+
+def _upright(image: Image.Image, probe: Probe, orientation: int) -> tuple[Image.Image, Probe]:
+    if orientation in _TRANSPOSE:
+        image = image.transpose(_TRANSPOSE[orientation])
+    if orientation in (5, 6, 7, 8):
+        probe = replace(probe, width=probe.height, height=probe.width)
+    return image, probe
 
 
 def _deep_values(
@@ -207,16 +191,16 @@ def _deep_values(
     if measured:
         if np.asarray(image)[..., :3].max() >= 128:
             return None
-    elif reading.depth_range in (None, FULL):
+    elif reading.depth_range in (None, depth.FULL):
         return None
     file.seek(0)
     with Image.open(file, formats=("PNG",)) as twin:
-        return all_16_bits(image, twin)
+        return depth.all_16_bits(image, twin)
 
 
 def _read_bands(
     file: OpenFile, bands: Bands, reading: Reading, at_least_px: int | None, measured: bool
-) -> tuple[Image.Image, _Facts]:
+) -> tuple[Image.Image, Probe]:
     """Read bands of a TIFF file that Pillow does not, or only 8 bits of them."""
     size = (bands.width, bands.height)
     _check_size(size, reading.max_pixels)
@@ -225,29 +209,26 @@ def _read_bands(
     alpha = [bands.alpha] if bands.alpha is not None and not reading.bands else []
     with _one_large_picture:
         values = read_bands(file, bands, [*chosen, *alpha])
-    colours = values[..., : len(chosen)]
-    found = measured_range(colours) if measured and bands.dtype.itemsize > 1 else None
+    colours, full = values[..., : len(chosen)], bands.dtype.name == "uint16"
+    deep = measured and bands.dtype.itemsize > 1
+    value_range = depth.measured_range(colours) if deep else None
     scale = (0.0, 255.0) if bands.dtype == np.uint8 else reading.depth_range
-    full = bands.dtype.name == "uint16"
-    shades = to_8_bit(colours, scale or own_range(colours, full_16=full))
+    shades = depth.to_8_bit(colours, scale or depth.own_range(colours, full_16=full))
     if bands.photometric == 0 and len(chosen) == 1:  # zero is white
         shades = 255 - shades
-    layers = [Image.fromarray(np.ascontiguousarray(shades[..., n])) for n in range(len(chosen))]
+    layers = [Image.fromarray(np.ascontiguousarray(layer)) for layer in np.moveaxis(shades, -1, 0)]
     image = Image.merge("RGB", layers * 3 if len(layers) == 1 else layers)
     if alpha:
-        image.putalpha(
-            Image.fromarray(to_8_bit(values[..., -1], own_range(values[..., -1], full_16=full)))
-        )
+        opacity = values[..., -1]
+        opacity = depth.to_8_bit(opacity, depth.own_range(opacity, full_16=full))
+        image.putalpha(Image.fromarray(opacity))
     rgb = _to_rgb(image, reading.background, _factor(size, at_least_px), False)
-    orientation = int(bands.tags.get(_EXIF_ORIENTATION, 1))
-    if orientation in _TRANSPOSE:
-        rgb = rgb.transpose(_TRANSPOSE[orientation])
-    size = size[::-1] if orientation in _TRANSPOSE and orientation >= 5 else size
-    return rgb, _Facts(size, bands.mode, "TIFF", found)
+    probe = Probe(*size, f"{bands.count} × {bands.dtype.name}", "TIFF", value_range)
+    return _upright(rgb, probe, int(bands.tags.get(_ORIENTATION, 1)))
 
 
 def _chosen(bands: Bands, wanted: tuple[int, ...]) -> list[int]:
-    """Return which bands become red, green and blue, or grey, counted from 0."""
+    """Return the indices of the bands that become red, green and blue, or grey."""
     if wanted and bands.count > 3:
         if max(wanted) > bands.count:
             raise DecodeError(f"it has {bands.count} bands, no band {max(wanted)}")
@@ -265,7 +246,7 @@ def _chosen(bands: Bands, wanted: tuple[int, ...]) -> list[int]:
 def _orientation(image: Image.Image) -> int:
     """Return the EXIF orientation, 1..8; 1 where there is none or the EXIF block is damaged."""
     try:
-        value = image.getexif().get(_EXIF_ORIENTATION, 1)
+        value = image.getexif().get(_ORIENTATION, 1)
     # A damaged EXIF block raises nearly anything, and says nothing about the pixels.
     except Exception:
         return 1
@@ -306,26 +287,26 @@ def _opaque(image: Image.Image, background: tuple[int, int, int]) -> Image.Image
 def _in_strips(
     image: Image.Image,
     values: np.ndarray | None,
-    scale: Range,
+    scale: depth.Range,
     background: tuple[int, int, int],
     factor: int,
 ) -> Image.Image:
     """Convert a picture, or its deep values, row by row, shrunk by a whole factor."""
     width, height = image.size
     rows = max(1, _STRIP_PIXELS // width // factor) * factor
-    made = Image.new("RGB", (-(-width // factor), -(-height // factor)))
+    rgb = Image.new("RGB", (-(-width // factor), -(-height // factor)))
     for top in range(0, height, rows):
         box = (0, top, width, min(top + rows, height))
         if values is None:
             part = image.crop(box)
         else:
-            shades = to_8_bit(values[top : box[3]], scale)
+            shades = depth.to_8_bit(values[top : box[3]], scale)
             if _has_alpha(values):
                 shades[..., -1] = values[top : box[3], :, -1] >> 8
             part = Image.fromarray(shades)
         part = _opaque(part, background)
-        made.paste(part.reduce(factor) if factor > 1 else part, (0, top // factor))
-    return made
+        rgb.paste(part.reduce(factor) if factor > 1 else part, (0, top // factor))
+    return rgb
 
 
 def _has_alpha(values: np.ndarray) -> bool:
@@ -360,8 +341,8 @@ def _check_memory(
     """
     mode = image.mode
     stored = 1 if mode in ("1", "L", "P") else 2 if mode.startswith("I;16") else 4
-    # The values of deep pictures lie beside it; 16 bits of a colour are read in two halves.
-    stored += 14 if is_deep_colour(image) else stored if is_deep_grey(image) else 0
+    # The values of deep pictures are copied; 16 bits of a colour are read in two halves.
+    stored += 14 if depth.is_deep_colour(image) else stored if depth.is_deep_grey(image) else 0
     copied = 0 if mode == "RGB" and factor == 1 else 4 / factor**2
     needed = prod(image.size) * (stored + copied + _WHILE_DECODING.get(image.format or "", 0))
     if several is not None:
@@ -380,10 +361,8 @@ def _require_memory(size: tuple[int, int], needed: float, reading: Reading) -> N
 
 
 def _is_truncated(error: Exception) -> bool:
-    words = first_words(error)
-    return isinstance(error, EOFError) or bool(
-        re.search(r"truncat|not enough image data|unexpected end", words, re.I)
-    )
+    words = re.compile("truncat|not enough image data|unexpected end", re.I)
+    return isinstance(error, EOFError) or words.search(first_words(error)) is not None
 
 
 def _reason(error: Exception, file: OpenFile) -> str:

@@ -6,31 +6,31 @@ import numpy as np
 from PIL import Image, ImageFile
 
 Range = tuple[float, float]
-"""What becomes 0 and what becomes 255."""
+"""The values that become 0 and 255."""
 
 FULL = (0.0, 65535.0)
 FULL_SCALES = (1.0, 255.0, 65535.0)
 _TAIL = 0.001
-"""Share of a picture's values, at either end, that does not count: hot and dead pixels."""
+"""Share of a picture's values, at either end, that is ignored: hot and dead pixels."""
 _MOST_MEASURED = 2**18
 
 
 def measured_range(values: np.ndarray) -> Range | None:
-    """Return the range of a picture's finite values, but for a thousandth at either end."""
+    """Return the range of a picture's finite values, without a thousandth at either end."""
     step = max(1, values.size // _MOST_MEASURED) | 1  # odd, so that it meets every column
     with np.errstate(invalid="ignore"):
-        some = values.reshape(-1)[::step].astype(np.float64)
-    some = some[np.isfinite(some)]
-    if not some.size:
+        sample = values.reshape(-1)[::step].astype(np.float64)
+    sample = sample[np.isfinite(sample)]
+    if not sample.size:
         return None
-    low, high = np.quantile(some, (_TAIL, 1 - _TAIL), method="nearest")
+    low, high = np.quantile(sample, (_TAIL, 1 - _TAIL), method="nearest")
     return float(low), float(high)
 
 
 def common_range(ranges: Sequence[Range]) -> Range | None:
     """Return one range for pictures of these ranges, None for none.
 
-    A full scale (0..1, 0..255, 0..65535) where they fill more than half of it; else theirs, but for
+    A full scale (0..1, 0..255, 0..65535) where they fill more than half of it; else theirs, without
     the outermost fiftieth of the pictures.
     """
     if not ranges:
@@ -57,7 +57,7 @@ def to_8_bit(values: np.ndarray, scale: Range) -> np.ndarray:
 
 
 def own_range(values: np.ndarray, *, full_16: bool) -> Range:
-    """Return the range of one picture for which no other is known.
+    """Return the range of one picture for which no other is given.
 
     full_16: its values are 16-bit ones: 0..65535. Floats within 0..1, and all within 0..255: that.
     Integers within 0..65535: that. Everything else: its own finite minimum and maximum.
@@ -70,18 +70,15 @@ def own_range(values: np.ndarray, *, full_16: bool) -> Range:
         if finite.size:
             low, high = min(low, float(finite.min())), max(high, float(finite.max()))
     low, high = (low, high) if low <= high else (0.0, 0.0)
-    if low >= 0 and high <= FULL[1]:
-        scales = FULL_SCALES[:2] if values.dtype.kind == "f" else FULL_SCALES[1:]
-        high = next((scale for scale in scales if high <= scale), high)
-        low = 0.0 if high in scales else low
-    return low, high
+    scales = FULL_SCALES[:2] if values.dtype.kind == "f" else FULL_SCALES[1:]
+    fitting = [scale for scale in scales if low >= 0 and high <= scale]
+    return (0.0, fitting[0]) if fitting else (low, high)
 
 
 def strips(values: np.ndarray) -> Iterator[slice]:
-    """Yield rows of about a million pixels, so that a large picture needs little memory beside."""
+    """Yield rows of about a million pixels, so that a large picture needs little extra memory."""
     rows = max(1, 2**20 // values.shape[1])
-    for first in range(0, len(values), rows):
-        yield slice(first, first + rows)
+    return (slice(first, first + rows) for first in range(0, len(values), rows))
 
 
 def is_deep_grey(image: Image.Image) -> bool:
@@ -101,8 +98,8 @@ def all_16_bits(image: Image.Image, twin: ImageFile.ImageFile) -> np.ndarray:
     image: loaded, has the upper bytes. twin: the same, not loaded: the lower bytes are read as if
     it had them in the other order; grey with alpha as four bytes.
     """
-    codec, extents, offset, _ = twin.tile[0]
-    if twin.tile[0][3] == "LA;16B":  # which Pillow reads as RGBA, too
+    codec, extents, offset, raw_mode = twin.tile[0]
+    if raw_mode == "LA;16B":  # which Pillow reads as RGBA, too
         twin._mode = "RGBA"
         twin.tile = [(codec, extents, offset, "RGBA")]  # type: ignore[list-item]
         octets = np.asarray(twin).astype(np.uint16)  # (H, W, 4)

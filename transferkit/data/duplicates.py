@@ -29,10 +29,7 @@ def exact_groups(digests: Sequence[str]) -> list[list[int]]:
 
 
 def near_groups(
-    files: Sequence[Path],
-    digests: Sequence[str],
-    dhashes: np.ndarray,
-    reading: Reading = PLAIN,
+    files: Sequence[Path], digests: Sequence[str], dhashes: np.ndarray, reading: Reading = PLAIN
 ) -> tuple[list[list[int]], bool]:
     """Return the positions of pictures that look alike but differ in bytes, linked into groups.
 
@@ -106,14 +103,12 @@ def _thumbnail(file: Path, reading: Reading) -> np.ndarray | None:
 
 def _linked(pairs: Iterable[tuple[int, int]]) -> list[list[int]]:
     """Return the connected components of the pairs, each ascending, by their first position."""
-    column_of: dict[int, list[int]] = {}
+    group_of: dict[int, list[int]] = {}
     for one, other in pairs:
-        a, b = column_of.setdefault(one, [one]), column_of.setdefault(other, [other])
-        if a is b:
-            continue
-        if len(a) < len(b):
-            a, b = b, a
-        a.extend(b)
-        column_of.update((position, a) for position in b)
-    groups = {id(group): sorted(group) for group in column_of.values()}
+        a, b = group_of.setdefault(one, [one]), group_of.setdefault(other, [other])
+        if a is not b:
+            a, b = (a, b) if len(a) >= len(b) else (b, a)
+            a.extend(b)
+            group_of.update((position, a) for position in b)
+    groups = {id(group): sorted(group) for group in group_of.values()}
     return sorted(groups.values())

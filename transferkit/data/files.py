@@ -3,7 +3,7 @@
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -51,7 +51,7 @@ class FolderFiles:
 
 
 def is_hidden(name: str) -> bool:
-    """Tell whether a file or folder is a system's, a drive's or an editor's, not the user's."""
+    """Whether a file or folder is a system's, a drive's or an editor's, not the user's."""
     return name.startswith(".") or _LITTER.fullmatch(name) is not None
 
 
@@ -67,58 +67,45 @@ def walk(folder: Path, *, nested: bool = True) -> FolderFiles:
     Hidden files and folders are skipped. Raises UserError for a folder that may not be read.
     """
     found = FolderFiles()
-    pending = [""]
     unknown: dict[str, list[str]] = {}
     # A link back to a folder above would read the other classes as part of this one.
     seen = {_identity(above) for above in (folder, *folder.absolute().parents)}
-    while pending:
-        inside = pending.pop(0)
+    pending = [""]
+    for inside in pending:  # grows on the way
         folders, files = _entries(folder / inside)
         prefix = f"{inside}/" if inside else ""
         kinds = {name: picture_kind(name) for name in files}
         stems = {os.path.splitext(name)[0] for name, kind in kinds.items() if kind is not None}
         for name, kind in kinds.items():
-            if kind is None and _is_copy(name, stems):
-                found.others[_suffix(name)] += 1
-            elif kind is None:
-                unknown.setdefault(_suffix(name), []).append(prefix + name)
-            elif kind:
+            suffix = os.path.splitext(name)[1].lower()
+            if kind:
                 found.unsupported[prefix + name] = kind
-            else:
+            elif kind == "":
                 found.images.append(prefix + name)
+            elif _is_copy(name, stems):
+                found.others[suffix] += 1
+            else:
+                unknown.setdefault(suffix, []).append(prefix + name)
         if not inside:
             found.folders = natural_sorted(folders)
         for name in natural_sorted(folders) if nested else ():
             identity = _identity(folder / inside / name)
-            if identity in seen:
-                found.repeated.append(prefix + name)
-            else:
-                seen.add(identity)
-                pending.append(prefix + name)
+            (found.repeated if identity in seen else pending).append(prefix + name)
+            seen.add(identity)
     for suffix, paths in unknown.items():
-        pictures = _pictures_among(folder, paths)
+        first = [path for path in paths[:_MOST_SNIFFED] if begins_as_picture(folder / path)]
+        rest = paths[_MOST_SNIFFED:] if first else ()
+        pictures = [*first, *(path for path in rest if begins_as_picture(folder / path))]
         found.images += pictures
-        if len(pictures) < len(paths):
-            found.others[suffix] += len(paths) - len(pictures)
+        found.others += Counter({suffix: len(paths) - len(pictures)})
     found.images = natural_sorted(found.images)
     return found
-
-
-def _suffix(name: str) -> str:
-    return os.path.splitext(name)[1].lower()
 
 
 def _is_copy(name: str, stems: Iterable[str]) -> bool:
     """Whether a name is a picture's, made longer: 1.jpg_original or 1.jpg.bak beside 1.jpg."""
     parts = name.split(".")
     return any(".".join(parts[:end]) in stems for end in range(1, len(parts) + 1))
-
-
-def _pictures_among(folder: Path, paths: Sequence[str]) -> list[str]:
-    """Return those of the files of one unknown suffix that begin as pictures do."""
-    first = [path for path in paths[:_MOST_SNIFFED] if begins_as_picture(folder / path)]
-    rest = paths[_MOST_SNIFFED:] if first else ()
-    return [*first, *(path for path in rest if begins_as_picture(folder / path))]
 
 
 def _entries(folder: Path) -> tuple[list[str], list[str]]:

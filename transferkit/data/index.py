@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -11,24 +11,11 @@ from typing import Literal
 
 import numpy as np
 
-from transferkit.data.checks import (
-    case_warnings,
-    check_classes,
-    check_readable,
-    check_split_classes,
-    check_strict,
-    left_out_warnings,
-    nothing_readable,
-)
-from transferkit.data.decode import (
-    DecodeError,
-    Probe,
-    probe,
-)
+from transferkit.data import checks
+from transferkit.data.decode import DecodeError, Probe, probe
 from transferkit.data.depth import common_range
 from transferkit.data.formats import readable_formats
-from transferkit.data.listing import SPLITS as SPLITS
-from transferkit.data.listing import Entry, Listing, read_folder
+from transferkit.data.listing import SPLITS, Entry, Listing, read_folder
 from transferkit.data.manifest import read_manifest
 from transferkit.data.names import (
     class_name,
@@ -44,6 +31,10 @@ from transferkit.data.splits import draw_validation
 from transferkit.errors import UserError, usage_error
 
 Use = Literal["train", "look", "measure"]
+Readable = Sequence[tuple[Entry, Probe]]
+"""The pictures that can be used."""
+Reasons = Mapping[str, str]
+"""Path to reason of the pictures that cannot be read."""
 
 
 @dataclass(frozen=True)
@@ -83,23 +74,16 @@ class DatasetIndex:
     @cached_property
     def fingerprint(self) -> str:
         """32 hex digits over class names, paths, labels, splits and contents; not over root."""
-        hasher = hashlib.blake2b(digest_size=16)
-        for name in self.classes:
-            hasher.update(f"{name}\0".encode())
         rows = zip(
             self.paths, self.labels.tolist(), self.splits.tolist(), self.digests, strict=True
         )
-        for path, label, split, digest in rows:
-            hasher.update(f"\n{path}\0{label}\0{split}\0{digest}".encode())
-        return hasher.hexdigest()
+        return _digest("".join(f"{name}\0" for name in self.classes), rows)
 
     @cached_property
     def contents(self) -> str:
         """32 hex digits like `fingerprint`, but over no path: the same where all lies elsewhere."""
-        hasher = hashlib.blake2b("\0".join(self.classes).encode(), digest_size=16)
-        for row in zip(self.labels.tolist(), self.splits.tolist(), self.digests, strict=True):
-            hasher.update("\n{}\0{}\0{}".format(*row).encode())
-        return hasher.hexdigest()
+        rows = zip(self.labels.tolist(), self.splits.tolist(), self.digests, strict=True)
+        return _digest("\0".join(self.classes), rows)
 
     def __len__(self) -> int:
         """Return the number of pictures, N."""
@@ -109,17 +93,24 @@ class DatasetIndex:
         """Return the positions of a split's pictures, ascending, int64."""
         return np.flatnonzero(self.splits == split).astype(np.int64)
 
-    @property
+    @cached_property
     def counts(self) -> dict[str, dict[str, int]]:
-        """Return the number of pictures of every class in every split: class -> split -> number."""
-        found = {name: dict.fromkeys(SPLITS, 0) for name in self.classes}
+        """Number of pictures of every class in every split: class -> split -> number."""
+        counts = {name: dict.fromkeys(SPLITS, 0) for name in self.classes}
         for label, split in zip(self.labels.tolist(), self.splits.tolist(), strict=True):
-            found[self.classes[label]][split] += 1
-        return found
+            counts[self.classes[label]][split] += 1
+        return counts
 
     def file(self, position: int) -> Path:
         """Return the absolute path of the picture at a position."""
         return self.root / self.paths[position]
+
+
+def _digest(start: str, rows: Iterable[Iterable[object]]) -> str:
+    hasher = hashlib.blake2b(start.encode(), digest_size=16)
+    for row in rows:
+        hasher.update(("\n" + "\0".join(map(str, row))).encode())
+    return hasher.hexdigest()
 
 
 @dataclass(frozen=True)
@@ -158,27 +149,22 @@ def scan(
     """
     listing = _listing(data, options)
     require = partial(_require, options.use, listing)
-    require(lambda: check_classes(listing, 2 if options.use != "measure" else 0))
+    require(lambda: checks.check_classes(listing, 2 if options.use != "measure" else 0))
     listing.entries.sort(key=lambda entry: natural_key(entry.path))
-    probes = probe_all(listing, options.reading, on_progress)
-    pairs = list(zip(listing.entries, probes, strict=True))
-    reasons = {entry.path: found for entry, found in pairs if isinstance(found, str)}
-    if options.strict:
-        check_strict(listing.root, reasons)
-    usable = [(entry, found) for entry, found in pairs if isinstance(found, Probe)]
-    require(lambda: check_readable(listing, reasons))
-    require(lambda: check_split_classes(listing, reasons))
-    if not usable:
-        raise nothing_readable(listing, reasons)
-    splits = _drawn_splits(usable, options, listing)
-    for entry, _ in usable:
+    readable, reasons = read_all(listing, options.reading, options.strict, on_progress)
+    require(lambda: checks.check_readable(listing, reasons))
+    require(lambda: checks.check_split_classes(listing, reasons))
+    if not readable:
+        raise checks.nothing_readable(listing, reasons)
+    splits = _drawn_splits(readable, options, listing)
+    for entry, _ in readable:
         listing.classes.setdefault(entry.label, "")
-    listing.warnings += left_out_warnings(listing, reasons) + case_warnings(listing)
-    return make_index(listing, usable, splits, reasons, options.reading)
+    listing.warnings += checks.left_out_warnings(listing, reasons) + checks.case_warnings(listing)
+    return make_index(listing, readable, splits, reasons, options.reading)
 
 
 def _require(use: str, listing: Listing, check: Callable[[], object]) -> None:
-    """Make what a check for training raises a warning where one only looks, and nothing else."""
+    """Do a check for training: raise, or only warn ("look"), or ignore its failure ("measure")."""
     try:
         check()
     except UserError as problem:
@@ -193,24 +179,23 @@ def _require(use: str, listing: Listing, check: Callable[[], object]) -> None:
 def _listing(data: Path | None, options: ScanOptions) -> Listing:
     """List the pictures as the options say, after a check of the options themselves."""
     if not 0 < options.val_fraction < 1:
-        raise usage_error(
-            f"a validation fraction of {options.val_fraction} is impossible",
-            remedy="give --val-fraction a number above 0 and below 1, such as 0.2",
-        )
+        what = f"a validation fraction of {options.val_fraction} is impossible"
+        remedy = "give --val-fraction a number above 0 and below 1, such as 0.2"
+        raise usage_error(what, remedy=remedy)
     exclude = tuple(class_name(name) for name in options.exclude)
+    to_train = options.use == "train"
     if options.manifest is not None:
         if data is not None and not data.is_dir():
             problem = "is not a folder" if data.exists() else "does not exist"
             remedy = "leave it out: paths are then relative to the manifest's own folder"
             raise usage_error(f"{shown(str(data))} {problem}", remedy=remedy)
-        reads = (options.allow_outside, options.use == "train")
-        listing = read_manifest(options.manifest, data, exclude, *reads)
+        listing = read_manifest(options.manifest, data, exclude, options.allow_outside, to_train)
     elif data is None:
         raise usage_error("no data given", remedy="give a folder of pictures, or --manifest FILE")
     elif is_shards(data):
         listing = read_shards(data, exclude)
     else:
-        listing = read_folder(data, exclude, options.use == "train")
+        listing = read_folder(data, exclude, to_train)
     unknown = natural_sorted(set(exclude) - listing.excluded)
     if unknown:
         hints = [shown(name) + did_you_mean(name, listing.classes) for name in unknown]
@@ -219,42 +204,51 @@ def _listing(data: Path | None, options: ScanOptions) -> Listing:
     return listing
 
 
-def probe_all(
-    listing: Listing, reading: Reading, on_progress: Callable[[int, int], None] | None
-) -> list[Probe | str]:
-    """Return what each of the listing's files holds, or why it cannot be used; in their order."""
+def read_all(
+    listing: Listing,
+    reading: Reading,
+    strict: bool,
+    on_progress: Callable[[int, int], None] | None,
+) -> tuple[Readable, Reasons]:
+    """Read the listing's files; return, in their order, what can be used and why the rest cannot.
+
+    Raises UserError where `strict` and not all can.
+    """
 
     def probe_one(entry: Entry) -> Probe | str:
-        if entry.problem:
-            return entry.problem
         try:
-            return probe(listing.root / entry.path, reading)
+            return entry.problem or probe(listing.root / entry.path, reading)
         except DecodeError as error:
             return str(error)
 
     # Loads Pillow's plug-ins before there are threads.
     readable_formats()
-    found: list[Probe | str] = []
+    readable: list[tuple[Entry, Probe]] = []
+    reasons: dict[str, str] = {}
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        for result in pool.map(probe_one, listing.entries):
-            found.append(result)
+        results = zip(listing.entries, pool.map(probe_one, listing.entries), strict=True)
+        for done, (entry, result) in enumerate(results, start=1):
+            if isinstance(result, Probe):
+                readable.append((entry, result))
+            else:
+                reasons[entry.path] = result
             if on_progress is not None:
-                on_progress(len(found), len(listing.entries))
-    return found
+                on_progress(done, len(listing.entries))
+    if strict:
+        checks.check_strict(listing.root, reasons)
+    return readable, reasons
 
 
-def _drawn_splits(
-    usable: Sequence[tuple[Entry, Probe]], options: ScanOptions, listing: Listing
-) -> list[str]:
+def _drawn_splits(readable: Readable, options: ScanOptions, listing: Listing) -> list[str]:
     """Return every picture's split; draws those that the data leaves open."""
-    open_ones = [(entry, found) for entry, found in usable if entry.split == ""]
-    labels = [entry.label for entry, _ in open_ones]
-    digests = [found.digest for _, found in open_ones]
+    undecided = [(entry, probe) for entry, probe in readable if entry.split == ""]
+    labels = [entry.label for entry, _ in undecided]
+    digests = [probe.digest for _, probe in undecided]
     draw = partial(draw_validation, labels, digests, options.val_fraction, options.seed)
     _require(options.use, listing, draw)
     drawn = iter(draw(may_fail=True))
-    splits = [entry.split or ("val" if next(drawn) else "train") for entry, _ in usable]
-    if open_ones and listing.lacks_val and options.use != "measure":
+    splits = [entry.split or ("val" if next(drawn) else "train") for entry, _ in readable]
+    if undecided and listing.lacks_val and options.use != "measure":
         listing.warnings.append(
             f"no validation part found: {options.val_fraction:.0%} of each class is taken from "
             "training for it"
@@ -262,46 +256,38 @@ def _drawn_splits(
     return splits
 
 
-def _writable(path: str) -> str:
-    """Return the path, with escapes where it could not be written to a text file."""
-    return path if is_valid_text(path) else shown(path)
-
-
 def make_index(
     listing: Listing,
-    usable: Sequence[tuple[Entry, Probe]],
+    readable: Readable,
     splits: Sequence[str],
-    reasons: Mapping[str, str],
+    reasons: Reasons,
     reading: Reading = PLAIN,
 ) -> DatasetIndex:
-    """Put together what was found; reasons: path to reason of the unreadable pictures."""
+    """Put the index together; what is deep is read on one scale, of the training pictures."""
     classes = natural_sorted(listing.classes)
     number = {name: label for label, name in enumerate(classes)}
-    sizes = [(found.width, found.height) for _, found in usable]
+    entries, probes = [entry for entry, _ in readable], [probe for _, probe in readable]
+    if reading.depth_range is None:
+        pairs = zip(probes, splits, strict=True)
+        used = [p.range for p, s in pairs if p.range and (s == "train" or "train" not in splits)]
+        reading = replace(reading, depth_range=common_range(used))
     return DatasetIndex(
         root=listing.root,
         classes=tuple(classes),
-        paths=tuple(entry.path for entry, _ in usable),
-        labels=np.array([number[entry.label] for entry, _ in usable], dtype=np.int64),
+        paths=tuple(entry.path for entry in entries),
+        labels=np.array([number[entry.label] for entry in entries], dtype=np.int64),
         splits=np.array(splits, dtype="<U5"),
-        digests=tuple(found.digest for _, found in usable),
-        sizes=np.array(sizes, dtype=np.int64).reshape(-1, 2),
-        dhashes=np.array([found.dhash for _, found in usable], dtype=np.uint64),
-        unreadable=tuple(Unreadable(_writable(path), reason) for path, reason in reasons.items()),
+        digests=tuple(probe.digest for probe in probes),
+        sizes=np.array([(p.width, p.height) for p in probes], dtype=np.int64).reshape(-1, 2),
+        dhashes=np.array([probe.dhash for probe in probes], dtype=np.uint64),
+        unreadable=tuple(  # a text file takes no path that is not valid
+            Unreadable(path if is_valid_text(path) else shown(path), reason)
+            for path, reason in reasons.items()
+        ),
         warnings=tuple(listing.warnings),
-        drawn_split=any(entry.split == "" for entry, _ in usable),
-        reading=_measured(reading, [found for _, found in usable], splits),
+        drawn_split=any(entry.split == "" for entry in entries),
+        reading=reading,
     )
-
-
-def _measured(reading: Reading, probes: Sequence[Probe], splits: Sequence[str]) -> Reading:
-    """Return how to read the pictures: with one scale for all of more than 8 bits."""
-    if reading.depth_range is not None:
-        return reading
-    train = "train" in splits
-    pairs = zip(probes, splits, strict=True)
-    ranges = [p.range for p, split in pairs if p.range and (split == "train" or not train)]
-    return replace(reading, depth_range=common_range(ranges))
 
 
 def depth_notice(index: DatasetIndex) -> str:

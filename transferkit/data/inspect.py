@@ -8,7 +8,6 @@ import numpy as np
 from transferkit.data.duplicates import MAX_CANDIDATES, exact_groups, near_groups
 from transferkit.data.framing import cut_away
 from transferkit.data.index import DatasetIndex, Unreadable, depth_notice
-from transferkit.data.listing import SPLITS
 from transferkit.data.names import count, shown
 from transferkit.data.preprocessing import Preprocessing
 
@@ -32,11 +31,6 @@ class Group:
     def across_splits(self) -> bool:
         """Whether the pictures lie in more than one split."""
         return len(set(self.splits)) > 1
-
-    @property
-    def across_classes(self) -> bool:
-        """Whether the pictures lie under more than one class."""
-        return len(set(self.labels)) > 1
 
 
 @dataclass(frozen=True)
@@ -72,11 +66,10 @@ class Inspection:
 
     def to_dict(self) -> dict[str, object]:
         """Return plain dicts, lists, numbers and strings, ready for JSON."""
-        groups = ("exact_duplicates", "label_conflicts", "near_duplicates")
         plain = asdict(self)
-        for name in groups:
+        for name in ("exact_duplicates", "label_conflicts", "near_duplicates"):
             for row, group in zip(plain[name], getattr(self, name), strict=True):
-                row |= {"across_splits": group.across_splits}
+                row["across_splits"] = group.across_splits
         return plain
 
 
@@ -89,13 +82,14 @@ def inspect(index: DatasetIndex) -> Inspection:
     files = [index.file(position) for position in range(len(index))]
     near_positions, cut_short = near_groups(files, index.digests, index.dhashes, index.reading)
     near = _groups(index, near_positions)
-    counts = class_counts(index)
+    counts = index.counts
     train = [splits["train"] for splits in counts.values()]
     sizes = _sizes(index)
-    conflicts = tuple(group for group in exact if group.across_classes)
+    scale = depth_notice(index)
+    conflicts = tuple(group for group in exact if len(set(group.labels)) > 1)
     warnings = [
         *index.warnings,
-        *filter(None, [depth_notice(index)]),
+        *([scale] if scale else []),
         *_duplicate_warnings(exact, conflicts, near),
         *_count_warnings(counts),
         *_size_warnings(sizes, len(index)),
@@ -119,18 +113,6 @@ def inspect(index: DatasetIndex) -> Inspection:
         near_duplicates=near,
         warnings=tuple(warnings),
     )
-
-
-def class_counts(index: DatasetIndex) -> dict[str, dict[str, int]]:
-    """Return class to split to number of pictures; every class and split is there."""
-    of_split = {
-        split: np.bincount(index.labels[index.splits == split], minlength=len(index.classes))
-        for split in SPLITS
-    }
-    return {
-        name: {split: int(of_split[split][label]) for split in SPLITS}
-        for label, name in enumerate(index.classes)
-    }
 
 
 def _groups(index: DatasetIndex, groups: Iterable[Sequence[int]]) -> tuple[Group, ...]:

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from itertools import islice
 from typing import BinaryIO
 
 MOST_SCANS = 50
@@ -25,12 +26,8 @@ def count_scans(file: BinaryIO, most: int = MOST_SCANS) -> int:
     file.seek(0)
     data = file.read(MOST_BYTES)
     file.seek(before)
-    count = 0
-    for marker, _ in _segments(data):
-        count += marker == _SCAN
-        if count > most:
-            break
-    return count
+    scans = (marker for marker, _ in _segments(data) if marker == _SCAN)
+    return sum(1 for _ in islice(scans, most + 1))
 
 
 def all_scans_there(data: bytes) -> bool:
@@ -40,21 +37,21 @@ def all_scans_there(data: bytes) -> bool:
     and the bit that it ends with.
     """
     components: set[int] = set()
-    whole: set[tuple[int, int]] = set()
+    complete: set[tuple[int, int]] = set()
     for marker, body in _segments(data):
         if marker in _FRAMES and len(body) > 5:
             components = set(body[6::3])
         elif marker == _SCAN and len(body) > 5:
             named, (first, last, bits) = body[1 : 1 + 2 * body[0] : 2], body[-3:]
-            whole |= {(c, k) for c in named for k in range(first, last + 1) if not bits & 15}
-    return bool(components) and whole >= {(c, k) for c in components for k in range(64)}
+            complete |= {(c, k) for c in named for k in range(first, last + 1) if not bits & 15}
+    return bool(components) and complete >= {(c, k) for c in components for k in range(64)}
 
 
 def _segments(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """Yield the markers of the first picture, and what stands in their segments."""
+    """Yield the markers of the first picture, and the contents of their segments."""
     at = 2
     while (found := _MARKER.search(data, at)) is not None and found[1][0] != _END:
-        at, end = found.end(), found.end()
+        at = end = found.end()
         if found[1][0] not in _ALONE:
             end += int.from_bytes(data[at : at + 2], "big")
         yield found[1][0], data[at + 2 : end]

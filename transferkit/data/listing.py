@@ -1,13 +1,13 @@
 """Read the folder layouts: which file belongs to which class and split, before any is opened."""
 
 import os
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from transferkit.data.files import FolderFiles, walk
-from transferkit.data.formats import unsupported
+from transferkit.data.formats import picture_kind, unsupported
 from transferkit.data.names import class_name, count, is_valid_text, listed, natural_sorted, shown
 from transferkit.errors import UserError, usage_error
 
@@ -49,9 +49,19 @@ class Listing:
     entries: list[Entry] = field(default_factory=list)
     classes: dict[str, str] = field(default_factory=dict)
     excluded: set[str] = field(default_factory=set)
-    others: dict[tuple[str, str], Counter[str]] = field(default_factory=dict)
+    others: dict[tuple[str, str], Counter[str]] = field(
+        default_factory=lambda: defaultdict(Counter)
+    )
     lacks_val: bool = False
     warnings: list[str] = field(default_factory=list)
+
+
+def name_problem(path: str) -> str:
+    """Return why a picture cannot be used, as far as its name says, or ""."""
+    if not is_valid_text(path):
+        return "the name is not valid UTF-8"
+    kind = picture_kind(path)
+    return unsupported(kind) if kind else ""
 
 
 def read_folder(data: Path, exclude: Sequence[str] = (), to_train: bool = True) -> Listing:
@@ -66,17 +76,16 @@ def read_folder(data: Path, exclude: Sequence[str] = (), to_train: bool = True) 
     listing = Listing(root=Path(os.path.abspath(data)))
     top = walk(data, nested=False)
     splits = _split_folders(data, top.folders, to_train)
+    _warn_of_loose(listing, "", top)
     if not splits:
-        _note_loose(listing, "", top)
         _read_classes(listing, "", "", exclude)
         _require_classes(data, top, listing)
         return listing
-    _note_loose(listing, "", top)
-    _note_beside(listing, [name for name in top.folders if name not in splits.values()])
+    _warn_of_folders(listing, [name for name in top.folders if name not in splits.values()])
     listing.lacks_val = "val" not in splits
     for split, name in splits.items():
         inside = walk(data / name, nested=False)
-        _note_loose(listing, f"{name}/", inside)
+        _warn_of_loose(listing, f"{name}/", inside)
         drawn = split == "train" and listing.lacks_val
         _read_classes(listing, f"{name}/", "" if drawn else split, exclude)
         if split == "train":
@@ -87,53 +96,43 @@ def read_folder(data: Path, exclude: Sequence[str] = (), to_train: bool = True) 
 def _require_folder(data: Path) -> None:
     name = shown(str(data))
     if not os.path.lexists(data):
-        near = _existing_part(data)
-        raise usage_error(
-            f"{name} does not exist", near, "give a folder of pictures, or --manifest FILE"
-        )
+        above = data.absolute().parents
+        near = next((folder for folder in above if folder.is_dir()), above[0])
+        where = "" if near == above[0] else f"the path exists up to {shown(str(near))}"
+        remedy = "give a folder of pictures, or --manifest FILE"
+        raise usage_error(f"{name} does not exist", where, remedy)
     if not data.is_dir():
-        table = data.suffix.lower() in (".csv", ".tsv")
-        remedy = (
-            f"give it as --manifest {name}" if table else "give the folder that holds the classes"
-        )
+        remedy = "give the folder that holds the classes"
+        if data.suffix.lower() in (".csv", ".tsv"):
+            remedy = f"give it as --manifest {name}"
         raise usage_error(f"{name} is a file, not a folder", remedy=remedy)
-
-
-def _existing_part(data: Path) -> str:
-    """Say how far a path exists, where its parent does not either."""
-    parent = next((folder for folder in data.absolute().parents if folder.is_dir()), None)
-    if parent is None or parent == data.absolute().parent:
-        return ""
-    return f"the path exists up to {shown(str(parent))}"
 
 
 def _split_folders(data: Path, folders: Sequence[str], to_train: bool) -> dict[str, str]:
     """Return split to folder name; nothing where the folders are classes."""
-    found: dict[str, list[str]] = {}
-    for split, names in SPLIT_NAMES.items():
-        matches = [name for name in folders if name.casefold() in names]
-        if matches:
-            found[split] = matches
-    rest = len(folders) - sum(map(len, found.values()))
-    if "train" not in found and (to_train or not found or rest):
-        if found and rest == 0:
+    matches = {
+        split: [name for name in folders if name.casefold() in names]
+        for split, names in SPLIT_NAMES.items()
+    }
+    matches = {split: names for split, names in matches.items() if names}
+    rest = len(folders) - sum(map(len, matches.values()))
+    if "train" not in matches and (to_train or not matches or rest):
+        if matches and rest == 0:
             raise UserError(
-                f"{shown(str(data))} has {' and '.join(found)} but no train folder",
+                f"{shown(str(data))} has {' and '.join(matches)} but no train folder",
                 remedy="add a train folder, or give a folder that holds one folder for each class",
             )
         return {}
     # A class may be called "train" (beside "bus" and "car"): then its folder holds pictures only.
-    holds_classes = any(walk(data / n, nested=False).folders for n in found.get("train", ()))
-    if rest and "val" not in found and not holds_classes:
+    holds_classes = any(walk(data / n, nested=False).folders for n in matches.get("train", ()))
+    if rest and "val" not in matches and not holds_classes:
         return {}
-    doubled = [names for names in found.values() if len(names) > 1]
-    if doubled:
-        same = " and ".join(f"{name}/" for name in doubled[0])
-        raise UserError(
-            f"{shown(str(data))} holds {same}, which mean the same",
-            remedy="rename or remove one of them",
-        )
-    return {split: names[0] for split, names in found.items()}
+    for names in matches.values():
+        if len(names) > 1:
+            same = " and ".join(f"{name}/" for name in names)
+            what = f"{shown(str(data))} holds {same}, which mean the same"
+            raise UserError(what, remedy="rename or remove one of them")
+    return {split: names[0] for split, names in matches.items()}
 
 
 def _read_classes(listing: Listing, prefix: str, split: str, exclude: Sequence[str]) -> None:
@@ -142,11 +141,9 @@ def _read_classes(listing: Listing, prefix: str, split: str, exclude: Sequence[s
     names = walk(folder, nested=False).folders
     invalid = [ascii(name) for name in names if not is_valid_text(name) or not class_name(name)]
     if invalid:
-        raise UserError(
-            f"{count(len(invalid), 'class folder')} whose name is blank, or not valid UTF-8",
-            listed(invalid),
-            "rename them, so that the classes can be written and shown",
-        )
+        what = f"{count(len(invalid), 'class folder')} whose name is blank, or not valid UTF-8"
+        remedy = "rename them, so that the classes can be written and shown"
+        raise UserError(what, listed(invalid), remedy)
     repeated, merged = [], []
     first: dict[str, str] = {}
     for name in names:
@@ -159,13 +156,11 @@ def _read_classes(listing: Listing, prefix: str, split: str, exclude: Sequence[s
         files = walk(folder / name)
         if prefix == "" or split in ("", "train"):
             listing.classes[label] = prefix + name
-        listing.others[label, split] = listing.others.get((label, split), Counter()) + files.others
+        listing.others[label, split] += files.others
         repeated += [f"{prefix}{name}/{path}" for path in files.repeated]
-        for path in files.images:
-            listing.entries.append(_entry(f"{prefix}{name}/{path}", label, split))
-        for path, kind in files.unsupported.items():
-            entry = Entry(f"{prefix}{name}/{path}", label, split, unsupported(kind))
-            listing.entries.append(entry)
+        for path in (*files.images, *files.unsupported):
+            path = f"{prefix}{name}/{path}"
+            listing.entries.append(Entry(path, label, split, name_problem(path)))
     if merged:
         listing.warnings.append(
             f"{count(len(merged), 'class folder')} called like another but for blanks or how "
@@ -179,44 +174,37 @@ def _read_classes(listing: Listing, prefix: str, split: str, exclude: Sequence[s
         )
 
 
-def _entry(path: str, label: str, split: str) -> Entry:
-    valid = is_valid_text(path)
-    return Entry(path, label, split, "" if valid else "the name is not valid UTF-8")
-
-
-def _note_loose(listing: Listing, prefix: str, found: FolderFiles) -> None:
+def _warn_of_loose(listing: Listing, prefix: str, files: FolderFiles) -> None:
     """Warn of pictures that lie beside the class folders."""
-    if found.images and found.folders:
-        first = shown(prefix + found.images[0])
+    if files.images and files.folders:
+        first = shown(prefix + files.images[0])
         listing.warnings.append(
-            f"{count(len(found.images), 'picture')} outside of any class folder (first: {first}) "
+            f"{count(len(files.images), 'picture')} outside of any class folder (first: {first}) "
             "left out: move them into the folder of their class"
         )
 
 
-def _note_beside(listing: Listing, names: Sequence[str]) -> None:
-    """Warn of folders beside train, val and test that hold pictures, if not by their name."""
+def _warn_of_folders(listing: Listing, names: Sequence[str]) -> None:
+    """Warn of folders beside train, val and test that hold pictures, unless called unlabeled."""
     unexpected = [name for name in natural_sorted(names) if name.casefold() not in _UNLABELED]
-    used = [name for name in unexpected if walk(listing.root / name).images]
+    used = [f"{shown(name)}/" for name in unexpected if walk(listing.root / name).images]
     if used:
-        listing.warnings.append(
-            f"not used, as beside train: {', '.join(f'{shown(name)}/' for name in used[:5])}"
-        )
+        them = "they lie" if len(used) > 1 else "it lies"
+        listing.warnings.append(f"ignored, because {them} beside train/: {', '.join(used[:5])}")
 
 
-def _require_classes(folder: Path, found: FolderFiles, listing: Listing) -> None:
+def _require_classes(folder: Path, files: FolderFiles, listing: Listing) -> None:
     """Raise where a folder has no class folders at all."""
     if listing.classes:
         return
     name = shown(str(folder))
     layout = "one folder for each class, as in birds/heron/1.jpg, or --manifest FILE"
-    if found.folders:
+    if files.folders:
         raise UserError(f"{name} has no classes left", remedy="exclude fewer of them")
-    if found.images:
-        what = f"{name} holds {count(len(found.images), 'picture')} but no class folders"
+    if files.images:
+        what = f"{name} holds {count(len(files.images), 'picture')} but no class folders"
         raise UserError(what, remedy=f"arrange them as {layout}")
-    if found.unsupported or found.others:
-        files = len(found.unsupported) + sum(found.others.values())
-        what = f"{name} holds no pictures and no class folders"
-        raise UserError(what, f"{count(files, 'file')} found", f"give a folder with {layout}")
-    raise UserError(f"{name} is empty", remedy=f"give a folder with {layout}")
+    number = len(files.unsupported) + files.others.total()
+    what = f"{name} holds no pictures and no class folders" if number else f"{name} is empty"
+    where = f"{count(number, 'file')} found" if number else ""
+    raise UserError(what, where, f"give a folder with {layout}")

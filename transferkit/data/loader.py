@@ -47,7 +47,7 @@ def ahead(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator
 
 @dataclass(frozen=True)
 class ViewMaker:
-    """Everything that turns (file, picture number, view numbers) into pixels.
+    """Turns (file, position in the data set, view numbers) into pixels.
 
     level, flip, seed: see `Augmentation`; reading: how files become RGB.
     """
@@ -77,9 +77,8 @@ class ViewMaker:
         determines the view. kept: where decoded pictures wait for the next time, if anywhere.
         Raises UserError when the file can no longer be read.
         """
-        wanted = tuple(numbers)
         try:
-            return self._make(path, picture, wanted, kept)
+            return self._make(path, picture, tuple(numbers), kept)
         except (DecodeError, OSError) as error:
             raise UserError(
                 f"{path} can no longer be read: {error}",
@@ -94,36 +93,29 @@ class ViewMaker:
     def _make(
         self, path: Path, picture: int, wanted: tuple[int, ...], kept: KeptPictures | None
     ) -> np.ndarray:
-        try:
-            return self._draw(self._read(path, wanted, kept), picture, wanted)
-        except MemoryError as error:
-            raise DecodeError(NO_MEMORY) from error
-
-    def _read(self, path: Path, wanted: tuple[int, ...], kept: KeptPictures | None) -> Image.Image:
-        """Decode a picture as large as its views need it, or return what is kept of it."""
         level = "none" if set(wanted) == {CLEAN} else self.level
         needed_px = shorter_side_px(self.preprocessing, level)
 
         def read() -> Image.Image:
             return decode(path, self.reading, needed_px)
 
-        return read() if kept is None else kept.get((path, needed_px), read)
+        try:
+            image = read() if kept is None else kept.get((path, needed_px), read)
+            return self._draw(image, picture, wanted)
+        except MemoryError as error:
+            raise DecodeError(NO_MEMORY) from error
 
     def _draw(self, image: Image.Image, picture: int, wanted: tuple[int, ...]) -> np.ndarray:
         """Make the wanted views of a decoded picture: (V, 3, H, W) uint8."""
-        made = [
-            clean_view(image, self.preprocessing)
-            if number == CLEAN
-            else varied_view(
-                image,
-                self.preprocessing,
-                self.level,
-                self.flip,
-                np.random.default_rng([self.seed, picture, number]),
-            )
-            for number in wanted
-        ]
-        return np.stack(made)
+        views = []
+        for number in wanted:
+            if number == CLEAN:
+                views.append(clean_view(image, self.preprocessing))
+            else:
+                generator = np.random.default_rng([self.seed, picture, number])
+                size = self.preprocessing
+                views.append(varied_view(image, size, self.level, self.flip, generator))
+        return np.stack(views)
 
 
 def epoch_order(labels: np.ndarray, balance: str, seed: int, epoch: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Sound pictures that Pillow refuses, without what stands in its way."""
+"""Complete pictures that Pillow refuses, as copies that it reads."""
 
 import hashlib
 import io
@@ -18,6 +18,7 @@ _NOISES = [
     *(bytes([n]) * 512 for n in (0x55, 0xAA, 0x7F, 0xFE, 0x33, 0xCC, 0x92, 0x6D, 0x0F)),
 ]
 _COMPARED_WHOLE = 25_000_000
+"""Pixels; larger pictures are compared at a reduced scale."""
 
 
 def mended(file: BinaryIO, truncated: bool) -> io.BytesIO | None:
@@ -30,35 +31,33 @@ def mended(file: BinaryIO, truncated: bool) -> io.BytesIO | None:
     start = file.read(8)
     if start == _PNG:
         return _pixels_of_png(file)
-    if start[:2] == b"\xff\xd8" and truncated:
-        file.seek(0)
-        return _ended(file.read())
-    return None
+    if start[:2] != b"\xff\xd8" or not truncated:
+        return None
+    file.seek(0)
+    return _ended(file.read())
 
 
 def _pixels_of_png(file: BinaryIO) -> io.BytesIO | None:
     """Copy the chunks that hold pixels, and the orientation; None where there are no others."""
-    kept, dropped = io.BytesIO(), False
+    kept, dropped, kind = io.BytesIO(), False, b""
     kept.write(_PNG)
-    while len(head := file.read(8)) == 8:
+    while kind != b"IEND" and len(head := file.read(8)) == 8:
         length, kind = int.from_bytes(head[:4], "big"), head[4:]
-        if kind in _PIXELS or kind == b"eXIf":
-            body = file.read(length + 4)
-            if kind == b"eXIf" and zlib.crc32(kind + body[:-4]).to_bytes(4, "big") != body[-4:]:
-                dropped = True
-                continue
-            kept.write(head + body)
-        else:
+        if kind not in _PIXELS and kind != b"eXIf":
             dropped = True
             file.seek(length + 4, io.SEEK_CUR)
-        if kind == b"IEND":
-            break
+            continue
+        body = file.read(length + 4)
+        if kind == b"eXIf" and zlib.crc32(kind + body[:-4]).to_bytes(4, "big") != body[-4:]:
+            dropped = True
+        else:
+            kept.write(head + body)
     kept.seek(0)
     return kept if dropped else None
 
 
 def _ended(data: bytes) -> io.BytesIO | None:
-    """Put its end marker behind a JPEG; None where pixels are missing, too.
+    """Append its end marker to a JPEG; None where pixels are missing, too.
 
     A decoder makes pixels of whatever stands where missing ones should be, and passes over what
     stands behind the last one: with noise behind it the picture is the same only if it is whole.

@@ -15,10 +15,10 @@ from transferkit.errors import usage_error
 
 def list_pictures(sources: Sequence[str], lines: Iterable[str]) -> list[Path]:
     """List files, folders, patterns; "-" stands for `lines`, one path in each. Each path once."""
-    listed = listed_files(lines) if "-" in sources else []
+    from_list = listed_files(lines) if "-" in sources else []
     named = [source for source in sources if source != "-"]
-    files = [*(list_images(named) if named or not listed else []), *listed]
-    return list(dict.fromkeys(files))
+    files = list_images(named) if named or not from_list else []
+    return list(dict.fromkeys([*files, *from_list]))
 
 
 def list_images(sources: Sequence[Path | str]) -> list[Path]:
@@ -30,20 +30,13 @@ def list_images(sources: Sequence[Path | str]) -> list[Path]:
     picture, and for shards as `shard_pictures` does.
     """
     if not sources:
-        raise usage_error(
-            "no pictures given", remedy="name files, folders or patterns like 'a/*.jpg'"
-        )
-    images: dict[Path, None] = {}
-    problems = []
-    for source in sources:
-        found, problem = _expand(Path(source))
-        images.update(dict.fromkeys(found))
-        problems += [problem] if problem else []
-    problems += [
-        f"{shown(str(path))}: the name is not valid UTF-8"
-        for path in images
-        if not is_valid_text(str(path))
-    ]
+        remedy = "name files, folders or patterns like 'a/*.jpg'"
+        raise usage_error("no pictures given", remedy=remedy)
+    expanded = [_expand(Path(source)) for source in sources]
+    images = dict.fromkeys(image for pictures, _ in expanded for image in pictures)
+    problems = [problem for _, problem in expanded if problem]
+    invalid = [path for path in map(str, images) if not is_valid_text(path)]
+    problems += [f"{shown(path)}: the name is not valid UTF-8" for path in invalid]
     if problems:
         remedy = "check the names; folders must hold pictures of a format that Pillow reads"
         if len(problems) == 1:
@@ -59,8 +52,8 @@ def _expand(source: Path) -> tuple[list[Path], str]:
     if is_shards(source):
         return shard_pictures(source), ""
     if source.is_dir():
-        found = [source / path for path in walk(source).pictures]
-        return found, "" if found else f"{name} holds no pictures"
+        pictures = [source / path for path in walk(source).pictures]
+        return pictures, "" if pictures else f"{name} holds no pictures"
     # Before patterns: a file may have brackets in its name.
     if os.path.lexists(source) or archive_of(source):
         return [source], ""
@@ -70,14 +63,11 @@ def _expand(source: Path) -> tuple[list[Path], str]:
     # A hidden folder is read where it is named, not where a pattern happens to match it.
     named = {part for part in source.parts if not glob.has_magic(part)}
     matches = [m for m in matches if not any(is_hidden(p) for p in m.parts if p not in named)]
-    found = []
+    pictures = []
     for match in matches:
-        if match.is_dir():
-            found += (
-                [match / path for path in walk(match).pictures] if "**" not in str(source) else []
-            )
-        elif is_picture(match):
-            found.append(match)
-    if found:
-        return found, ""
-    return [], f"{name} matches {count(len(matches), 'file')}, none of them a picture"
+        if not match.is_dir():
+            pictures += [match] if is_picture(match) else []
+        elif "**" not in str(source):  # which matches the files inside, too
+            pictures += [match / path for path in walk(match).pictures]
+    problem = f"{name} matches {count(len(matches), 'file')}, none of them a picture"
+    return pictures, "" if pictures else problem

@@ -5,22 +5,16 @@ import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 
-NaturalKey = tuple[tuple[tuple[int, int, str], ...], str]
 
-
-def natural_key(name: str) -> NaturalKey:
+def natural_key(name: str) -> tuple[tuple[tuple[int, int, str], ...], str]:
     """Return a sort key that puts "img9" before "img10" and "a" beside "A".
 
     Numbers are compared by value (and come before letters), the rest without letter case; names
     equal in that way are ordered by their plain text, so the order is total.
     """
-    parts = re.split("([0-9]+)", name.casefold())
-    digits = (part.lstrip("0") if at % 2 else None for at, part in enumerate(parts))
-    pairs = zip(parts, digits, strict=True)
-    key = (
-        (1, 0, part) if value is None else (0, len(value), value) for part, value in pairs if part
-    )
-    return tuple(key), name
+    parts = re.findall("([0-9]+)|([^0-9]+)", name.casefold())
+    numbers = ((digits.lstrip("0"), other) for digits, other in parts)
+    return tuple((1, 0, b) if b else (0, len(a), a) for a, b in numbers), name
 
 
 def natural_sorted(names: Iterable[str]) -> list[str]:
@@ -34,7 +28,7 @@ def class_name(text: str) -> str:
 
 
 def is_valid_text(name: str) -> bool:
-    """Tell whether a file name is valid Unicode, so that it can be written to any result file."""
+    """Whether a file name is valid Unicode, so that it can be written to any result file."""
     return not any("\ud800" <= character <= "\udfff" for character in name)
 
 

@@ -1,11 +1,15 @@
-"""Open a picture's file: on disk or inside of a shard, regular and not empty."""
+"""Open a picture's file, on disk or inside of a shard; let Pillow decode without its own limits."""
 
 import io
 import os
 import stat
+import threading
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from PIL import Image
 
 from transferkit.data.tar_members import read_member
 
@@ -24,7 +28,7 @@ class DecodeError(Exception):
 def opened(path: Path) -> Iterator[OpenFile]:
     """Open a regular file that is not empty; nothing else is opened, as a pipe would hang.
 
-    A path may go on inside of a shard.
+    A path may lead into a shard. Raises DecodeError.
     """
     try:
         file = _open_regular(path)
@@ -59,3 +63,37 @@ def first_words(error: Exception) -> str:
     """Return the start of an error's message, on one line."""
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return " ".join(text.split())[:80] or type(error).__name__
+
+
+class _Unlimited:
+    """Silences Pillow's warnings about damaged files, and lifts its own limit of pixels, while at
+    least one thread decodes.
+
+    `warnings.catch_warnings` saves and restores one list for the whole process, so threads that
+    overlap would restore each other's: only the first one in saves, only the last one out restores.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._saved = warnings.catch_warnings()
+        self._limit: int | None = None
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._inside == 0:
+                self._saved = warnings.catch_warnings()
+                self._saved.__enter__()
+                warnings.filterwarnings("ignore", module=r"PIL(\.|$)")
+                self._limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+            self._inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0:
+                self._saved.__exit__(None, None, None)
+                Image.MAX_IMAGE_PIXELS = self._limit
+
+
+pillow_unlimited = _Unlimited()

@@ -12,7 +12,7 @@ MOST_MEMORY = 560_000_000
 """Bytes that decoding one picture may take; 8 more for each pixel that the limit is raised by."""
 
 _EARLY_MAX_PIXELS = 100_000_000
-"""The default of the releases that knew neither scale nor bands."""
+"""The default of the releases that knew neither depth_range nor bands."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Reading:
         return MOST_MEMORY + 8 * max(0, self.max_pixels - DEFAULT_MAX_PIXELS)
 
     def entries(self) -> dict[str, Any]:
-        """Return what model.json keeps, beside the background's name."""
+        """Return the entries of model.json, without the background's name."""
         scale = None if self.depth_range is None else list(self.depth_range)
         return {"max_pixels": self.max_pixels, "depth_range": scale, "bands": list(self.bands)}
 
@@ -50,12 +50,11 @@ PLAIN = Reading()
 def reading_of(options: Data) -> Reading:
     """Return how the options of a data set say that its files are read."""
     scale = (options.depth_range[0], options.depth_range[1]) if options.depth_range else None
-    background = parse_colour(options.background)
-    return Reading(background, options.max_pixels, scale, options.bands)
+    return Reading(parse_colour(options.background), options.max_pixels, scale, options.bands)
 
 
 def reading_from(description: Mapping[str, Any]) -> Reading:
-    """Return how the pictures of a model.json were read; early ones have neither scale nor bands.
+    """Return how the pictures of a model.json were read; early ones have no depth range, no bands.
 
     Raises KeyError, TypeError or ValueError where entries are missing or wrong.
     """
@@ -63,9 +62,6 @@ def reading_from(description: Mapping[str, Any]) -> Reading:
     limit = int(description["max_pixels"])
     if "depth_range" not in description and limit == _EARLY_MAX_PIXELS:
         limit = DEFAULT_MAX_PIXELS
-    return Reading(
-        parse_colour(description["background"]),
-        limit,
-        None if scale is None else (float(scale[0]), float(scale[1])),
-        tuple(description.get("bands", ())),
-    )
+    depth_range = None if scale is None else (float(scale[0]), float(scale[1]))
+    background, bands = description["background"], tuple(description.get("bands", ()))
+    return Reading(parse_colour(background), limit, depth_range, bands)

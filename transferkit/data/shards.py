@@ -19,9 +19,9 @@ from typing import BinaryIO
 
 from transferkit.data.addresses import address_of, expand
 from transferkit.data.files import is_hidden
-from transferkit.data.formats import picture_kind, unsupported
-from transferkit.data.listing import SPLIT_NAMES, Entry, Listing
-from transferkit.data.names import class_name, count, is_valid_text, listed, shown
+from transferkit.data.formats import picture_kind
+from transferkit.data.listing import SPLIT_NAMES, Entry, Listing, name_problem
+from transferkit.data.names import class_name, count, listed, shown
 from transferkit.data.tar_members import SUFFIX, Member, list_members
 from transferkit.errors import UserError, usage_error
 
@@ -105,11 +105,13 @@ def read_shards(source: Path, exclude: Sequence[str] = (), *, labelled: bool = T
             elif label in exclude:
                 listing.excluded.add(label)
             else:
-                entry = Entry(path, label, "" if drawn else split, _problem(sample.member))
-                listing.entries.append(entry)
+                problem = name_problem(sample.member.name)
+                if not sample.member.is_file:
+                    problem = "a link or a device, no plain file"
+                listing.entries.append(Entry(path, label, "" if drawn else split, problem))
                 if split in ("", "train"):
                     listing.classes[label] = ""
-        listing.others["", split] = listing.others.get(("", split), Counter()) + shard.others
+        listing.others["", split] += shard.others
     if without:
         raise UserError(
             f"{count(len(without), 'picture')} of {shown(str(source))} without a label",
@@ -186,16 +188,6 @@ def _splits(files: Sequence[Path]) -> list[str]:
         file = files[found.index("")]
         raise UserError(f"{shown(str(file))} belongs to no split, others do", "", _MIXED)
     return found
-
-
-def _problem(member: Member) -> str:
-    """Return why a picture cannot be used, as far as its header tells."""
-    if not member.is_file:
-        return "a link or a device, no plain file"
-    if not is_valid_text(member.name):
-        return "the name is not valid UTF-8"
-    kind = picture_kind(member.name)
-    return unsupported(kind) if kind else ""
 
 
 def _labels(file: Path, samples: Sequence[Sample]) -> list[str]:

@@ -1,6 +1,7 @@
 """Draw a validation part: stratified, seeded, and never with the same picture on both sides."""
 
 import hashlib
+from collections import Counter
 from collections.abc import Sequence
 
 from transferkit.data.names import count, listed, natural_sorted, shown
@@ -27,20 +28,23 @@ def draw_validation(
     Raises UserError that names every such class otherwise.
     """
     classes_of: dict[str, set[str]] = {}
-    copies: dict[str, dict[str, int]] = {}
+    copies: dict[str, Counter[str]] = {}
     for label, digest in zip(labels, digests, strict=True):
         classes_of.setdefault(digest, set()).add(label)
-        counts = copies.setdefault(label, {})
-        counts[digest] = counts.get(digest, 0) + 1
+        copies.setdefault(label, Counter())[digest] += 1
     drawn: set[str] = set()
     too_small = []
     for label, counts in copies.items():
-        own = {digest: number for digest, number in counts.items() if len(classes_of[digest]) == 1}
-        if len(counts) < 2 or not own:
-            too_small.append(f"{shown(label)}: {_what_it_has(counts, own)}")
+        total = sum(counts.values())
+        unique = {digest: n for digest, n in counts.items() if len(classes_of[digest]) == 1}
+        if len(counts) < 2 or not unique:
+            has = f"{count(total, 'picture')}, all of which lie under other classes too"
+            if len(counts) == 1:
+                has = "1 picture" if total == 1 else f"{total} copies of 1 picture"
+            too_small.append(f"{shown(label)}: {has}")
             continue
-        shared = len(counts) > len(own)
-        drawn |= _draw_groups(own, sum(counts.values()), fraction, seed, may_take_all=shared)
+        shared = len(counts) > len(unique)
+        drawn |= _draw_groups(unique, total, fraction, seed, may_take_all=shared)
     if too_small and not may_fail:
         _raise_too_small(too_small)
     return [digest in drawn for digest in digests]
@@ -50,7 +54,11 @@ def _draw_groups(
     groups: dict[str, int], total: int, fraction: float, seed: int, *, may_take_all: bool
 ) -> set[str]:
     """Return digests of groups whose sizes sum to about `total * fraction`, at least one group."""
-    ranked = sorted(groups, key=lambda digest: _rank(digest, seed))
+
+    def rank(digest: str) -> bytes:
+        return hashlib.blake2b(f"{seed}/{digest}".encode(), digest_size=8).digest()
+
+    ranked = sorted(groups, key=rank)
     limit = len(ranked) if may_take_all else len(ranked) - 1
     wanted = round(total * fraction)
     chosen: set[str] = set()
@@ -60,20 +68,6 @@ def _draw_groups(
             chosen.add(digest)
             taken += groups[digest]
     return chosen or {min(ranked, key=groups.__getitem__)}
-
-
-def _rank(digest: str, seed: int) -> bytes:
-    return hashlib.blake2b(f"{seed}/{digest}".encode(), digest_size=8).digest()
-
-
-def _what_it_has(counts: dict[str, int], own: dict[str, int]) -> str:
-    files = sum(counts.values())
-    if files == 1:
-        return "1 picture"
-    if len(counts) == 1:
-        return f"{files} copies of 1 picture"
-    assert not own
-    return f"{count(files, 'picture')}, all of which lie under other classes too"
 
 
 def _raise_too_small(too_small: list[str]) -> None:

@@ -8,13 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from transferkit.data.checks import check_strict, left_out_warnings
-from transferkit.data.decode import Probe
+from transferkit.data.checks import left_out_warnings
 from transferkit.data.files import walk
-from transferkit.data.formats import unsupported
-from transferkit.data.index import DatasetIndex, make_index, probe_all
-from transferkit.data.listing import Entry, Listing
-from transferkit.data.names import count, is_valid_text, listed, shown
+from transferkit.data.index import DatasetIndex, make_index, read_all
+from transferkit.data.listing import Entry, Listing, name_problem
+from transferkit.data.names import count, listed, shown
 from transferkit.data.reading import PLAIN, Reading
 from transferkit.data.shards import is_shards, read_shards
 from transferkit.errors import UserError, usage_error
@@ -41,18 +39,15 @@ def scan_unlabeled(
     if by_folder and is_shards(data):
         raise usage_error(f"{shown(str(data))} are shards: they have no folder for each identity")
     listing = read_shards(data, labelled=False) if is_shards(data) else _listing(data, by_folder)
-    probes = probe_all(listing, reading, on_progress)
-    pairs = list(zip(listing.entries, probes, strict=True))
-    reasons = {entry.path: reason for entry, reason in pairs if isinstance(reason, str)}
-    if strict:
-        check_strict(listing.root, reasons)
-    usable = [(entry, probe) for entry, probe in pairs if isinstance(probe, Probe)]
-    if len(usable) < 2:
-        raise too_few(data, len(usable), reasons)
+    readable, reasons = read_all(listing, reading, strict, on_progress)
+    if len(readable) < 2:
+        what = f"{shown(str(data))} holds {count(len(readable), 'readable picture')}"
+        where = listed([f"{shown(path)}: {reason}" for path, reason in reasons.items()], 5)
+        remedy = "give a folder with hundreds of pictures or more"
+        raise UserError(f"{what}; pretraining needs many", where, remedy)
     listing.warnings += left_out_warnings(listing, reasons)
-    digests = [probe.digest for _, probe in usable]
-    splits = held_out(digests, holdout, seed)
-    return make_index(listing, usable, splits, reasons, reading)
+    splits = held_out([probe.digest for _, probe in readable], holdout, seed)
+    return make_index(listing, readable, splits, reasons, reading)
 
 
 def _listing(data: Path, by_folder: bool) -> Listing:
@@ -60,16 +55,13 @@ def _listing(data: Path, by_folder: bool) -> Listing:
     if not data.is_dir():
         problem = "is a file, not a folder" if data.exists() else "does not exist"
         raise usage_error(f"{shown(str(data))} {problem}", "", "give a folder of pictures")
-    found = walk(data)
+    files = walk(data)
     listing = Listing(root=Path(os.path.abspath(data)))
-    for path in found.pictures:
+    for path in files.pictures:
         label = os.path.dirname(path) if by_folder else ""
-        kind = found.unsupported.get(path)
-        problem = unsupported(kind) if kind else ""
-        problem = problem if is_valid_text(path) else "the name is not valid UTF-8"
-        listing.entries.append(Entry(path, label, "", problem))
+        listing.entries.append(Entry(path, label, "", name_problem(path)))
         listing.classes.setdefault(label, label)
-    listing.others[("", "train")] = found.others
+    listing.others["", "train"] = files.others
     return listing
 
 
@@ -88,10 +80,3 @@ def held_out(digests: list[str], share: float, seed: int) -> list[str]:
             aside.add(digest)
             wanted -= copies[digest]
     return ["val" if digest in aside else "train" for digest in digests]
-
-
-def too_few(data: Path, number: int, reasons: dict[str, str]) -> UserError:
-    """Return what to tell when there is nothing to learn from."""
-    what = f"{shown(str(data))} holds {count(number, 'readable picture')}; pretraining needs many"
-    where = listed([f"{shown(path)}: {reason}" for path, reason in reasons.items()], 5)
-    return UserError(what, where, "give a folder with hundreds of pictures or more")

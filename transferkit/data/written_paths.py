@@ -44,15 +44,13 @@ def listed_files(lines: Iterable[str]) -> list[Path]:
 
     lines: text, or a standard input, which is read as bytes: its encoding is the list's own.
     """
-    raw = getattr(lines, "buffer", None)
-    text = (
-        read_text(raw.read(), "surrogateescape")
-        if raw is not None
-        else "".join(line if line.endswith("\n") else f"{line}\n" for line in lines)
-    )
-    finder = Finder(Path())
-    found = ((finder.find(line), line) for line in text_lines(text) if line.strip("\ufeff \t"))
-    return [file or Path(line.strip("\ufeff")) for file, line in found]
+    if (raw := getattr(lines, "buffer", None)) is not None:
+        text = read_text(raw.read(), "surrogateescape")
+    else:
+        text = "".join(line if line.endswith("\n") else f"{line}\n" for line in lines)
+    find = Finder(Path()).find
+    named = [line for line in text_lines(text) if line.strip("\ufeff \t")]
+    return [find(line) or Path(line.strip("\ufeff")) for line in named]
 
 
 class Finder:
@@ -71,15 +69,14 @@ class Finder:
         """
         try:
             spelled = list(_spellings(written))
-            for text in spelled:
-                if self._is_file(self.root / text):
-                    return Path(text)
-            for text in spelled:
-                if found := self._alike(text):
-                    return found
-            parts = spelled[-1].split("/") if _is_foreign(spelled[-1]) else []
+            exact = (Path(text) for text in spelled if self._is_file(self.root / text))
+            if file := next(exact, None):
+                return file
+            last = spelled[-1]
+            is_absolute = last.startswith("/") or _DRIVE.match(last)  # on some machine
+            parts = last.split("/") if is_absolute else []
             ends = ("/".join(parts[first:]) for first in range(1, len(parts) - 1))
-            return next((found for end in ends if end and (found := self._alike(end))), None)
+            return next(filter(None, map(self._alike, [*spelled, *filter(None, ends)])), None)
         except (OSError, ValueError):  # an embedded NUL, a name that is too long
             return None
 
@@ -119,16 +116,10 @@ def _key(name: str) -> str:
     return normalize("NFC", name).casefold()
 
 
-def _is_foreign(text: str) -> bool:
-    """Whether a path is absolute on some machine."""
-    return text.startswith("/") or _DRIVE.match(text) is not None
-
-
 def _spellings(written: str) -> Iterator[str]:
     """Yield what a written path may mean, likeliest first; the last one has slashes only."""
-    yield written
     bare = written.strip("\ufeff\0 \t\r\n").strip(_QUOTES).strip()
-    yield bare
+    yield from (written, bare)
     bare = bare.replace("\\", "/")
     yield bare
     if "%" in bare or bare.lower().startswith("file:"):

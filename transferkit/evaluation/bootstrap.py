@@ -1,6 +1,6 @@
 """Bootstrap confidence intervals: how much metrics vary with the sample of pictures."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,16 +35,13 @@ def bootstrap_intervals(
         for name, metric in FROM_CONFUSION.items():
             samples[name].append(metric(confusion.reshape(num_classes, num_classes)))
         samples["log_loss"].append(float(losses[drawn].mean()))
-    limits = (50 * (1 - level), 50 * (1 + level))
-    return {
-        name: (float(low), float(high))
-        for name, values in samples.items()
-        for low, high in [np.percentile(values, limits)]
-    }
+    return {name: percentile_interval(values, level) for name, values in samples.items()}
 
 
-def _accuracy(confusion: Integers) -> float:
-    return float(np.trace(confusion) / confusion.sum())
+def percentile_interval(values: Sequence[float] | Floats, level: float) -> tuple[float, float]:
+    """Return the interval that leaves out (1 - level) / 2 of the values on either side."""
+    low, high = np.percentile(values, (50 * (1 - level), 50 * (1 + level)))
+    return float(low), float(high)
 
 
 def _balanced_accuracy(confusion: Integers) -> float:
@@ -60,7 +57,7 @@ def _macro_f1(confusion: Integers) -> float:
 
 
 FROM_CONFUSION: Mapping[str, Callable[[Integers], float]] = {
-    "accuracy": _accuracy,
+    "accuracy": lambda confusion: float(np.trace(confusion) / confusion.sum()),
     "balanced_accuracy": _balanced_accuracy,
     "macro_f1": _macro_f1,
 }
@@ -84,5 +81,4 @@ def paired_difference(
     counts = np.array([(gains == gain).sum() for gain in (-1, 0, 1)])
     drawn = generator.multinomial(len(gains), counts / len(gains), size=resamples)  # (R, 3)
     values = (drawn[:, 2] - drawn[:, 0]) / len(gains)
-    low, high = np.percentile(values, (50 * (1 - level), 50 * (1 + level)))
-    return float(gains.mean()), float(low), float(high)
+    return float(gains.mean()), *percentile_interval(values, level)

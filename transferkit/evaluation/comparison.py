@@ -2,10 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
-from transferkit.config import Config, option_fields
+from transferkit.config import Config, Stage, option_fields
+from transferkit.units import duration_text
 
 FIGURES = ("accuracy", "balanced_accuracy", "macro_f1", "log_loss", "ece")
 
@@ -27,6 +29,28 @@ class Comparison:
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for `--json`."""
         return asdict(self)
+
+
+def figure_text(name: str, value: float | None) -> str:
+    """Write a figure of a run: shares in percent, times in their units; a dash for None or NaN."""
+    if value is None or value != value:
+        return "–"
+    if name == "seconds":
+        return duration_text(value)
+    if name == "epochs":
+        return f"{value:.0f}"
+    return f"{value:.1%}" if name.endswith("accuracy") else f"{value:.3f}"
+
+
+def option_text(value: Any) -> str:
+    """Write an option's value, stages as `--stages` takes them; a dash for None or nothing."""
+    if isinstance(value, tuple):
+        return ", ".join(map(option_text, value)) or "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, Stage):
+        return value.text
+    return "–" if value is None else str(value)
 
 
 def short_names(paths: Sequence[Path]) -> tuple[str, ...]:
@@ -71,11 +95,6 @@ def stages_of(
 def differing(configs: Sequence[Config]) -> dict[str, tuple[Any, ...]]:
     """Return the options, the data and the stages whose values are not the same in all runs."""
     keys = ["data.path", *(item.key for item in option_fields())]
-    every = {key: tuple(_value(config, key) for config in configs) for key in keys}
+    every = {key: tuple(map(attrgetter(key), configs)) for key in keys}
     every["stages"] = tuple(config.stages for config in configs)
     return {key: values for key, values in every.items() if any(v != values[0] for v in values)}
-
-
-def _value(config: Config, key: str) -> Any:
-    section, _, name = key.partition(".")
-    return getattr(getattr(config, section), name)

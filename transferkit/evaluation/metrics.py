@@ -13,13 +13,18 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn import metrics as sklearn_metrics
 
-from transferkit.evaluation.reliability import calibration_error, confidence_of, reliability_bins
+from transferkit.evaluation.reliability import (
+    brier_score,
+    calibration_error,
+    confidence_of,
+    log_softmax,
+    reliability_bins,
+)
 from transferkit.evaluation.selective import risk_coverage
 from transferkit.files.strict_json import to_plain
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
-
 
 SINGLE_FIGURES = (
     *("accuracy", "balanced_accuracy", "macro_f1", "weighted_f1", "auroc", "average_precision"),
@@ -29,10 +34,9 @@ SINGLE_FIGURES = (
 
 @dataclass(frozen=True)
 class WeakClass:
-    """A class of low recall.
+    """A class of low recall over its `support` pictures.
 
-    recall: over its `support` pictures. confused_with: the class most often predicted instead,
-    `confused_count` times.
+    confused_with: the class most often predicted instead, `confused_count` times.
     """
 
     name: str
@@ -118,24 +122,16 @@ class Evaluation:
             **{f"top_{k}_accuracy": value for k, value in self.top_k.items()},
         }
 
-    def with_intervals(self, intervals: dict[str, tuple[float, float]]) -> "Evaluation":
-        """Return the same metrics with their intervals."""
-        return replace(self, intervals=intervals)
-
     def weakest(self, number: int = 3) -> tuple[WeakClass, ...]:
         """Return the `number` classes with the lowest recall below 1."""
-        missed = [
-            (scores.recall, -scores.support, position)
-            for position, scores in enumerate(self.per_class)
-            if scores.recall < 1  # False for NaN
-        ]
+        missed = [k for k, scores in enumerate(self.per_class) if scores.recall < 1]  # not NaN
+        missed.sort(key=lambda k: (self.per_class[k].recall, -self.per_class[k].support))
         weakest = []
-        for recall, _, position in sorted(missed)[:number]:
-            row = self.confusion[position].copy()
-            support, row[position] = int(row.sum()), 0
-            predicted = int(row.argmax())
-            name, other = self.classes[position], self.classes[predicted]
-            weakest.append(WeakClass(name, recall, support, other, int(row[predicted])))
+        for k in missed[:number]:
+            scores, errors = self.per_class[k], self.confusion[k].copy()
+            errors[k] = 0
+            other, count = self.classes[errors.argmax()], int(errors.max())
+            weakest.append(WeakClass(scores.name, scores.recall, scores.support, other, count))
         return tuple(weakest)
 
     def to_dict(self) -> dict[str, Any]:
@@ -147,10 +143,7 @@ def evaluate_logits(
     logits: ArrayLike, labels: ArrayLike, classes: Sequence[str], top_k: Sequence[int] = (3, 5)
 ) -> Evaluation:
     """Evaluate logits (N, K) against labels (N,) 0..K-1; see `evaluate`."""
-    values = np.asarray(logits, dtype=np.float64)
-    shifted = values - values.max(axis=1, keepdims=True) if values.size else values
-    log_probabilities = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-    return _evaluation(log_probabilities, np.asarray(labels, dtype=np.int64), classes, top_k)
+    return _evaluation(log_softmax(logits), np.asarray(labels, dtype=np.int64), classes, top_k)
 
 
 def evaluate(
@@ -221,11 +214,9 @@ def _evaluation(
     log_probabilities: Floats, labels: Integers, classes: Sequence[str], top_k: Sequence[int]
 ) -> Evaluation:
     num_classes = len(classes)
-    if log_probabilities.shape != (len(labels), num_classes) or not len(labels):
-        raise ValueError(
-            f"scores {log_probabilities.shape} do not fit {len(labels)} labels, "
-            f"{num_classes} classes"
-        )
+    shape, count = log_probabilities.shape, len(labels)
+    if shape != (count, num_classes) or not count:
+        raise ValueError(f"scores {shape} do not fit {count} labels, {num_classes} classes")
     if labels.min() < 0 or labels.max() >= num_classes:
         raise ValueError(f"labels {labels.min()}..{labels.max()} with {num_classes} classes")
     order = np.argsort(-log_probabilities, axis=1, kind="stable")  # (N, K), NaN last
@@ -239,15 +230,15 @@ def _evaluation(
     support = confusion.sum(axis=1)
     return Evaluation(
         classes=tuple(classes),
-        count=len(labels),
+        count=count,
         accuracy=float(correct.mean()),
         balanced_accuracy=float(np.nanmean([scores.recall for scores in per_class])),
         macro_f1=float(np.nanmean(f1)),
-        weighted_f1=float(f1[support > 0] @ support[support > 0] / len(labels)),
-        log_loss=float(-log_probabilities[np.arange(len(labels)), labels].mean()),
+        weighted_f1=float(f1[support > 0] @ support[support > 0] / count),
+        log_loss=float(-log_probabilities[np.arange(count), labels].mean()),
         auroc=_mean(auroc),
         average_precision=_mean(precision),
-        brier=float(((probabilities - np.eye(num_classes)[labels]) ** 2).sum(axis=1).mean()),
+        brier=brier_score(probabilities, labels),
         ece=calibration_error(reliability_bins(confidence, correct)),
         ece_equal_mass=calibration_error(reliability_bins(confidence, correct, "mass")),
         aurc=risk_coverage(1 - confidence, correct).area,

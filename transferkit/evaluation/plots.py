@@ -67,13 +67,10 @@ def curves(rows: Sequence[Row]) -> Figure:
                 ends.append((_last(values), name, colour))
             _widen(axes, least=0.1)
             _label_ends(axes, ends)
-            axes.set_xlabel("epoch")
+            axes.set(xlabel="epoch", ylabel=quantity, title=quantity.capitalize())
         loss.set_ylabel("loss (nats)")
-        accuracy.set_ylabel("accuracy")
         accuracy.yaxis.set_major_formatter(PercentFormatter(1))
         _mark_best(accuracy, rows)
-        loss.set_title("Loss")
-        accuracy.set_title("Accuracy")
     return figure
 
 
@@ -97,14 +94,12 @@ def learning_rates(rows: Sequence[Row]) -> Figure:
             _line(axes, rates[name], shade, name.removeprefix("lr/"), _stage_starts(rows))
         peaks = [float(np.nanmax(r)) for r in rates.values() if np.nanmax(r, initial=0) > 0]
         if peaks:
-            axes.set_yscale("log")
-            axes.set_ylim(min(peaks) / 10, max(peaks) * 1.6)
+            axes.set(yscale="log", ylim=(min(peaks) / 10, max(peaks) * 1.6))
         last = slice((_stage_starts(rows) or [0])[-1], None)
         peak_of = {name: float(np.fmax.reduce(rates[name][last], initial=0)) for name in names}
         texts = {name: f"{name.removeprefix('lr/')} {rate_text(peak_of[name])}" for name in names}
         _label_ends(axes, [(peak_of[n], texts[n], c) for n, c in drawn if peak_of[n] > 0])
-        axes.set_xlabel("epoch")
-        axes.set_ylabel("learning rate at the end of the epoch")
+        axes.set(xlabel="epoch", ylabel="learning rate at the end of the epoch")
         axes.set_title("Learning rate by block group")
     return figure
 
@@ -194,14 +189,13 @@ def _stage_bands(axes: Axes, rows: Sequence[Row]) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     names = [drawable(str(rows[start].get("stage_name", start))) for start in starts]
     epoch_pt = _size_pt(axes)[0] / max(1, len(rows))
-    bands = list(itertools.pairwise(edges))
-    room_pt = [(right - left) * epoch_pt for left, right in bands]
-    if any(0.58 * FONT_PT * len(n) > room for n, room in zip(names, room_pt, strict=True)):
+    widths = np.diff(edges)
+    if any(0.58 * FONT_PT * len(n) > w * epoch_pt for n, w in zip(names, widths, strict=True)):
         key = ",  ".join(f"{number} {name}" for number, name in enumerate(names, start=1))
         axes.figure.supxlabel(f"stages:  {key}", fontsize=FONT_PT - 0.5, color=FAINT)
         names = [str(number) for number in range(1, len(names) + 1)]
     upper = axes.secondary_xaxis("top")
-    centres = [(left + right) / 2 for left, right in bands]
+    centres = [(left + right) / 2 for left, right in itertools.pairwise(edges)]
     upper.set_xticks(centres, names, fontsize=FONT_PT - 0.5, color=FAINT)
     upper.tick_params(length=0, pad=2)
     upper.spines[:].set_visible(False)
@@ -244,19 +238,14 @@ def _label_ends(axes: Axes, ends: Sequence[tuple[float, str, Any]]) -> None:
 def spread(heights: ArrayLike, gap: float) -> Floats:
     """Move ascending heights in 0..1 as little as possible to be at least `gap` apart.
 
-    Neighbours that are too close form a block around their common centre (isotonic regression by
-    pooling adjacent violators). If they do not fit into 0..1, the last ones exceed 1.
+    Neighbours that are too close form a block around their common centre (isotonic regression). If
+    they do not fit into 0..1, the last ones exceed 1.
     """
-    blocks: list[tuple[float, int]] = []  # (lowest height, number of members)
-    for height in np.asarray(heights, dtype=np.float64):
-        start, size = float(height), 1
-        while blocks and blocks[-1][0] + blocks[-1][1] * gap > start:
-            before, members = blocks.pop()
-            start = (before * members + (start - members * gap) * size) / (members + size)
-            size += members
-        blocks.append((start, size))
-    moved = np.array([start + gap * i for start, size in blocks for i in range(size)])
-    least = gap * np.arange(len(moved))
+    from sklearn.isotonic import isotonic_regression
+
+    values = np.asarray(heights, dtype=np.float64)
+    least = gap * np.arange(len(values))
+    moved = isotonic_regression(values - least) + least if len(values) else values
     return np.maximum(np.minimum(moved, 1 - least[::-1]), least)
 
 
@@ -286,8 +275,7 @@ def _cell_counts(axes: Axes, counts: NDArray[Any], shares: Floats, cell_pt: floa
     if font_pt < 4.5:
         return
     for i, j in zip(*np.nonzero(counts), strict=True):
-        dark = shares[i, j] > (0.55 if i == j else 0.4)
-        colour = "white" if dark else INK
+        colour = "white" if shares[i, j] > (0.55 if i == j else 0.4) else INK
         axes.text(j, i, f"{counts[i, j]}", color=colour, fontsize=font_pt, ha="center", va="center")
 
 
@@ -310,8 +298,7 @@ def _class_axes(axes: Axes, names: Sequence[str], cell_pt: float) -> None:
     axes.tick_params(which="both", length=0)
     axes.spines[:].set_visible(True)
     axes.spines[:].set_color("#E3E6E8")
-    axes.set_xlabel("predicted")
-    axes.set_ylabel("label")
+    axes.set(xlabel="predicted", ylabel="label")
 
 
 def _size_pt(axes: Axes) -> tuple[float, float]:

@@ -22,18 +22,15 @@ def picture_rows(rows: Floats, title: str = "") -> Figure:
     """Draw rows of pictures (R, C, 3, H, W), values 0..1, as one grid."""
     count, columns, _, height, width = rows.shape
     gap = 2
-    sheet = np.ones((count * (height + gap) - gap, columns * (width + gap) - gap, 3))
-    for r in range(count):
-        for c in range(columns):
-            top, left = r * (height + gap), c * (width + gap)
-            sheet[top : top + height, left : left + width] = rows[r, c].transpose(1, 2, 0)
+    sheet = np.ones((count, height + gap, columns, width + gap, 3))
+    sheet[:, :height, :, :width] = rows.transpose(0, 3, 1, 4, 2)
+    sheet = sheet.reshape(count * (height + gap), -1, 3)[:-gap, :-gap]
     with styled():
         figure = Figure((1.0 * columns, 1.0 * count + 0.3), layout="constrained")
         axes = figure.subplots()
         axes.imshow(sheet.clip(0, 1), interpolation="nearest")
         axes.set_axis_off()
-        if title:
-            axes.set_title(title)
+        axes.set_title(title)
     return figure
 
 
@@ -55,10 +52,15 @@ def filters(weight: Floats) -> Figure | None:
     return picture_rows(shown.reshape(-1, columns, *shown.shape[1:]), "first layer")
 
 
+def figure_names(rows: Sequence[Row]) -> list[str]:
+    """Return the columns of metrics.csv that are figures, without those of held-out pictures."""
+    names = dict.fromkeys(name for row in rows for name in row)
+    return [n for n in names if n not in NOT_FIGURES and not n.startswith("val_")]
+
+
 def pretraining_curves(rows: Sequence[Row]) -> Figure:
     """Draw every figure of metrics.csv over the epochs; val_<name> in the panel of <name>."""
-    names = [n for row in rows for n in row if n not in NOT_FIGURES and not n.startswith("val_")]
-    names = list(dict.fromkeys(names))
+    names = figure_names(rows)
     columns = min(3, len(names)) or 1
     lines = math.ceil(len(names) / columns) or 1
     epochs = [row["epoch"] for row in rows]
@@ -102,6 +104,5 @@ def feature_map(features: Floats, images: Floats) -> Figure:
             small = OffsetImage(image.transpose(1, 2, 0)[::step, ::step].clip(0, 1), zoom=zoom)
             axes.add_artist(AnnotationBbox(small, tuple(place), frameon=False))
         axes.set_title("t-SNE of the features: similar pictures lie together")
-        axes.set_xticks([])
-        axes.set_yticks([])
+        axes.set(xticks=[], yticks=[])
     return figure

@@ -1,6 +1,6 @@
 """The learning-rate range test as a figure."""
 
-from typing import Protocol
+from typing import Any
 
 from matplotlib.figure import Figure
 
@@ -8,36 +8,8 @@ from transferkit.evaluation.plots import BLUE, FAINT, ORANGE, styled
 from transferkit.units import rate_text
 
 
-class Tested(Protocol):
-    """The parts of a range test that are drawn."""
-
-    @property
-    def stage(self) -> str:
-        """Name of the stage."""
-
-    @property
-    def rates(self) -> tuple[float, ...]:
-        """Rates (n,), rising."""
-
-    @property
-    def losses(self) -> tuple[float, ...]:
-        """Losses (n,) of single batches."""
-
-    @property
-    def smoothed(self) -> tuple[float, ...]:
-        """Smoothed losses (n,)."""
-
-    @property
-    def lowest(self) -> float:
-        """The rate at which the smoothed loss is lowest."""
-
-    @property
-    def suggestion(self) -> float:
-        """The suggested peak learning rate."""
-
-
-def rate_range(test: Tested) -> Figure:
-    """Draw the loss over the rate (logarithmic), with the lowest point and the suggestion."""
+def rate_range(test: Any) -> Figure:
+    """Draw the losses of a `RangeTest` over the logarithmic rate, the lowest and the suggestion."""
     with styled():
         figure = Figure((7.2, 4.2), layout="constrained")
         axes = figure.subplots()

@@ -73,6 +73,20 @@ def calibration_error(bins: Sequence[ReliabilityBin]) -> float:
     return sum(gaps) / total if total else float("nan")
 
 
+def log_softmax(logits: ArrayLike, temperature: float = 1.0) -> NDArray[np.float64]:
+    """Return log-probabilities (..., K) of logits (..., K) divided by the temperature."""
+    scores = np.asarray(logits, dtype=np.float64) / temperature
+    scores = scores - scores.max(axis=-1, keepdims=True)  # the largest exponential is 1
+    result: NDArray[np.float64] = scores - np.log(np.exp(scores).sum(axis=-1, keepdims=True))
+    return result
+
+
+def brier_score(probabilities: NDArray[np.float64], labels: NDArray[np.int64]) -> float:
+    """Return the mean squared distance of probabilities (N, K) from one-hot labels (N,), 0..2."""
+    one_hot = np.eye(probabilities.shape[1])[labels]
+    return float(((probabilities - one_hot) ** 2).sum(axis=1).mean())
+
+
 def confidence_of(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return (N,) the highest probability of every row of (N, K)."""
     return probabilities.max(axis=1)

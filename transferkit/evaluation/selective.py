@@ -31,7 +31,7 @@ class RiskCoverage:
     def accuracy_at(self, coverage: float) -> float:
         """Return the accuracy with at least this share (0..1) of the pictures kept."""
         at = int(np.searchsorted(self.coverage, coverage - 1e-9))
-        return float(self.accuracy[min(at, self.last)])
+        return float(self.accuracy[min(at, len(self.accuracy) - 1)])
 
     def for_accuracy(self, target: float) -> tuple[float, float, float] | None:
         """Return (threshold, coverage, accuracy) of the highest coverage with `target` accuracy.
@@ -48,22 +48,11 @@ class RiskCoverage:
         at = int(fits[-1])
         return float(self.threshold[at]), float(self.coverage[at]), float(self.accuracy[at])
 
-    @property
-    def last(self) -> int:
-        """Index of full coverage."""
-        return len(self.coverage) - 1
-
     def points(self, number: int = 101) -> list[dict[str, float]]:
         """Return at most `number` points of the curve, evenly spread over the coverage."""
-        at = np.unique(np.linspace(0, self.last, min(number, self.last + 1)).round().astype(int))
-        return [
-            {
-                "coverage": float(self.coverage[i]),
-                "accuracy": float(self.accuracy[i]),
-                "threshold": float(self.threshold[i]),
-            }
-            for i in at
-        ]
+        count = len(self.coverage)
+        at = np.unique(np.linspace(0, count - 1, min(number, count)).round().astype(int))
+        return [{name: float(values[i]) for name, values in vars(self).items()} for i in at]
 
 
 def risk_coverage(uncertainty: ArrayLike, correct: ArrayLike) -> RiskCoverage:

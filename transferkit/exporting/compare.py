@@ -1,4 +1,4 @@
-"""An exported model against the one it was made from, on the same pictures."""
+"""An exported model compared with the original, on the same pictures."""
 
 import time
 from collections.abc import Callable
@@ -13,13 +13,12 @@ ROUNDS = 3
 
 @dataclass(frozen=True)
 class Comparison:
-    """What export changed, on N pictures.
+    """Both models on N pictures.
 
     agreement: share with the same first class. largest_difference: of any logit.
-    relative_difference: the same over the largest logit. accuracy_*: 0..1, None where there were no
-    pictures, but noise (`pictures` is 0). speed_*: pictures per
-    second of the network alone, in batches of 32, the better of `ROUNDS` alternating rounds.
-    sparsity: share of zeros among the weights that were pruned; 0 without pruning.
+    relative_difference: the same over the largest logit. accuracy_*: 0..1, None for noise instead
+    of pictures (`pictures` is 0). speed_*: pictures/s of the network alone, in batches of 32, the
+    better of `ROUNDS` alternating rounds. sparsity: share of zeros among the pruned weights.
     """
 
     pictures: int
@@ -36,7 +35,7 @@ class Comparison:
 
     @property
     def accuracy_drop(self) -> float | None:
-        """Return by how much accuracy fell; negative where it rose."""
+        """Accuracy before minus after."""
         if self.accuracy_before is None or self.accuracy_after is None:
             return None
         return self.accuracy_before - self.accuracy_after
@@ -53,22 +52,22 @@ def compare(
 
     sizes: bytes of both, before and after.
     """
-    expected, found = run_all(before, images), run_all(after, images)
-    difference = (expected - found).abs().max()
+    expected, exported = run_all(before, images), run_all(after, images)
+    difference = (expected - exported).abs().max()
     times: tuple[list[float], list[float]] = ([], [])
     batch = images[:BATCH]
     for _ in range(ROUNDS):
-        for run, taken in zip((before, after), times, strict=True):
+        for run, seconds in zip((before, after), times, strict=True):
             started = time.perf_counter()
             run(batch)
-            taken.append(time.perf_counter() - started)
+            seconds.append(time.perf_counter() - started)
     return Comparison(
         pictures=0 if labels is None else len(images),
-        agreement=(expected.argmax(1) == found.argmax(1)).double().mean().item(),
+        agreement=(expected.argmax(1) == exported.argmax(1)).double().mean().item(),
         largest_difference=difference.item(),
         relative_difference=(difference / expected.abs().max().clamp_min(1e-12)).item(),
         accuracy_before=accuracy(expected, labels),
-        accuracy_after=accuracy(found, labels),
+        accuracy_after=accuracy(exported, labels),
         bytes_before=sizes[0],
         bytes_after=sizes[1],
         speed_before=len(batch) / min(times[0]),

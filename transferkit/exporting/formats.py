@@ -1,4 +1,4 @@
-"""The formats of an exported model: how each is written, in which precisions."""
+"""The formats of exported models: their writers and precisions."""
 
 import io
 import json
@@ -13,16 +13,15 @@ import torch
 from torch import Tensor, nn
 
 from transferkit.backbones.engine import onnx_model
-from transferkit.errors import usage_error
 from transferkit.inference.deployed import METADATA
-from transferkit.inference.exported import OPSET
+from transferkit.inference.exported import OPSET, import_openvino
 from transferkit.inference.weights_file import weights_bytes
 
 Files = dict[str, bytes]
 
 
 def onnx_bytes(network: nn.Module, example: Tensor, about: dict[str, Any]) -> bytes:
-    """Return an ONNX model with a free batch size and what it is in its metadata."""
+    """Return an ONNX model with a dynamic batch size and `about` as its metadata."""
     import onnx
 
     model = onnx.load_from_string(onnx_model(network, example, ("images", "logits"), OPSET))
@@ -30,7 +29,7 @@ def onnx_bytes(network: nn.Module, example: Tensor, about: dict[str, Any]) -> by
 
 
 def with_metadata(model: Any, about: dict[str, Any]) -> bytes:
-    """Write what an ONNX model is into it: as one JSON text, and its classes on their own."""
+    """Add metadata to an ONNX model: `about` as one JSON text, and the classes separately."""
     import onnx
 
     entries = {METADATA: json.dumps(about), "classes": json.dumps(about["classes"])}
@@ -48,14 +47,14 @@ def write_torchscript(network: nn.Module, example: Tensor, about: dict[str, Any]
     """Return a traced and frozen TorchScript archive."""
     buffer = io.BytesIO()
     with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")  # of what it cannot generalise; the comparison tells
+        warnings.simplefilter("ignore")  # about tracing; the comparison checks the result
         frozen = torch.jit.freeze(torch.jit.trace(network, (example,), check_trace=False))
         torch.jit.save(frozen, buffer, _extra_files={METADATA: json.dumps(about)})
     return {".ts": buffer.getvalue()}
 
 
 def write_torch_export(network: nn.Module, example: Tensor, about: dict[str, Any]) -> Files:
-    """Return an archive of torch.export with a free batch size."""
+    """Return an archive of torch.export with a dynamic batch size."""
     buffer = io.BytesIO()
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
@@ -66,19 +65,19 @@ def write_torch_export(network: nn.Module, example: Tensor, about: dict[str, Any
 
 
 def write_openvino(network: nn.Module, example: Tensor, about: dict[str, Any]) -> Files:
-    """Return the two files of an OpenVINO model, made from the ONNX model."""
+    """Return the two files of an OpenVINO model, converted from ONNX."""
     return openvino_files(onnx_bytes(network, example, about), about, about["precision"] == "fp16")
 
 
 def write_weights(network: nn.Module, example: Tensor, about: dict[str, Any]) -> Files:
-    """Return a safetensors file of the weights, the zeros of a pruned model left out."""
+    """Return a safetensors file of the weights, without the zeros of a pruned model."""
     classifier: Any = network.classifier
     return {".safetensors": weights_bytes(classifier, about, about["sparsity"] > 0)}
 
 
 def openvino_files(onnx_model: bytes, about: dict[str, Any], half: bool) -> Files:
-    """Convert an ONNX model; half: keep the weights in 16 bits."""
-    openvino = require_openvino()
+    """Convert an ONNX model; half: store the weights in 16 bits."""
+    openvino = import_openvino("the format openvino")
     with tempfile.TemporaryDirectory() as folder:
         model = openvino.Core().read_model(onnx_model)
         model.set_rt_info(json.dumps(about), [METADATA])
@@ -87,22 +86,11 @@ def openvino_files(onnx_model: bytes, about: dict[str, Any], half: bool) -> File
         return {s: path.with_suffix(s).read_bytes() for s in (".xml", ".bin")}
 
 
-def require_openvino() -> Any:
-    """Import openvino, or raise a usage error that says how to get it."""
-    try:
-        import openvino
-    except ImportError:
-        remedy = "install it: pip install 'transferkit[openvino]'"
-        raise usage_error("the format openvino needs the package openvino", "", remedy) from None
-    return openvino
-
-
 @dataclass(frozen=True)
 class Format:
     """A file format. write: (network, example, about) -> suffix -> bytes.
 
-    folds: whether batch norms are folded if nothing else is said. sparse: whether it can leave
-    zeros out.
+    folds: whether batch norms are folded by default. sparse: whether it can omit zeros.
     """
 
     write: Callable[[nn.Module, Tensor, dict[str, Any]], Files]

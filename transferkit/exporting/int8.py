@@ -11,31 +11,30 @@ import numpy as np
 
 BATCH = 16
 QUANTIZED = ["Conv", "Gemm", "MatMul", "Clip", "Relu"]
-"""Normalisation at the input stays in float32: quantised, it cost half a point on five flowers. So
-does pooling, which is next to nothing of the work."""
+"""Input normalisation stays in float32: quantised, it cost half a point on five flowers. So does
+pooling, which takes hardly any time."""
 FLOAT_CONVOLUTIONS = 2
-"""At the start, where few channels of few weights carry everything that comes after."""
+"""The first ones, whose few channels carry everything that follows."""
 
 
 def kept_in_float(nodes: Iterable[Any]) -> list[str]:
-    """Return the names of the ONNX nodes that 8 bits cost most: the first convolutions, the last
-    layer.
+    """Return the names of the ONNX nodes that lose most in 8 bits: first convolutions, last layer.
 
     On five flowers (300 pictures, 92.7 % in float32) they and the pooling made the difference
     between 91.3 % and 92.3 %, for 0.001 of the size; 92.0 % with other calibration pictures.
     """
-    every = list(nodes)
-    convolutions = [node.name for node in every if node.op_type == "Conv"]
-    dense = [node.name for node in every if node.op_type in ("Gemm", "MatMul")]
+    kinds = [(node.op_type, node.name) for node in nodes]
+    convolutions = [name for kind, name in kinds if kind == "Conv"]
+    dense = [name for kind, name in kinds if kind in ("Gemm", "MatMul")]
     return convolutions[:FLOAT_CONVOLUTIONS] + dense[-1:]
 
 
 def quantized(model: bytes, pictures: np.ndarray) -> Any:
     """Return an ONNX model whose weights and activations have 8 bits.
 
-    pictures: (N, 3, H, W) uint8, N >= 16, as they go into the model. Ranges are moving averages of
+    pictures: (N, 3, H, W) uint8, N >= 16, inputs of the model. Ranges are moving averages of
     the batches' extremes; weights have 7 bits per channel, as products of 8 saturate on processors
-    without VNNI; what `kept_in_float` names stays in float32.
+    without VNNI; the nodes of `kept_in_float` stay in float32.
     Source: Nagel et al., "A White Paper on Neural Network Quantization", 2021; ONNX Runtime,
     "Quantize ONNX Models", on reduce_range.
     """
@@ -59,7 +58,7 @@ def quantized(model: bytes, pictures: np.ndarray) -> Any:
 
     root = logging.getLogger()
     before = root.level
-    root.setLevel(logging.ERROR)  # it advises to pre-process, also after that was done
+    root.setLevel(logging.ERROR)  # it advises to pre-process, even afterwards
     try:
         with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
             warnings.simplefilter("ignore")

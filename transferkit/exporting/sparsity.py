@@ -1,4 +1,4 @@
-"""Pruning by magnitude: the smallest weights of all layers together become zero, and stay so."""
+"""Global magnitude pruning: the smallest weights of all layers become zero, and stay zero."""
 
 import copy
 from collections.abc import Callable, Generator, Iterable
@@ -21,7 +21,7 @@ LABEL_SMOOTHING = 0.1
 def prunable(classifier: Classifier) -> list[tuple[nn.Module, str]]:
     """Return the convolutions and linear layers, each with "weight".
 
-    The last layer is spared: it is small, and its scale is another than that of the layers below.
+    Without the last layer: it is small, and its scale differs from that of the layers below.
     """
     layers = [m for m in classifier.modules() if isinstance(m, nn.modules.conv._ConvNd | nn.Linear)]
     return [(layer, "weight") for layer in layers[:-1]]
@@ -32,34 +32,34 @@ def pruned(
 ) -> Generator[Event, None, Classifier]:
     """Return a copy with a share of its weights at zero.
 
-    sparsity: 0..1, of the weights of all convolutions and linear layers but the last, taken
-    together. epochs: of training on with the zeros fixed, AdamW with a cosine from `PEAK_LR` to 0;
-    steps: batches in each. The classifier ends in evaluation mode.
+    sparsity: 0..1, of the `prunable` weights of all layers. epochs: of training with fixed zeros by
+    AdamW, the learning rate a cosine from `PEAK_LR` to 0; steps: batches in each. The copy is in
+    evaluation mode.
     Source: Han et al., "Learning both Weights and Connections for Efficient Neural Networks",
     NeurIPS 2015.
     """
-    made = copy.deepcopy(classifier)
-    layers = prunable(made)
+    copied = copy.deepcopy(classifier)
+    layers = prunable(copied)
     prune.global_unstructured(layers, pruning_method=prune.L1Unstructured, amount=sparsity)
     if epochs:
-        yield from train_on(made, epochs, steps, batches)
+        yield from train_sparse(copied, epochs, steps, batches)
     for layer, name in layers:
         prune.remove(layer, name)
-    return made.eval()
+    return copied.eval()
 
 
 def zeros(classifier: Classifier) -> float:
-    """Return the share of zeros among the weights that are pruned."""
+    """Return the share of zeros among the prunable weights."""
     weights = [getattr(layer, name) for layer, name in prunable(classifier)]
     return sum(int((w == 0).sum()) for w in weights) / sum(w.numel() for w in weights)
 
 
-def train_on(
+def train_sparse(
     classifier: Classifier, epochs: int, steps: int, batches: Batches
 ) -> Generator[Event, None, None]:
-    """Train every weight that is left; what is pruned gets no gradient.
+    """Train the remaining weights; pruned ones get no gradient.
 
-    Batch norm trains, dropout and drop-path are off: few weights are left to be regularised.
+    Batch norm is in training mode, dropout and drop-path are off: few weights need regularisation.
     """
     weights = [p for p in classifier.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(weights, lr=PEAK_LR)

@@ -25,19 +25,19 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object], lasting: b
     # a fixed name: what a killed process left behind goes with the next write
     temporary = path.with_name(f".{path.name}.tmp")
     file = open_draft(temporary)
-    own = os.fstat(file.fileno())
+    status = os.fstat(file.fileno())
     try:
         with file:
             write(file)
             file.flush()
             if lasting:
                 os.fsync(file.fileno())
-        if not _is(temporary, own):
+        if not _is(temporary, status):
             what, remedy = f"another process is writing {path}", "wait until it ends"
             raise UserError(what, "this one did not touch what it wrote", remedy)
         os.replace(temporary, path)
     except BaseException:
-        if _is(temporary, own):
+        if _is(temporary, status):
             temporary.unlink(missing_ok=True)
         raise
     if lasting:
@@ -47,7 +47,7 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object], lasting: b
 def open_draft(path: Path) -> BinaryIO:
     """Open a new file to write. What a killed process left there is removed, never opened.
 
-    In a folder of others it may be a link to any file, or a pipe that nobody reads. Raises OSError.
+    In a shared folder it may be a link to any file, or a pipe that nobody reads. Raises OSError.
     """
     path.unlink(missing_ok=True)
     return path.open("xb")
@@ -108,7 +108,7 @@ def png_of(figure: "Figure") -> Callable[[BinaryIO], object]:
 
 
 def disk_error(folder: Path, error: OSError) -> UserError:
-    """Return what a person is told when `folder` cannot be written."""
+    """Return the error for a `folder` that cannot be written."""
     if error.errno == errno.ENAMETOOLONG:
         return usage_error(f"cannot write to {str(folder)[:80]}: a name or the path is too long")
     what = f"cannot write to {folder}: {error.strerror or error}"
@@ -116,11 +116,8 @@ def disk_error(folder: Path, error: OSError) -> UserError:
         return UserError(what, "what lies behind it may belong to others", "remove it")
     if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EISDIR):
         return UserError(what, remedy="give the path of a file in a folder that exists")
-    return UserError(
-        what,
-        where="what was written there before is intact",
-        remedy="free some space, or give yourself the right to write there, and go on from there",
-    )
+    remedy = "free some space, or give yourself the right to write there, and go on from there"
+    return UserError(what, "what was written there before is intact", remedy)
 
 
 def _sync_folder(folder: Path) -> None:

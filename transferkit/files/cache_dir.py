@@ -1,4 +1,4 @@
-"""Where what is kept between runs lies on disk."""
+"""The folder of what is cached between runs."""
 
 import os
 from pathlib import Path

@@ -22,7 +22,7 @@ def escape_cell(value: Any) -> Any:
         return int(value)
     if not isinstance(value, str):
         value = str(value)
-    if FORMULA_LIKE.match(value) and not _is_number(value):
+    if FORMULA_LIKE.match(value) and isinstance(as_number(value), str):
         return "'" + value
     return value
 
@@ -70,11 +70,3 @@ def csv_line(cells: Sequence[Any]) -> str:
     # with this line end csv also quotes a lone carriage return; the file itself gets plain \n
     csv.writer(out, lineterminator="\r\n").writerow([escape_cell(cell) for cell in cells])
     return out.getvalue().removesuffix("\r\n")
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True

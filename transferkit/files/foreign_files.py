@@ -10,7 +10,7 @@ import os
 import re
 import stat
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -52,10 +52,7 @@ def read_text(path: Path) -> str:
 
 def parse_json(text: str) -> Any:
     """Return what a JSON text says. Raises ValueError."""
-    try:
-        return json.loads(text)
-    except RecursionError:
-        raise ValueError("it is nested too deeply") from None
+    return _parsed(json.loads, text)
 
 
 def parse_toml(text: str) -> dict[str, Any]:
@@ -63,8 +60,12 @@ def parse_toml(text: str) -> dict[str, Any]:
     lines = (line for line in text.splitlines() if not line.lstrip().startswith("#"))
     if any(part.count(".") > MOST_DOTS for line in lines for part in re.split("[=,{]", line)):
         raise ValueError("it is nested too deeply")
+    return dict(_parsed(tomllib.loads, text))
+
+
+def _parsed(parse: Callable[[str], Any], text: str) -> Any:
     try:
-        return tomllib.loads(text)
+        return parse(text)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
 
@@ -73,7 +74,7 @@ def parse_toml(text: str) -> dict[str, Any]:
 def understood(folder: Path | str) -> Iterator[None]:
     """Turn whatever the contents of a run folder make the code inside raise into a UserError.
 
-    For the steps that take apart what was read, not for work: a bug of ours would look like damage.
+    For parsing what was read, not for work on it: a bug would look like damage.
     """
     try:
         yield

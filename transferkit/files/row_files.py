@@ -19,12 +19,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from transferkit.errors import UserError, usage_error
-from transferkit.files.atomic_write import (
-    open_draft,
-    open_regular,
-    open_to_add,
-    write_atomically,
-)
+from transferkit.files.atomic_write import open_draft, open_regular, open_to_add, write_atomically
 from transferkit.files.csv_rows import csv_line, unescape_cell
 from transferkit.files.foreign_files import ODD, parse_json, read_text
 from transferkit.files.strict_json import strict_json
@@ -47,11 +42,8 @@ def open_rows(
     """
     if path.suffix.lower() == ".parquet":
         if go_on:
-            raise usage_error(
-                "--skip-existing cannot go on with a .parquet file",
-                "its index is written last",
-                "write .csv or .jsonl",
-            )
+            what = "--skip-existing cannot go on with a .parquet file"
+            raise usage_error(what, "its index is written last", "write .csv or .jsonl")
         return ParquetFile(path, columns)
     return TextFile(path, columns, go_on, made)
 
@@ -123,25 +115,22 @@ class TextFile:
         """Return the provenance of `source` and of new rows. Raises UserError if they differ."""
         record = provenance_path(source)
         record = record if record.exists() else provenance_path(self.path)
+        what = f"cannot go on with {source}"
         remedy = "name another --output, or leave --skip-existing out: all are predicted again"
         try:
             earlier = parse_json(read_text(record))
             there, now = (json.loads(strict_json(each["by"])) for each in (earlier, made))
             folder = str(earlier["folder"])
         except (OSError, *ODD):
-            what = f"cannot go on with {source}: nothing tells which model and options made it"
+            what += ": nothing says which model and options made it"
             raise UserError(what, f"that would lie in {record}", remedy) from None
         if others := [name for name in {**there, **now} if there.get(name) != now.get(name)]:
             where = "\n".join(f"{n}: there {there.get(n)}, now {now.get(n)}" for n in others)
-            raise UserError(
-                f"cannot go on with {source}: another model or other options made it", where, remedy
-            )
+            raise UserError(f"{what}: another model or other options made it", where, remedy)
         if folder and made["folder"] not in ("", folder):
-            raise UserError(
-                f"cannot go on with {source}: the names in it are seen from another folder",
-                f"there {folder}, now {made['folder']}",
-                f"go on from {folder}, or give pictures by their whole paths",
-            )
+            what += ": the names in it are seen from another folder"
+            remedy = f"go on from {folder}, or give pictures by their whole paths"
+            raise UserError(what, f"there {folder}, now {made['folder']}", remedy)
         return {**made, "folder": folder or made["folder"]}
 
     def _take_over(self, rows: BinaryIO, kept: BinaryIO) -> None:
@@ -178,10 +167,9 @@ class ParquetFile:
             import pyarrow
             import pyarrow.parquet
         except ImportError:
-            raise UserError(
-                f"{path.name}: writing Parquet needs the package pyarrow",
-                remedy="pip install 'transferkit[parquet]', or write .csv or .jsonl",
-            ) from None
+            what = f"{path.name}: writing Parquet needs the package pyarrow"
+            remedy = "pip install 'transferkit[parquet]', or write .csv or .jsonl"
+            raise UserError(what, remedy=remedy) from None
         kinds = {"unlike": pyarrow.bool_(), "abstain": pyarrow.bool_(), "set_size": pyarrow.int32()}
         text = ("path", "label", "error", "set")
         self._schema = pyarrow.schema(
@@ -211,11 +199,7 @@ class ParquetFile:
         """Write the index; a job that is not `whole` leaves nothing."""
         self._writer.close()
         self._file.close()
-        if whole:
-            os.replace(self.partial, self.path)
-        else:
-            with contextlib.suppress(OSError):
-                self.partial.unlink()
+        _finish(self.partial, self.path, whole)
 
 
 RowFile = TextFile | ParquetFile
@@ -257,10 +241,16 @@ class ArrayFile:
     def close(self, whole: bool) -> None:
         """Put the file in its place when it is `whole`, else remove it."""
         self._file.close()
-        if whole:
-            os.replace(self.partial, self.path)
-        else:
-            self.partial.unlink()
+        _finish(self.partial, self.path, whole)
+
+
+def _finish(partial: Path, path: Path, whole: bool) -> None:
+    """Put a whole file in its place; remove another."""
+    if whole:
+        os.replace(partial, path)
+    else:
+        with contextlib.suppress(OSError):
+            partial.unlink()
 
 
 def partial_path(path: Path) -> Path:
@@ -341,15 +331,13 @@ def require_replaceable(paths: Iterable[Path | None]) -> None:
 
     A link is no such file: it would be replaced, and what it leads to stays.
     """
-    for path in paths:
-        if path is None or not path.is_file() or path.is_symlink() or not path.stat().st_size:
+    for path in filter(None, paths):
+        if path.is_symlink() or not path.is_file() or not path.stat().st_size:
             continue
         if not is_ours(path):
-            raise usage_error(
-                f"{path} is there already, and neither predict nor embed wrote it",
-                "it would be overwritten",
-                "name another file, or move this one away",
-            )
+            what = f"{path} is there already, and neither predict nor embed wrote it"
+            remedy = "name another file, or move this one away"
+            raise usage_error(what, "it would be overwritten", remedy)
 
 
 def is_ours(path: Path) -> bool:

@@ -29,13 +29,13 @@ def to_safetensors(tensors: Mapping[str, Tensor]) -> bytes:
     The same tensors always give the same bytes. Those that share memory are written apart.
     """
     seen: set[int] = set()
-    own = {}
+    separate = {}
     for name, tensor in tensors.items():
         flat = tensor.detach().cpu().contiguous()
         shared = flat.untyped_storage().data_ptr() in seen
         seen.add(flat.untyped_storage().data_ptr())
-        own[name] = flat.clone() if shared else flat
-    return save(own, metadata={CHECKSUM: checksum(own)})
+        separate[name] = flat.clone() if shared else flat
+    return save(separate, metadata={CHECKSUM: checksum(separate)})
 
 
 def from_safetensors(path: Path) -> dict[str, Tensor]:
@@ -53,12 +53,11 @@ def from_safetensors(path: Path) -> dict[str, Tensor]:
 
 def checksum(tensors: Mapping[str, Tensor]) -> str:
     """Return the CRC-32 of names, types, shapes and contents of contiguous tensors, in hex."""
-    found = 0
-    for name in sorted(tensors):
-        tensor = tensors[name]
-        found = zlib.crc32(f"{name} {tensor.dtype} {list(tensor.shape)}".encode(), found)
-        found = zlib.crc32(tensor.flatten().view(torch.uint8).numpy().data, found)
-    return f"{found:08x}"
+    crc = 0
+    for name, tensor in sorted(tensors.items()):
+        crc = zlib.crc32(f"{name} {tensor.dtype} {list(tensor.shape)}".encode(), crc)
+        crc = zlib.crc32(tensor.flatten().view(torch.uint8).numpy().data, crc)
+    return f"{crc:08x}"
 
 
 def require_intact(path: Path) -> None:

@@ -1,6 +1,6 @@
 """The end of a run: the best weights on the validation pictures, as `predict` will apply them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -10,8 +10,9 @@ from transferkit.config import Predict
 from transferkit.errors import UserError
 from transferkit.evaluation.bootstrap import bootstrap_intervals
 from transferkit.evaluation.metrics import Evaluation, evaluate_logits
+from transferkit.evaluation.reliability import log_softmax
 from transferkit.events import Notice, Show
-from transferkit.inference.calibration import Calibration, calibrate, log_softmax, softmax
+from transferkit.inference.calibration import Calibration, calibrate, softmax
 from transferkit.inference.decide import DecisionRule
 from transferkit.inference.members import Extractor
 from transferkit.inference.pipeline import BATCH, Prediction, batches
@@ -62,10 +63,9 @@ def validate(run: Run, show: Show) -> Validation:
         for row, label in zip(rows, labels, strict=True)
     )
     logs = log_softmax(logits, calibration.temperature)
-    evaluation = evaluate_logits(logs, labels, index.classes).with_intervals(
-        bootstrap_intervals(logs, labels.numpy())
-    )
-    return Validation(evaluation, calibration)
+    evaluation = evaluate_logits(logs, labels, index.classes)
+    intervals = bootstrap_intervals(logs, labels.numpy())
+    return Validation(replace(evaluation, intervals=intervals), calibration)
 
 
 def features_at(run: Run, positions: np.ndarray) -> Tensor:

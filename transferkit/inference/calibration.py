@@ -1,4 +1,4 @@
-"""Make probabilities mean what they say: one temperature, fitted on held-out pictures."""
+"""Temperature scaling: one temperature for all logits, fitted on held-out pictures."""
 
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -8,8 +8,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from transferkit.evaluation.reliability import (
     ReliabilityBin,
+    brier_score,
     calibration_error,
     confidence_of,
+    log_softmax,
     reliability_bins,
 )
 from transferkit.evaluation.selective import detection_auroc, risk_coverage
@@ -37,12 +39,11 @@ class Quality:
 
 @dataclass(frozen=True)
 class Calibration:
-    """What validation tells about the probabilities of a model.
+    """The calibration of a model on validation.
 
     temperature: divides the logits; fitted on all of validation. before, after: without it, and
-    with it, each picture's temperature fitted on other pictures (cross-fitted).
-    risk_coverage: points of accuracy and threshold of `1 - confidence` against the share kept.
-    wrong_detection: AUROC of each measure as a test for "this prediction is wrong".
+    with each picture's temperature fitted on other folds (cross-fitted). risk_coverage: points of
+    the curve of `1 - confidence`. wrong_detection: AUROC of each measure as a detector of errors.
     """
 
     temperature: float
@@ -62,14 +63,6 @@ class Calibration:
 def softmax(logits: ArrayLike, temperature: float = 1.0) -> Floats:
     """Return probabilities (..., K) of logits (..., K) divided by the temperature."""
     return np.exp(log_softmax(logits, temperature))
-
-
-def log_softmax(logits: ArrayLike, temperature: float = 1.0) -> Floats:
-    """Return log-probabilities (..., K) of logits (..., K) divided by the temperature."""
-    scores = np.asarray(logits, dtype=np.float64) / temperature
-    scores = scores - scores.max(axis=-1, keepdims=True)  # the largest exponential is 1
-    result: Floats = scores - np.log(np.exp(scores).sum(axis=-1, keepdims=True))
-    return result
 
 
 def fit_temperature(logits: ArrayLike, labels: ArrayLike) -> float:
@@ -94,11 +87,10 @@ def fit_temperature(logits: ArrayLike, labels: ArrayLike) -> float:
     def loss(log_temperature: float) -> float:
         return float(-(soft * log_softmax(scores, np.exp(log_temperature))).sum() / count)
 
-    found = minimize_scalar(
-        loss, bounds=tuple(np.log(LIMITS)), method="bounded", options={"xatol": 1e-6}
-    )
-    # logits that are all alike (an untrained head) fit every temperature
-    return float(np.exp(found.x)) if loss(found.x) < loss(0.0) - 1e-9 else 1.0
+    limits = tuple(np.log(LIMITS))
+    best = minimize_scalar(loss, bounds=limits, method="bounded", options={"xatol": 1e-6}).x
+    # equal logits (an untrained head) fit every temperature
+    return float(np.exp(best)) if loss(best) < loss(0.0) - 1e-9 else 1.0
 
 
 def cross_fitted(logits: Floats, labels: Integers) -> Floats:
@@ -123,14 +115,11 @@ def quality(log_probabilities: Floats, labels: Integers) -> Quality:
     confidence = confidence_of(probabilities)
     correct = probabilities.argmax(axis=1) == labels
     bins = reliability_bins(confidence, correct)
-    rows = np.arange(len(labels))
-    target = np.zeros_like(probabilities)
-    target[rows, labels] = 1
     return Quality(
         ece=calibration_error(bins),
         ece_equal_mass=calibration_error(reliability_bins(confidence, correct, "mass")),
-        log_loss=float(-log_probabilities[rows, labels].mean()),
-        brier=float(((probabilities - target) ** 2).sum(axis=1).mean()),
+        log_loss=float(-log_probabilities[np.arange(len(labels)), labels].mean()),
+        brier=brier_score(probabilities, labels),
         reliability=bins,
     )
 

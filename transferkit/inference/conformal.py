@@ -1,4 +1,4 @@
-"""Sets of classes that hold the truth with a chosen probability, from held-out pictures."""
+"""Conformal prediction sets: they contain the true class with a chosen probability."""
 
 import math
 from collections.abc import Callable
@@ -11,7 +11,7 @@ Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
 PENALTY, FREE_RANKS = 0.1, 2
-"""Of RAPS: every class in a set beyond the second costs 0.1 of probability."""
+"""Of RAPS: every class in a set beyond the second adds 0.1 to its score."""
 
 
 def lac_scores(probabilities: Floats, _: Floats) -> Floats:
@@ -23,7 +23,7 @@ def lac_scores(probabilities: Floats, _: Floats) -> Floats:
 
 
 def aps_scores(probabilities: Floats, uniform: Floats) -> Floats:
-    """Probability of all more likely classes, and a random share of the class's own: adapts.
+    """Probability of all more likely classes, and a random share of the class's own.
 
     Source: Romano, Sesia and Candès, "Classification with Valid and Adaptive Coverage", NeurIPS
     2020.
@@ -61,10 +61,7 @@ class ConformalSets:
     thresholds: Floats
 
     def contain(self, probabilities: Floats, uniform: Floats) -> NDArray[np.bool_]:
-        """Return whether each class is in the set, (N, K). uniform: (N,) random, 0..1.
-
-        A set may be empty: then no class is likely enough.
-        """
+        """Return whether each class is in the set, (N, K); maybe in none. uniform: (N,) in 0..1."""
         return METHODS[self.method](probabilities, uniform) <= self.thresholds
 
 
@@ -83,8 +80,8 @@ def fit_sets(
     num_classes = probabilities.shape[1]
     if method != "class":
         return ConformalSets(method, np.full(num_classes, conformal_quantile(scores, coverage)))
-    own = [conformal_quantile(scores[labels == k], coverage) for k in range(num_classes)]
-    return ConformalSets(method, np.array(own))
+    thresholds = [conformal_quantile(scores[labels == k], coverage) for k in range(num_classes)]
+    return ConformalSets(method, np.array(thresholds))
 
 
 def conformal_quantile(scores: Floats, coverage: float) -> float:

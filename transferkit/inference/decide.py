@@ -1,4 +1,4 @@
-"""From the uncertainty of a prediction to a decision: abstain, or give a set of classes."""
+"""From the uncertainty of a prediction to a decision: abstain, or predict a set of classes."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -25,12 +25,12 @@ MEASURES: dict[str, Callable[[Uncertainty], Floats]] = {
     "mutual_information": lambda uncertainty: uncertainty.mutual_information,
     "variation_ratio": lambda uncertainty: uncertainty.variation_ratio,
 }
-"""How unsure a prediction is, higher is less sure; the last two vary only among samples."""
+"""Uncertainty measures, higher is less certain; the last two are 0 for a single sample."""
 
 
 @dataclass(frozen=True)
 class DecisionRule:
-    """How decisions are made. threshold: abstain where the measure `by` is above it."""
+    """A decision rule. threshold: abstain where the measure `by` is above it."""
 
     by: str = "entropy"
     threshold: float | None = None
@@ -55,7 +55,7 @@ def fit_rule(members: Sequence[Member], options: Predict) -> DecisionRule:
                 raise UserError(
                     f"no threshold of {options.abstain_by} reaches an accuracy of "
                     f"{options.target_accuracy:.1%} on validation",
-                    f"the surest pictures reach {curve.accuracy.max():.1%}",
+                    f"the most certain pictures reach {curve.accuracy.max():.1%}",
                     "ask for less, or abstain by another measure with --abstain-by",
                 )
             threshold = chosen[0]
@@ -81,19 +81,16 @@ def validation_samples(
     for member in members:
         stored = member.folder.load_validation() if member.folder else None
         if stored is None:
-            raise UserError(
-                f"{member.path} holds no validation features to choose thresholds on",
-                remedy="train it again with this release",
-            )
-        position = np.argsort(member.order)  # of its own classes among the first member's
+            what = f"{member.path} holds no validation features to choose thresholds on"
+            raise UserError(what, remedy="train it again with this release")
+        position = np.argsort(member.order)  # of the member's classes among the first member's
         with understood(member.path):
-            its_labels = position[stored["labels"].numpy()]
-        if labels is not None and not np.array_equal(its_labels, labels):
-            raise usage_error(
-                f"{member.path} and {members[0].path} were validated on different pictures",
-                remedy="thresholds of an ensemble need runs on the same data with the same split",
-            )
-        labels = its_labels
+            member_labels = position[stored["labels"].numpy()]
+        if labels is not None and not np.array_equal(member_labels, labels):
+            what = f"{member.path} and {members[0].path} were validated on different pictures"
+            remedy = "thresholds of an ensemble need runs on the same data with the same split"
+            raise usage_error(what, remedy=remedy)
+        labels = member_labels
         if options.mc_dropout:
             features, keys = stored["features"].float(), range(len(labels))
             head = member.loaded.classifier.head
@@ -106,12 +103,12 @@ def validation_samples(
 
 
 def class_sets(rule: DecisionRule, prediction: Prediction, seed: int) -> NDArray[np.bool_] | None:
-    """Return whether each class is in a picture's set, (N, K); None where no sets are asked for."""
+    """Return whether each class is in a picture's set, (N, K); None without sets."""
     if rule.sets is None:
         return None
     return rule.sets.contain(prediction.uncertainty.mean, uniform_of(prediction.keys, seed))
 
 
 def uniform_of(keys: Sequence[int], seed: int) -> Floats:
-    """Return a random number (N,) in 0..1 for every picture, by its key and the seed."""
+    """Return random numbers (N,) in 0..1 that depend on the pictures' keys and the seed."""
     return np.array([np.random.default_rng([seed, key]).random() for key in keys])

@@ -1,4 +1,4 @@
-"""The network of an exported model, and where such a file says what it is."""
+"""The network of an exported model, and the key of its metadata."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 METADATA = "transferkit"
-"""The key of an exported model's metadata that holds all that is needed to use it, as JSON."""
+"""The key of an exported model's metadata: a JSON text with all that is needed to use it."""
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 

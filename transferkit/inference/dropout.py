@@ -1,8 +1,8 @@
-"""Dropout kept on while predicting, with masks that depend on nothing but picture and seed.
+"""Monte Carlo dropout: active while predicting, with masks that depend only on picture and seed.
 
-Every mask of a picture is a function of (seed, key of the picture, number of the sample, number of
-the draw within the forward pass). So the numbers are the same for any batch size and order, and one
-pass over all samples together equals one pass for each.
+Every mask is a function of (seed, key of the picture, number of the sample, number of the draw
+within the forward pass). So the results are the same for any batch size and order, and one pass
+over all samples equals one pass for each.
 """
 
 import hashlib
@@ -23,40 +23,39 @@ LEVELS = 2**16  # masks compare 16 random bits with the rate: it is met to 1.5e-
 
 
 def is_dropout(module: nn.Module) -> bool:
-    """Tell torch's dropout of every kind (alpha, per channel ...), timm's DropPath, DropBlock."""
+    """Whether a layer is a dropout of torch (alpha, per channel ...), DropPath or DropBlock."""
     return isinstance(module, _DropoutNd) or type(module).__name__ in ("DropPath", "DropBlock2d")
 
 
 def dropout_rate(module: nn.Module) -> float:
-    """Return the rate of a layer that `is_dropout`."""
+    """Return the rate of a dropout layer."""
     return float(next((getattr(module, n) for n in RATE_NAMES if hasattr(module, n)), 0.0) or 0.0)
 
 
 def active_dropout(module: nn.Module) -> list[nn.Module]:
-    """Return the layers inside a module that drop something when they are on."""
+    """Return the dropout layers of a module with a rate above 0."""
     return [m for m in module.modules() if is_dropout(m) and dropout_rate(m) > 0]
 
 
 def set_dropout_(module: nn.Module, rate: float) -> int:
-    """Set the rate of every dropout layer in a module, in place; return how many there are."""
-    found = [m for m in module.modules() if is_dropout(m)]
-    for layer in found:
-        name = next(n for n in RATE_NAMES if hasattr(layer, n))
-        setattr(layer, name, rate)
-    return len(found)
+    """Set the rate of every dropout layer in a module, in place; return their number."""
+    layers = [m for m in module.modules() if is_dropout(m)]
+    for layer in layers:
+        setattr(layer, next(n for n in RATE_NAMES if hasattr(layer, n)), rate)
+    return len(layers)
 
 
 def picture_key(pixels: np.ndarray) -> int:
-    """Return a key of 64 bits that follows from a picture's pixels alone."""
+    """Return a 64-bit hash of a picture's pixels."""
     return int.from_bytes(hashlib.blake2b(pixels.tobytes(), digest_size=8).digest())
 
 
 class SeededMasks(TorchDispatchMode):
     """Inside, every `bernoulli_` draws the masks of its pictures and samples.
 
-    The first axis of what is drawn is made of blocks of equal size, picture by picture, sample by
-    sample: row (n * S + s) of N * S, or several rows for each (windows of attention).
-    All of torch's dropout layers and timm's come down to `bernoulli_` when gradients are off.
+    The first axis consists of N * S blocks of equal size: block n * S + s is sample s of picture n,
+    of one row or several (windows of attention).
+    All dropout layers of torch and timm call `bernoulli_` when gradients are off.
     """
 
     def __init__(self, seed: int, keys: Sequence[int], samples: Sequence[int]) -> None:
@@ -67,7 +66,7 @@ class SeededMasks(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        """Replace a draw; everything else runs as it is."""
+        """Replace the draws; pass on everything else."""
         if func is not torch.ops.aten.bernoulli_.float:
             return func(*args, **(kwargs or {}))
         tensor = args[0]
@@ -76,17 +75,15 @@ class SeededMasks(TorchDispatchMode):
         if not rows or tensor.numel() % rows or tensor.shape[0] % rows:
             raise RuntimeError(f"a mask {tuple(tensor.shape)} does not fit {rows} samples")
         size = tensor.numel() // rows
-        masks = [draw_masks(self._seeds(key), self.samples, size, keep) for key in self.keys]
+        masks = [
+            draw_masks((self.seed, key, self.draws), self.samples, size, keep) for key in self.keys
+        ]
         self.draws += 1
-        drawn = torch.from_numpy(np.concatenate(masks)).view(tensor.shape)
-        return tensor.copy_(drawn)
-
-    def _seeds(self, key: int) -> list[int]:
-        return [self.seed, key, self.draws]
+        return tensor.copy_(torch.from_numpy(np.concatenate(masks)).view(tensor.shape))
 
 
 def draw_masks(seeds: Sequence[int], samples: Sequence[int], size: int, keep: float) -> np.ndarray:
-    """Return masks (S, size) of the consecutive samples; each sample has its own stretch of bits.
+    """Return masks (S, size) of the consecutive samples, each from a separate stretch of bits.
 
     keep: probability of True.
     """
@@ -100,7 +97,7 @@ def draw_masks(seeds: Sequence[int], samples: Sequence[int], size: int, keep: fl
 
 @contextmanager
 def kept_on(layers: Sequence[nn.Module]) -> Iterator[None]:
-    """Let dropout layers drop; everything else, batch norm above all, stays as it is."""
+    """Activate dropout layers; everything else, batch norm above all, stays in evaluation mode."""
     try:
         for layer in layers:
             layer.training = True
@@ -145,7 +142,7 @@ def network_samples(
 
 
 def count_draws(network: nn.Module, inputs: Tensor) -> int:
-    """Return how many masks one pass draws; a layer may be there and never be reached."""
+    """Return how many masks one pass draws; it may not reach every layer."""
     layers = active_dropout(network)
     with torch.no_grad(), kept_on(layers), SeededMasks(0, range(len(inputs)), (0,)) as masks:
         network(inputs)
@@ -153,7 +150,7 @@ def count_draws(network: nn.Module, inputs: Tensor) -> int:
 
 
 def require_dropout(network: nn.Module, backbone: nn.Module, scope: str, example: Tensor) -> None:
-    """Raise a usage error when nothing that `scope` asks for would vary.
+    """Raise a usage error when nothing in `scope` would vary.
 
     example: an input (N, ...) of the backbone.
     """
@@ -165,7 +162,5 @@ def require_dropout(network: nn.Module, backbone: nn.Module, scope: str, example
             "use --mc-scope head, or try --enable-dropout 0.1",
         )
     if scope == "head" and everywhere == inside:
-        raise usage_error(
-            "--mc-dropout: the model was trained without dropout, so all samples would be equal",
-            remedy="add --enable-dropout 0.2, or train with --dropout 0.2",
-        )
+        what = "--mc-dropout: the model was trained without dropout, so all samples would be equal"
+        raise usage_error(what, remedy="add --enable-dropout 0.2, or train with --dropout 0.2")

@@ -1,4 +1,4 @@
-"""Models that `transferkit export` wrote: each opened by its own runtime, without a run folder."""
+"""Exported models: each opened by the runtime of its format, without a run folder."""
 
 import os
 import warnings
@@ -23,17 +23,15 @@ from transferkit.inference.weights_file import open_weights
 from transferkit.runs.description import check_description
 
 OPSET = 17
-MOST_ONNX_BYTES = 2 << 30  # what protobuf allows
+MOST_ONNX_BYTES = 2 << 30  # the limit of protobuf
 MOST_XML_BYTES, MOST_BIN_BYTES = 100_000_000, 16 << 30
 """Of an OpenVINO model; the largest of timm's have 10 GB of weights."""
 
-
 Opened = tuple[Callable[[Tensor], Tensor], str]
-Extra = dict[str, str | bytes]
 
 
 def open_onnx(path: Path) -> Opened:
-    """Open an ONNX model in ONNX Runtime. Raises ValueError for one that names other files."""
+    """Open an ONNX model in ONNX Runtime. Raises ValueError for one with external data."""
     require_regular(path, MOST_ONNX_BYTES)
     model = path.read_bytes()
     refuse_other_files(model)
@@ -42,14 +40,14 @@ def open_onnx(path: Path) -> Opened:
 
 
 def refuse_other_files(model: bytes) -> None:
-    """Raise ValueError for an ONNX model with tensors outside of it: a path can lead anywhere.
+    """Raise ValueError for an ONNX model with external tensors, whose paths can lead anywhere.
 
     Source: the ONNX specification, "External Data".
     """
     import onnx
 
-    read = onnx.load_from_string(model)
-    graphs: list[Any] = [read.graph, *read.functions]
+    loaded = onnx.load_from_string(model)
+    graphs: list[Any] = [loaded.graph, *loaded.functions]
     while graphs:
         graph = graphs.pop()
         tensors = [*getattr(graph, "initializer", ())]  # a function has none
@@ -66,28 +64,30 @@ def refuse_other_files(model: bytes) -> None:
 
 
 def open_torchscript(path: Path) -> Opened:
-    """Open a TorchScript archive. Such an archive is code: open only what you trust."""
-    extra: Extra = {METADATA: ""}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        module = torch.jit.load(path, map_location="cpu", _extra_files=extra)
-    return opened_module(module, extra)
+    """Open a TorchScript archive, which is code: open only what you trust."""
+    return open_archive(lambda extra: torch.jit.load(path, map_location="cpu", _extra_files=extra))
 
 
 def open_torch_export(path: Path) -> Opened:
-    """Open an archive of torch.export. It unpickles parts of it: open only what you trust."""
-    extra: Extra = {METADATA: ""}
+    """Open an archive of torch.export, which unpickles parts of it: open only what you trust."""
+    return open_archive(lambda extra: torch.export.load(path, extra_files=extra).module())
+
+
+def open_archive(load: Callable[[dict[str, Any]], Any]) -> Opened:
+    """Return a call that runs the loaded module without gradients, and the metadata."""
+    extra = {METADATA: ""}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        module = torch.export.load(path, extra_files=extra).module()
-    return opened_module(module, extra)
+        module = load(extra)
+    text: Any = extra[METADATA]  # some versions of torch return bytes
+    return torch.no_grad()(module.__call__), text.decode() if isinstance(text, bytes) else text
 
 
 def openvino_parts(path: Path) -> tuple[bytes, bytes]:
-    """Return an OpenVINO model's .xml and the .bin beside it, each read by us, not by OpenVINO.
+    """Return the bytes of an OpenVINO model's .xml and .bin.
 
-    Then nothing in the model can name another file. Raises ValueError where the .bin is missing, no
-    regular file, a link out of the folder, or too large.
+    They are read here, not by OpenVINO, so that the model cannot name another file. Raises
+    ValueError where the .bin is missing, no regular file, a link out of the folder, or too large.
     """
     require_regular(path, MOST_XML_BYTES)
     weights = path.with_suffix(".bin")
@@ -103,22 +103,27 @@ def openvino_parts(path: Path) -> tuple[bytes, bytes]:
 
 
 def is_inside(target: str, model: Path) -> bool:
-    """Whether a file lies in the folder where a model is named, or where it truly lies."""
+    """Whether a file lies in the folder of a model's path, or of its resolved path."""
     folders = {os.path.realpath(model.parent), os.path.dirname(os.path.realpath(model))}
     return os.path.dirname(target) in folders
+
+
+def import_openvino(user: str) -> Any:
+    """Import openvino. Raises a usage error if what uses it (`user`) needs it installed."""
+    try:
+        import openvino
+    except ImportError:
+        remedy = "install it: pip install 'transferkit[openvino]'"
+        raise usage_error(f"{user} needs the package openvino", "", remedy) from None
+    return openvino
 
 
 def open_openvino(path: Path) -> Opened:
     """Open an OpenVINO model; its .bin lies beside it."""
     parts = openvino_parts(path)
-    try:
-        import openvino
-    except ImportError:
-        remedy = "install it: pip install 'transferkit[openvino]'"
-        raise usage_error(f"{path} needs the package openvino", "", remedy) from None
-    core = openvino.Core()
+    openvino = import_openvino(str(path))
+    core, options = openvino.Core(), {"INFERENCE_NUM_THREADS": torch.get_num_threads()}
     model = core.read_model(*parts)
-    options = {"INFERENCE_NUM_THREADS": torch.get_num_threads()}
     compiled = core.compile_model(model, "CPU", options)
 
     def run(images: Tensor) -> Tensor:
@@ -133,12 +138,6 @@ def open_safetensors(path: Path) -> Opened:
     return torch_runner(network, torch.device("cpu")), text
 
 
-def opened_module(module: Any, extra: Extra) -> Opened:
-    """Return a call that runs a torch module without gradients, and the metadata of its archive."""
-    text = extra[METADATA]  # an archive may give text back as bytes
-    return torch.no_grad()(module.__call__), text.decode() if isinstance(text, bytes) else text
-
-
 OPENERS: dict[str, tuple[str, Callable[[Path], Opened]]] = {
     ".onnx": ("onnx", open_onnx),
     ".ts": ("torchscript", open_torchscript),
@@ -147,29 +146,25 @@ OPENERS: dict[str, tuple[str, Callable[[Path], Opened]]] = {
     ".safetensors": ("safetensors", open_safetensors),
 }
 
-
 PROGRAMS = (".ts", ".pt2")
-"""Archives of torch: opening one unpickles parts of it, running one runs the code that it holds."""
+"""Archives of torch, which hold code."""
 
 
 def require_trust(path: Path, trusted: bool) -> None:
-    """Raise a usage error for an archive that can run anything, unless the user trusts it.
-
-    Raises one, too, where trust is given to a file that needs none.
-    """
+    """Raise a usage error for an untrusted archive of code, or for needless trust."""
     if path.suffix in PROGRAMS and not trusted:
         raise usage_error(
-            f"{path} may hold a program of its maker's, which would run here",
+            f"{path} may hold arbitrary code, which would run here",
             "a TorchScript or torch.export archive is code; .onnx and .safetensors hold none",
             "add --trust for a file that you made, or ask for one of the other formats",
         )
     if trusted and path.suffix not in PROGRAMS:
-        what = f"--trust has no effect on {path}: it holds no program"
+        what = f"--trust has no effect on {path}: it holds no code"
         raise usage_error(what, "", "leave it out")
 
 
 def is_exported(path: Path) -> bool:
-    """Whether a path names an exported model and not a run folder."""
+    """Whether a path is an exported model, not a run folder."""
     return path.suffix in OPENERS and path.is_file()
 
 
@@ -177,7 +172,7 @@ def open_exported(path: Path, trusted: bool = False) -> tuple[LoadedRun, Engine]
     """Open an exported model: its description, and an engine that turns bytes (N, 3, H, W) into
     logits (N, K). The classifier is the identity: logits count as features.
 
-    trusted: its maker is known, see `require_trust`. Raises UserError for a file that is damaged or
+    trusted: see `require_trust`. Raises UserError for a file that is damaged or
     was not exported by transferkit.
     """
     if path.suffix in PROGRAMS:
@@ -194,7 +189,7 @@ def open_exported(path: Path, trusted: bool = False) -> tuple[LoadedRun, Engine]
         temperature = float(about["temperature"])
     except UserError:
         raise
-    except Exception as error:  # every runtime has its own ways to refuse a file
+    except Exception as error:  # every runtime raises errors of other types
         reason = str(error).strip().splitlines()[:1]
         raise UserError(
             f"{path} is not a model that transferkit exported, or it is damaged",

@@ -1,4 +1,4 @@
-"""The models that take part in a prediction: one run, several, or a file that `export` wrote."""
+"""The members of a prediction: a run, an ensemble of runs, or exported models."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -25,7 +25,7 @@ TTA_LEVEL = "light"
 
 @dataclass(frozen=True)
 class Extractor:
-    """From files to features: `engine` runs on the views of `maker`."""
+    """Extracts features: `engine` runs on the views of `maker`."""
 
     maker: ViewMaker
     engine: Engine
@@ -33,9 +33,9 @@ class Extractor:
 
 @dataclass(frozen=True)
 class Member(Extractor):
-    """A model that takes part in a prediction. path: of the run folder, or of the exported file.
+    """A model of the ensemble. path: of the run folder, or of the exported file.
 
-    order: (K,), where the first member's classes are among its own. folder: None for an exported
+    order: (K,) positions of the first member's classes among its own. folder: None for an exported
     file: there the engine returns logits, they count as features, and the head is the identity.
     """
 
@@ -47,7 +47,7 @@ class Member(Extractor):
 
     @property
     def files(self) -> list[Path]:
-        """The files that its predictions depend on."""
+        """The files that the predictions depend on."""
         if self.folder is not None:
             return self.folder.deciding_files()
         weights = self.path.with_suffix(".bin")  # of OpenVINO
@@ -63,7 +63,7 @@ def open_members(
 ) -> list[Member]:
     """Load run folders and exported files, and prepare what is sampled.
 
-    trusted: see `require_trust`. max_pixels: in place of the models' own.
+    trusted: see `require_trust`. max_pixels: overrides that of the models.
     Raises a usage error where samples would not vary, or where classes differ between models.
     """
     members: list[Member] = []
@@ -78,15 +78,11 @@ def open_members(
             _prepare_dropout(loaded, options)
         classes = members[0].loaded.classes if members else loaded.classes
         if set(classes) != set(loaded.classes):
-            raise usage_error(
-                f"{model.path} and {members[0].path} do not know the same classes",
-                f"only one of them knows: {', '.join(sorted(set(classes) ^ set(loaded.classes)))}",
-                "an ensemble is made of runs on the same classes",
-            )
-        views = num_pictures * max(options.tta, 1)
-        engine = picture_engine(
-            loaded.classifier, loaded.maker, views, options.engine, torch.device("cpu")
-        )
+            what = f"{model.path} and {members[0].path} have different classes"
+            where = f"only one of them has: {', '.join(sorted(set(classes) ^ set(loaded.classes)))}"
+            raise usage_error(what, where, "the runs of an ensemble need the same classes")
+        views, cpu = num_pictures * max(options.tta, 1), torch.device("cpu")
+        engine = picture_engine(loaded.classifier, loaded.maker, views, options.engine, cpu)
         maker = replace(loaded.maker, level=TTA_LEVEL, flip=flips(model), seed=options.seed)
         maker = maker.with_limit(max_pixels)
         order = np.array([loaded.classes.index(name) for name in classes])
@@ -96,12 +92,12 @@ def open_members(
 
 
 def flips(folder: RunFolder) -> bool:
-    """Whether varied views may be mirrored: not where mirrored pictures mean something else."""
+    """Whether views may be mirrored, as in training."""
     return "recipe" not in folder.files or config_of(folder).augment.flip
 
 
 def _prepare_dropout(loaded: LoadedRun, options: Predict) -> None:
-    """Set the rates that are asked for. Raises a usage error where no dropout would be active."""
+    """Set the rates of the options. Raises a usage error where no dropout would be active."""
     classifier, size = loaded.classifier, loaded.maker.preprocessing
     if options.enable_dropout is not None:
         set_dropout_(classifier.head, options.enable_dropout)
@@ -125,7 +121,7 @@ def _ood_score(folder: RunFolder, method: str) -> OodScore | None:
     with understood(folder.path):
         features = (reference["features"], validation["features"])
         if any(rows.ndim != 2 or not rows.isfinite().all() for rows in features):
-            raise ValueError("the features are no table of finite numbers")
+            raise ValueError("the features are not finite")
         return fit_ood_score(
             "knn" if method == "auto" else method,
             (features[0].double().numpy(), reference["labels"].numpy()),

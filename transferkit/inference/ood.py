@@ -1,4 +1,4 @@
-"""Out-of-distribution detection: by the features of a picture, or the energy of its logits."""
+"""Out-of-distribution detection by the features of a picture, or the energy of its logits."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -56,7 +56,7 @@ def mahalanobis_score(reference: Floats, labels: NDArray[np.int64]) -> Score:
 
 
 def energy_score(reference: Floats, labels: NDArray[np.int64]) -> Score:
-    """Minus the log-sum-exp of the logits: high where no class speaks up.
+    """Minus the log-sum-exp of the logits.
 
     Source: Liu et al., "Energy-based Out-of-distribution Detection", NeurIPS 2020.
     """
@@ -79,7 +79,7 @@ METHODS: dict[str, Callable[[Floats, NDArray[np.int64]], Score]] = {
 
 @dataclass(frozen=True)
 class OodScore:
-    """A score on the scale of validation: 0 is its median, 1 the limit 99 % of it stay below."""
+    """A score scaled to validation: 0 is its median, 1 its 99 % quantile, the limit."""
 
     score: Score
     median: float
@@ -92,9 +92,7 @@ class OodScore:
 
 
 def fit_ood_score(
-    method: str,
-    reference: tuple[Floats, NDArray[np.int64]],
-    validation: tuple[Floats, Floats],
+    method: str, reference: tuple[Floats, NDArray[np.int64]], validation: tuple[Floats, Floats]
 ) -> OodScore:
     """Fit a score. reference: features (M, D) and labels (M,) of training pictures;
     validation: features (N, D) and logits (N, K) of pictures that were not trained on.

@@ -1,4 +1,4 @@
-"""The files that a prediction writes: held against other processes, whole or marked as partial."""
+"""The files that a prediction writes: locked, and complete or marked as partial."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -16,7 +16,7 @@ from transferkit.runs.lock import hold
 
 @dataclass(frozen=True)
 class Outputs:
-    """Where results go beside the rows that are returned.
+    """The output files, beside the rows that are returned.
 
     rows: .csv, .jsonl or .parquet. skip_existing: continue `rows`. samples, features:
     .safetensors, one array in the order of the pictures. copy_to: folder for selected pictures.
@@ -38,7 +38,7 @@ class Outputs:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Hold the files against other processes. Raises UserError for what the disk refuses."""
+        """Lock the files. Raises UserError for disk errors."""
         files, folders = (self.rows, self.features, self.samples), (self.copy_to, self.saliency)
         try:
             with ExitStack() as stack:
@@ -51,7 +51,7 @@ class Outputs:
 
 @contextmanager
 def completed(*files: RowFile | ArrayFile) -> Iterator[None]:
-    """Close files at the end: in their place, or as partial where the context was left early."""
+    """Close files at the end: complete, or as partial after an error."""
     whole = False
     try:
         yield

@@ -22,7 +22,7 @@ LONGEST_NAME = 240  # bytes; file systems take 255, and a temporary file's name 
 
 @dataclass(frozen=True)
 class Overlays:
-    """Where overlays go. root: what all pictures have in common; below it, paths are kept."""
+    """The folder of overlays. root: common folder of all pictures; paths below it are kept."""
 
     folder: Path
     root: Path
@@ -30,17 +30,14 @@ class Overlays:
 
 
 def open_overlays(folder: Path, members: Sequence[Member], files: Iterable[Path]) -> Overlays:
-    """Prepare overlays for `files`. Raises a usage error where the model has no map of places, or
-    where they would lie among the pictures.
+    """Prepare overlays for `files`. Raises a usage error for a model without maps, or where they
+    would lie among the pictures.
     """
     inside = os.path.join(os.path.abspath(folder), "")
     parents = dict.fromkeys(os.path.dirname(os.path.abspath(file)) for file in files)
     if any(os.path.join(parent, "").startswith(inside) for parent in parents):
-        raise usage_error(
-            f"--saliency {folder} holds pictures that are to be classified",
-            "the overlays would lie among them",
-            "name another folder",
-        )
+        what = f"--saliency {folder} holds pictures to classify"
+        raise usage_error(what, "the overlays would lie among them", "name another folder")
     root = Path(os.path.commonpath(parents)) if parents else Path()
     return Overlays(folder, root, tuple(choose_runs(members)))
 
@@ -48,7 +45,7 @@ def open_overlays(folder: Path, members: Sequence[Member], files: Iterable[Path]
 def overlay_path(overlays: Overlays, file: Path) -> Path:
     """Return where the overlay of a picture goes: its path below the common folder, and .png.
 
-    Different pictures have different ones, as the whole name stays: a.jpg.png, a.png.png.
+    The whole name stays, so that names stay distinct: a.jpg.png, a.png.png.
     """
     inside = Path(os.path.relpath(os.path.abspath(file), overlays.root))
     name = inside.name
@@ -64,9 +61,9 @@ def write_overlays(
     pictures: Sequence[Picture],
     targets: NDArray[np.int64],
 ) -> list[Path]:
-    """Write the overlay of every picture of a batch; return their paths. pictures: readable ones.
+    """Write the overlay of every readable picture of a batch; return their paths.
 
-    targets: (N,) the class that each is explained for. Raises OSError.
+    targets: (N,) the classes to explain. Raises OSError.
     """
     evidence = saliency(members, overlays.runs, pictures, targets)
     overlays.folder.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""What every prediction goes through: files → views → features → logits → probabilities.
+"""The pipeline of every prediction: files → views → features → logits → probabilities.
 
 A sample is one view of a picture, one dropout mask, one member; all three may vary together.
 """
@@ -28,7 +28,7 @@ Floats = NDArray[np.float64]
 Value = TypeVar("Value")
 
 BATCH = 64
-"""Files at a time where no option says it."""
+"""Default batch size."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class PictureBatch:
-    """Consecutive files. features: (N, V, D) of the N readable ones, per extractor; or none."""
+    """Consecutive files. features: (N, V, D) of N readable ones, per extractor; () if N is 0."""
 
     pictures: list[Picture]
     features: tuple[Tensor, ...]
@@ -53,17 +53,17 @@ class PictureBatch:
         return [picture for picture in self.pictures if picture.views]
 
     def per_file(self, values: Iterable[Value]) -> list[Value | None]:
-        """Return N values of the readable pictures as one for every file, None for the others."""
+        """Spread N values of the readable pictures over all files, None for the others."""
         left = iter(values)
         return [next(left) if picture.views else None for picture in self.pictures]
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the members say of the N readable pictures of a batch.
+    """The members' prediction for the N readable pictures of a batch.
 
     probabilities: (N, S, K), `uncertainty` is of these. features: (N, D), of the clean views in the
-    first member. ood: (N,), see `OodScore`. keys: N, of the pixels.
+    first member. ood: (N,), see `OodScore`. keys: N hashes of the pixels.
     """
 
     probabilities: Floats
@@ -81,7 +81,7 @@ class Prediction:
 def predictions(
     members: Sequence[Member], files: Sequence[Path], options: Predict, show: Show = silent
 ) -> Iterator[tuple[PictureBatch, Prediction | None]]:
-    """Yield the files in batches, in order; without a prediction where none can be read."""
+    """Yield the files in batches, in order; None for a batch without readable files."""
     for batch in batches(members, files, options.batch_size, max(options.tta, 1), show):
         yield batch, predicted(members, batch, options) if batch.features else None
 
@@ -103,7 +103,7 @@ def batches(
         try:
             for maker in (extractor.maker for extractor in extractors):
                 if maker not in views:
-                    # every picture is number 0: its views depend on nothing but itself
+                    # every picture is number 0: its views depend only on the picture
                     views[maker] = maker.readable_views(file, 0, range(num_views))
         except (DecodeError, OSError) as error:
             return Picture(file, (), str(error))
@@ -158,7 +158,7 @@ def predicted(members: Sequence[Member], batch: PictureBatch, options: Predict) 
 def logits_of(member: Member, views: Tensor, features: Tensor, options: Predict) -> Tensor:
     """Return logits (M, T, K) of M views (M, 3, H, W) with features (M, D).
 
-    T: one pass without dropout, or `mc_dropout` passes, each with a mask of its own.
+    T: one pass without dropout, or `mc_dropout` passes with different masks.
     """
     classifier, count = member.loaded.classifier, options.mc_dropout
     if not count:

@@ -25,7 +25,7 @@ from transferkit.runs.folder import RunFolder
 
 @dataclass(frozen=True)
 class LoadedRun:
-    """A trained model, ready to predict. maker: how a picture becomes its input.
+    """A trained model, ready to predict. maker: preprocesses pictures.
 
     temperature: fitted on validation; divides the logits. num_features: D.
     """
@@ -88,9 +88,9 @@ def blank_classifier(
 
 
 def refuse_larger(description: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
-    """Raise ValueError, before anything is built, where the network would not fit its weights.
+    """Raise ValueError, before anything is built, if the network is larger than its weights.
 
-    A short description can ask for more memory than there is; the weights have their true size.
+    A short description could demand more memory than there is.
     """
     there = sum(tensor.numel() for tensor in tensors.values())
     widths = [*description.get("head", {}).get("hidden", ()), len(description.get("classes", ()))]
@@ -107,7 +107,7 @@ def refuse_larger(description: Mapping[str, Any], tensors: Mapping[str, Tensor])
 
 
 def load_backbone(folder: RunFolder, drop_path: float | None = None) -> LoadedRun:
-    """Do as `load_run`, but also for a pretraining run, which has no classes and no head."""
+    """Load a run like `load_run`; also a pretraining run, which has no classes and no head."""
     description, tensors = folder.load_model()
     pretrained_only = is_pretraining(description)
     try:

@@ -59,9 +59,8 @@ def prediction_rows(
         for rank, k in enumerate(order, start=1):
             row[ranked("label", rank)] = classes[int(k)]
             row[ranked("probability", rank)] = _rounded(uncertainty.mean[n, k])
-        if sampled:
-            for rank, k in enumerate(order, start=1):
-                row[ranked("std", rank)] = _rounded(uncertainty.std[n, k])
+        for rank, k in enumerate(order if sampled else (), start=1):
+            row[ranked("std", rank)] = _rounded(uncertainty.std[n, k])
         row["entropy"] = _rounded(uncertainty.predictive_entropy[n])
         row["margin"] = _rounded(uncertainty.margin[n])
         if sampled:

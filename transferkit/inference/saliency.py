@@ -1,8 +1,8 @@
-"""Where in a picture the evidence for a class lies: Grad-CAM on the last maps or tokens.
+"""Saliency maps: Grad-CAM on the last feature maps or tokens.
 
 Source: Selvaraju et al., "Grad-CAM: Visual Explanations from Deep Networks via Gradient-based
-Localization", ICCV 2017. For transformers the tokens that enter the last block stand for the maps:
-after it, a class token has gathered all, and the others have no gradient any more.
+Localization", ICCV 2017. For transformers the tokens that enter the last block serve as maps: after
+it, the class token has attended to all others, and those have no gradient any more.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,12 +20,12 @@ from transferkit.inference.members import Member
 from transferkit.inference.pipeline import Picture, views_of
 
 STRENGTH = 0.6  # how much of the colour covers the picture where the evidence is strongest
-SHOWN_PX = 320  # smaller views are enlarged to about this, so that something is to be seen
-FEWEST_PLACES = 4  # one place says nothing about where
+SHOWN_PX = 320  # smaller views are enlarged to about this
+FEWEST_PLACES = 4  # of the map
 BATCH = 16
 
 Run = Callable[[Classifier, Tensor], tuple[Tensor, Tensor]]
-"""(classifier, images) -> (activations that the logits are traced back to, logits (N, K))."""
+"""(classifier, images) -> (activations as a leaf of the graph, logits (N, K))."""
 
 
 def last_maps(classifier: Classifier, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -45,20 +45,7 @@ def last_maps(classifier: Classifier, images: Tensor) -> tuple[Tensor, Tensor]:
 def last_tokens(classifier: Classifier, images: Tensor) -> tuple[Tensor, Tensor]:
     """Return the tokens (N, T, D) that enter the last block, and the logits of them."""
     backbone: Any = classifier.backbone
-    found: list[Tensor] = []
-
-    def cut(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        found.append(inputs[0].detach().requires_grad_())
-        torch.set_grad_enabled(True)  # from here on; `no_grad` below ends it
-        return (found[0], *inputs[1:])
-
-    handle = backbone.blocks[-1].register_forward_pre_hook(cut)
-    try:
-        with torch.no_grad():
-            logits = classifier(images)
-    finally:
-        handle.remove()
-    return found[0], logits
+    return leaf_and_logits(classifier, images, backbone.blocks[-1], is_input=True)
 
 
 def last_depth_maps(classifier: Classifier, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -68,21 +55,30 @@ def last_depth_maps(classifier: Classifier, images: Tensor) -> tuple[Tensor, Ten
     Raises IndexError where the head reads no maps.
     """
     depths = getattr(classifier, "depths", ())
-    module = [depth.module for depth in depths if depth.kind.startswith("maps")][-1]
-    found: list[Tensor] = []
+    name = [depth.module for depth in depths if depth.kind.startswith("maps")][-1]
+    module = classifier.backbone.get_submodule(name)
+    return leaf_and_logits(classifier, images, module, is_input=False)
 
-    def cut(_: nn.Module, inputs: tuple[Tensor, ...], maps: Tensor) -> Tensor:
-        found.append(maps.detach().requires_grad_())
+
+def leaf_and_logits(
+    classifier: Classifier, images: Tensor, module: nn.Module, is_input: bool
+) -> tuple[Tensor, Tensor]:
+    """Return a module's input or output as a leaf of the graph, and the logits computed from it."""
+    leaves: list[Tensor] = []
+
+    def cut(_: nn.Module, inputs: tuple[Tensor, ...], output: Any = None) -> Any:
+        leaves.append((inputs[0] if is_input else output).detach().requires_grad_())
         torch.set_grad_enabled(True)  # from here on; `no_grad` below ends it
-        return found[-1]
+        return (leaves[-1], *inputs[1:]) if is_input else leaves[-1]
 
-    handle = classifier.backbone.get_submodule(module).register_forward_hook(cut)
+    register: Any = module.register_forward_pre_hook if is_input else module.register_forward_hook
+    handle = register(cut)
     try:
         with torch.no_grad():
             logits = classifier(images)
     finally:
         handle.remove()
-    return found[-1], logits
+    return leaves[-1], logits
 
 
 def choose_run(classifier: Classifier, name: str, side_px: tuple[int, int]) -> Run:
@@ -112,9 +108,9 @@ def choose_run(classifier: Classifier, name: str, side_px: tuple[int, int]) -> R
 
 
 def to_maps(classifier: Classifier, activations: Tensor) -> Tensor:
-    """Return activations as (N, C, H, W), without tokens that stand for no place.
+    """Return activations as (N, C, H, W), without prefix tokens.
 
-    Raises ValueError where they lie on no grid.
+    Raises ValueError where they form no grid.
     """
     backbone: Any = classifier.backbone
     if activations.ndim == 4:
@@ -131,14 +127,14 @@ def to_maps(classifier: Classifier, activations: Tensor) -> Tensor:
 
 
 def grad_cam(classifier: Classifier, run: Run, images: Tensor, targets: Tensor) -> Tensor:
-    """Return maps (N, H, W), 0 or more, of how much each place speaks for a class.
+    """Return maps (N, H, W), 0 or more, of the evidence for a class at each place.
 
     images: (N, 3, H, W), values 0..255. targets: (N,) classes. Of linear pooled features this is
     the class activation map: the maps weighted by the class's row of weights, where positive.
     """
     classifier.eval()
     activations, logits = run(classifier, images)
-    scores = logits.gather(1, targets[:, None]).sum()  # pictures do not touch each other
+    scores = logits.gather(1, targets[:, None]).sum()  # pictures are independent
     (gradients,) = torch.autograd.grad(scores, activations)
     maps, slopes = to_maps(classifier, activations.detach()), to_maps(classifier, gradients)
     weights = slopes.mean(dim=(2, 3), keepdim=True)  # (N, C, 1, 1)
@@ -154,22 +150,17 @@ def enlarged(maps: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def choose_runs(members: Sequence[Member]) -> list[Run]:
-    """Return `choose_run` of each member. Raises a usage error where they see different parts."""
-    seen = {m.maker.preprocessing: m for m in members}
-    parts = {(p.height_px, p.width_px, p.crop_pct, p.crop_mode) for p in seen}
-    if len(parts) > 1:
+    """Return `choose_run` of each member. Raises a usage error if their crops differ."""
+    sizes = [m.maker.preprocessing for m in members]
+    if len({(p.height_px, p.width_px, p.crop_pct, p.crop_mode) for p in sizes}) > 1:
         raise usage_error(
             "--saliency: these runs see different parts of a picture",
             "their input sizes or crops differ, so their maps do not lie over each other",
             "explain one run at a time",
         )
     return [
-        choose_run(
-            m.loaded.classifier,
-            str(m.loaded.description["backbone"]),
-            (m.maker.preprocessing.height_px, m.maker.preprocessing.width_px),
-        )
-        for m in members
+        choose_run(m.loaded.classifier, str(m.loaded.description["backbone"]), size_px)
+        for m, size_px in zip(members, ((p.height_px, p.width_px) for p in sizes), strict=True)
     ]
 
 
@@ -181,25 +172,23 @@ def saliency(
 ) -> NDArray[np.float32]:
     """Return the evidence (N, H, W), 0..1, for classes (N,) in the clean views of N pictures.
 
-    The mean over the members, whose maps count alike. pictures: readable ones only.
+    The mean over the members. pictures: readable ones only.
     """
     total = []
     for number, (member, run) in enumerate(zip(members, runs, strict=True)):
         images = views_of(pictures, number)[:, 0]  # (N, 3, H, W)
-        its_targets = torch.from_numpy(member.order[targets])
-        size = (images.shape[2], images.shape[3])
-        parts = [
-            enlarged(grad_cam(member.loaded.classifier, run, *part), size)
-            for part in zip(images.split(BATCH), its_targets.split(BATCH), strict=True)
-        ]
-        total.append(torch.cat(parts))
+        classes = torch.from_numpy(member.order[targets])
+        classifier, size = member.loaded.classifier, (images.shape[2], images.shape[3])
+        batches = zip(images.split(BATCH), classes.split(BATCH), strict=True)
+        maps = [enlarged(grad_cam(classifier, run, *batch), size) for batch in batches]
+        total.append(torch.cat(maps))
     return torch.stack(total).mean(dim=0).numpy()
 
 
 def overlay(view: NDArray[np.uint8], evidence: NDArray[np.float32]) -> Image.Image:
     """Return the view (3, H, W) beside itself under the evidence (H, W), 0..1, in colours.
 
-    What speaks for the class is covered in yellow to red; the rest keeps its brightness alone.
+    Evidence is covered in yellow to red; the rest is greyscale.
     """
     from matplotlib import colormaps
 

@@ -1,4 +1,4 @@
-"""Which unlabelled pictures to label next: unsure ones, unlike each other, none of them twice."""
+"""Active learning: select uncertain and diverse pictures without duplicates to label next."""
 
 import heapq
 from dataclasses import dataclass, field
@@ -14,12 +14,12 @@ from transferkit.inference.uncertainty import Uncertainty
 
 Floats = NDArray[np.float64]
 
-POOL_PER_PICK = 4  # by a score: diverse ones are picked among the 4 N highest
-LARGEST_POOL = 20_000  # by diversity alone: of more pictures so many are drawn at random
+POOL_PER_PICK = 4  # by a score: diverse ones are picked from the 4 N highest
+LARGEST_POOL = 20_000  # by diversity alone: random sample of more pictures
 
 
 def score_by(criterion: str, uncertainty: Uncertainty) -> Floats:
-    """Return how much each picture is worth a label, (N,), higher is more; 0 for "diverse"."""
+    """Return the acquisition scores (N,), higher is labelled first; 0 for "diverse"."""
     if criterion == "bald":
         return uncertainty.mutual_information
     if criterion == "margin":
@@ -31,11 +31,7 @@ def score_by(criterion: str, uncertainty: Uncertainty) -> Floats:
 
 @dataclass
 class Pool:
-    """The best candidates so far, in bounded memory.
-
-    by "diverse" every picture is as good as another: a random sample of them stays (the seed and
-    the order decide which).
-    """
+    """The best candidates so far, in bounded memory; by "diverse", a random sample of all."""
 
     wanted: int
     criterion: str
@@ -44,7 +40,7 @@ class Pool:
     _heap: list[tuple[float, int, Path, float, np.ndarray]] = field(default_factory=list)
 
     def add(self, file: Path, score: float, features: np.ndarray) -> None:
-        """Offer a picture. features: (D,)."""
+        """Add a candidate. features: (D,)."""
         rank = score
         if self.criterion == "diverse":
             rank = float(np.random.default_rng([self.seed, self.seen]).random())
@@ -57,16 +53,15 @@ class Pool:
 
     @property
     def limit(self) -> int:
-        """How many candidates are kept; copies of one picture must not crowd out the others."""
+        """The largest number of candidates; copies of one picture must not crowd out others."""
         if self.criterion == "diverse":
             return max(LARGEST_POOL, self.wanted)
         return max(4 * POOL_PER_PICK * self.wanted, 200)
 
     def choose(self, labelled: np.ndarray | None) -> list[tuple[Path, float]]:
-        """Return the picks, the first one first, with their scores.
+        """Return the picks in order, with their scores.
 
-        labelled: features (M, D) of pictures that are labelled already, or None; by "diverse",
-        picks stay away from these, too.
+        labelled: features (M, D) of labelled pictures, which "diverse" picks avoid, too; or None.
         """
         ranked = sorted(self._heap, key=lambda entry: (-entry[3], -entry[1]))
         kept = without_copies([entry[2] for entry in ranked])
@@ -81,7 +76,7 @@ class Pool:
 
 
 def without_copies(files: list[Path]) -> list[int]:
-    """Return the positions that stay when of equal or nearly equal pictures only the first does."""
+    """Return the positions of the first of every group of duplicates or near duplicates."""
     positions, digests, hashes = [], [], []
     for position, file in enumerate(files):
         try:
@@ -99,7 +94,7 @@ def without_copies(files: list[Path]) -> list[int]:
 def farthest_first(
     features: np.ndarray, count: int, avoided: np.ndarray | None = None
 ) -> list[int]:
-    """Pick, one after the other, the point farthest from all picked and avoided ones.
+    """Pick points one by one, each the farthest from all picked and avoided ones.
 
     features: (N, D), compared by direction; the first pick is point 0 where nothing is avoided.
     Source: Sener and Savarese, "Active Learning for Convolutional Neural Networks: A Core-Set

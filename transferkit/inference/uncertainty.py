@@ -1,8 +1,7 @@
-"""How sure a prediction is: measures of one distribution over classes, and of several samples.
+"""Uncertainty measures of one distribution over classes, and of several samples.
 
-Samples come from dropout kept on (Gal and Ghahramani, "Dropout as a Bayesian Approximation", ICML
-2016), from varied views of a picture, from several runs, or from all of these; the measures are
-the same. All entropies are in nats.
+Samples come from Monte Carlo dropout (Gal and Ghahramani, "Dropout as a Bayesian Approximation",
+ICML 2016), test-time augmentation, an ensemble of runs, or all of these. Entropies are in nats.
 """
 
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ def entropy(probabilities: Floats) -> Floats:
 
 
 def margin(probabilities: Floats) -> Floats:
-    """Return how far the highest probability is above the second, (...,) of (..., K): 0 .. 1."""
+    """Return the highest probability minus the second, (...,) of (..., K): 0 .. 1."""
     if probabilities.shape[-1] < 2:
         return probabilities[..., 0]
     top = np.partition(probabilities, -2, axis=-1)
@@ -30,13 +29,12 @@ def margin(probabilities: Floats) -> Floats:
 
 @dataclass(frozen=True)
 class Uncertainty:
-    """What S samples of a picture's distribution say, for N pictures.
+    """The uncertainty of N pictures from S samples of each one's distribution.
 
     mean, std: (N, K) over the samples; std with divisor S. All others (N,):
-    predictive_entropy: of the mean: everything that is not known. expected_entropy: mean of the
-    samples' entropies: what no further training would tell (aleatoric). mutual_information: the
-    difference (BALD, epistemic): what the samples disagree on. variation_ratio: share of samples
-    whose first class is not the most frequent one, 0 .. 1 - 1/K. margin: of the mean.
+    predictive_entropy: of the mean (total). expected_entropy: mean of the samples' entropies
+    (aleatoric). mutual_information: the difference (BALD, epistemic). variation_ratio: share of
+    samples whose first class is not the most frequent one, 0 .. 1 - 1/K. margin: of the mean.
     Source: Gal, "Uncertainty in Deep Learning", 2016, section 3.3.1; Houlsby et al., "Bayesian
     Active Learning for Classification and Preference Learning", 2011.
     """

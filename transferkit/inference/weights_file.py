@@ -23,18 +23,17 @@ from transferkit.runs.description import check_description
 Tensors = dict[str, Tensor]
 
 VALUES, MASK = "::values", "::mask"
-"""What follows the name of a tensor that is stored without its zeros."""
+"""Suffixes of the two parts of a tensor that is stored without its zeros."""
 REBUILDS = ("backbone", "image_size", "structure", "head", "drop_path", "depths", "mirror")
-"""Entries of model.json that are needed to build the network."""
+"""Entries of model.json that describe the network."""
 NEW_LAYERS = "new_layers."
 
 
 def weights_bytes(classifier: Classifier, about: Mapping[str, Any], sparse: bool) -> bytes:
-    """Return the file: `about` as its metadata, the weights under the names that timm has for them.
+    """Return the file: `about` as its metadata, the weights under timm's names.
 
     about: with "network", the entries `REBUILDS`, and "folded_batchnorms". sparse: leave zeros out
-    where that makes a tensor smaller. "timm" is added: the model that takes the weights as they
-    are, or "".
+    where that makes a tensor smaller. "timm" is added: the model that loads the weights, or "".
     """
     names = names_in_file(classifier, about)
     tensors = classifier.state_dict()
@@ -42,8 +41,8 @@ def weights_bytes(classifier: Classifier, about: Mapping[str, Any], sparse: bool
     shapes: dict[str, list[int]] = {}
     if sparse:
         stored, shapes = without_zeros(stored)
-    loadable = not shapes and not any(name.startswith(NEW_LAYERS) for name in names.values())
-    loadable = loadable and unchanged(about)
+    new_layers = any(name.startswith(NEW_LAYERS) for name in names.values())
+    loadable = not shapes and not new_layers and unchanged(about)
     full = {**about, "sparse": shapes, "timm": about["network"]["backbone"] if loadable else ""}
     return safetensors.torch.save(stored, metadata={METADATA: json.dumps(full), "format": "pt"})
 
@@ -72,8 +71,8 @@ def open_weights(path: Path) -> tuple[Deployed, str]:
 def names_in_file(classifier: Classifier, about: Mapping[str, Any]) -> dict[str, str]:
     """Return name in the classifier -> name in the file.
 
-    A backbone's tensors have the names of timm. So has a head of one layer, where timm's classifier
-    is of one layer, too; other new layers are called `NEW_LAYERS`...
+    Backbones have timm's names, so do heads of one layer if timm's classifier is one layer; other
+    layers begin with `NEW_LAYERS`.
     """
     config = getattr(classifier.backbone, "pretrained_cfg", None) or {}
     last = config.get("classifier")
@@ -81,16 +80,14 @@ def names_in_file(classifier: Classifier, about: Mapping[str, Any]) -> dict[str,
     head = [name for name in tensors if name.startswith("head.")]
     plain = isinstance(last, str) and last and unchanged(about) and len(head) == 2
     plain = plain and not about["network"].get("depths")
-    found = {}
+    names = {}
     for name in tensors:
         part, _, rest = name.partition(".")
         if part == "backbone":
-            found[name] = rest
-        elif plain:
-            found[name] = f"{last}.{rest.rpartition('.')[2]}"
+            names[name] = rest
         else:
-            found[name] = NEW_LAYERS + rest
-    return found
+            names[name] = f"{last}.{rest.rpartition('.')[2]}" if plain else NEW_LAYERS + rest
+    return names
 
 
 def unchanged(about: Mapping[str, Any]) -> bool:

@@ -1,7 +1,7 @@
 """Autoencoders: the backbone encodes; a decoder of transposed convolutions reconstructs."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import transferkit.timm_import  # noqa: F401  # isort: skip
 import torch
@@ -11,6 +11,7 @@ from torch.nn import functional
 from transferkit.config import Pretraining
 from transferkit.pretraining.encoder import Encoder
 from transferkit.pretraining.method import Batch, Method, Objective, Phase
+from transferkit.pretraining.stacked import stacked_autoencoder
 
 WIDEST, NARROWEST = 256, 16
 """Limits on a decoder's channels, which halve whenever the feature map doubles in size."""
@@ -43,13 +44,35 @@ LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 }
 
 
+def upsampling(
+    start: Sequence[nn.Module], wide: int, doublings: int, bias: bool
+) -> tuple[nn.Sequential, nn.Conv2d]:
+    """Return layers that double maps (N, wide, h, w) `doublings` times, and the last convolution.
+
+    A transposed convolution with batch norm and ReLU for each doubling, after the layers `start`.
+    Source: Radford et al., "Unsupervised Representation Learning with Deep Convolutional Generative
+    Adversarial Networks", ICLR 2016, section 3.
+    """
+    layers = list(start)
+    for _ in range(doublings):
+        narrow = max(NARROWEST, wide // 2)
+        layers += [nn.ConvTranspose2d(wide, narrow, 4, 2, 1, bias=bias)]
+        layers += [nn.BatchNorm2d(narrow), nn.ReLU()]
+        wide = narrow
+    return nn.Sequential(*layers), nn.Conv2d(wide, 3, 3, padding=1)
+
+
+def pixels_of(maps: Tensor, last: nn.Module, size_px: tuple[int, int]) -> Tensor:
+    """Return pictures (N, 3, H, W), values 0..1: maps interpolated to `size_px`, convolved."""
+    if maps.shape[2:] != size_px:
+        maps = functional.interpolate(maps, size_px, mode="bilinear")
+    return torch.sigmoid(last(maps))
+
+
 class Decoder(nn.Module):
     """Maps feature maps (N, C, h, w) to pictures (N, 3, H, W), values 0..1.
 
-    A 1 x 1 convolution, then a transposed convolution for each doubling, each with batch norm and
-    ReLU; the remaining difference in size is interpolated before the last convolution.
-    Source: Radford et al., "Unsupervised Representation Learning with Deep Convolutional
-    Generative Adversarial Networks", ICLR 2016, section 3.
+    A 1 x 1 convolution, then `upsampling`.
     """
 
     def __init__(self, map_shape: tuple[int, ...], height_px: int, width_px: int) -> None:
@@ -57,22 +80,13 @@ class Decoder(nn.Module):
         channels, height, width = map_shape
         doublings = max(0, round(math.log2(min(height_px / height, width_px / width))))
         wide = min(WIDEST, channels)
-        layers: list[nn.Module] = [nn.Conv2d(channels, wide, 1), nn.BatchNorm2d(wide), nn.ReLU()]
-        for _ in range(doublings):
-            narrow = max(NARROWEST, wide // 2)
-            layers += [nn.ConvTranspose2d(wide, narrow, 4, 2, 1)]
-            layers += [nn.BatchNorm2d(narrow), nn.ReLU()]
-            wide = narrow
-        self.layers = nn.Sequential(*layers)
+        start = [nn.Conv2d(channels, wide, 1), nn.BatchNorm2d(wide), nn.ReLU()]
+        self.layers, self.last = upsampling(start, wide, doublings, bias=True)
         self.size_px = (height_px, width_px)
-        self.last = nn.Conv2d(wide, 3, 3, padding=1)
 
     def forward(self, maps: Tensor) -> Tensor:
         """Return pictures (N, 3, H, W) from feature maps (N, C, h, w)."""
-        upsampled = self.layers(maps)
-        if upsampled.shape[2:] != self.size_px:
-            upsampled = functional.interpolate(upsampled, self.size_px, mode="bilinear")
-        return torch.sigmoid(self.last(upsampled))
+        return pixels_of(self.layers(maps), self.last, self.size_px)
 
 
 def make_decoder(encoder: Encoder, seed: int) -> Decoder:
@@ -86,15 +100,6 @@ def make_decoder(encoder: Encoder, seed: int) -> Decoder:
 def autoencoder(encoder: Encoder, options: Pretraining, seed: int) -> Method:
     """Reconstruct the picture from the backbone's last feature maps; see VARIANTS."""
     return VARIANTS[options.variant](encoder, options, seed)
-
-
-def plain(encoder: Encoder, options: Pretraining, seed: int) -> Method:
-    """Reconstruct the unmodified picture.
-
-    Source: Hinton and Salakhutdinov, "Reducing the Dimensionality of Data with Neural Networks",
-    Science 2006.
-    """
-    return reconstruction(encoder, options, seed)
 
 
 def denoising(encoder: Encoder, options: Pretraining, seed: int) -> Method:
@@ -132,9 +137,9 @@ def sparse(encoder: Encoder, options: Pretraining, seed: int) -> Method:
 def relative_magnitudes(maps: Tensor) -> Tensor:
     """Return absolute activations (N, C, h, w), divided by their root mean square.
 
-    Absolute magnitudes could shrink without limit, because the decoder's batch norm scales small
-    maps up again: nothing would become sparse. The mean of the relative ones is the ratio of L1 to
-    L2 norm: 1 if all are equal, the root of the active share if the others are 0.
+    Absolute ones could shrink without limit, since the decoder's batch norm scales small maps up
+    again. The mean of the relative ones is the ratio of L1 to L2 norm: 1 if all are equal, the root
+    of the active share if the others are 0.
     Source: Hoyer, "Non-negative Matrix Factorization with Sparseness Constraints", JMLR 2004.
     """
     return maps.abs() / (maps.square().mean() + 1e-12).sqrt()
@@ -159,9 +164,11 @@ def reconstruction(
     corrupt: Callable[[Tensor], Tensor] = lambda images: images,
     penalty: Callable[[Tensor], tuple[Tensor, float]] | None = None,
 ) -> Method:
-    """Build an autoencoder.
+    """Reconstruct the picture.
 
     corrupt: applied to the encoder's input. penalty: feature maps -> (added loss [], active share).
+    Source: Hinton and Salakhutdinov, "Reducing the Dimensionality of Data with Neural Networks",
+    Science 2006.
     """
     decoder = make_decoder(encoder, seed)
     networks = nn.ModuleDict({"encoder": encoder, "decoder": decoder})
@@ -239,11 +246,8 @@ def variational(encoder: Encoder, options: Pretraining, seed: int) -> Method:
         outputs = decoder(bottleneck.back(mean + (0.5 * log_variance).exp() * noise))
         error, divergence = compare(outputs, images), gaussian_divergence(mean, log_variance).mean()
         loss = error + options.kl_weight * divergence / images[0].numel()
-        figures = {
-            "reconstruction": float(error.detach()),
-            "divergence": float(divergence.detach()),
-        }
-        yield Objective(loss, figures=figures)
+        figures = {"reconstruction": error.detach(), "divergence": divergence.detach()}
+        yield Objective(loss, figures={name: float(value) for name, value in figures.items()})
 
     def show(images: Tensor) -> Mapping[str, Tensor]:
         outputs = decoder(bottleneck.back(bottleneck(encoder.maps(images))[0]))
@@ -254,17 +258,10 @@ def variational(encoder: Encoder, options: Pretraining, seed: int) -> Method:
     return Method(networks, (Phase("reconstruct", {"network": networks}, learn),), show=show)
 
 
-def stacked(encoder: Encoder, options: Pretraining, seed: int) -> Method:
-    """Layer by layer, each reconstructing its own input; then all together."""
-    from transferkit.pretraining.stacked import stacked_autoencoder
-
-    return stacked_autoencoder(encoder, options, seed)
-
-
 VARIANTS: dict[str, Callable[[Encoder, Pretraining, int], Method]] = {
-    "plain": plain,
+    "plain": reconstruction,
     "denoising": denoising,
     "sparse": sparse,
     "variational": variational,
-    "stacked": stacked,
+    "stacked": stacked_autoencoder,
 }

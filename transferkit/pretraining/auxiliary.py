@@ -59,11 +59,8 @@ def rotation(encoder: Encoder, options: Pretraining, seed: int) -> Method:
     """
     size = encoder.preprocessing
     if size.height_px != size.width_px:
-        raise usage_error(
-            f"rotation needs a square input, not {size.height_px} x {size.width_px} px",
-            "",
-            "give --image-size",
-        )
+        what = f"rotation needs a square input, not {size.height_px} x {size.width_px} px"
+        raise usage_error(what, "", "give --image-size")
     head = classifier(encoder, QUARTERS, seed)
     networks = nn.ModuleDict({"encoder": encoder, "head": head})
 
@@ -106,16 +103,14 @@ def cut_tiles(images: Tensor, grid: int) -> Tensor:
     high, wide = height // grid, width // grid
     cropped = images[:, :, : high * grid, : wide * grid]
     rows = cropped.reshape(count, channels, grid, high, grid, wide)
-    return rows.permute(0, 2, 4, 1, 3, 5).reshape(count, grid * grid, channels, high, wide)
+    return rows.permute(0, 2, 4, 1, 3, 5).flatten(1, 2)
 
 
 def lay_tiles(tiles: Tensor, height_px: int, width_px: int) -> Tensor:
     """Assemble tiles (N, G * G, C, h, w) into pictures (N, C, H, W), padded with grey."""
-    count, number, channels, high, wide = tiles.shape
-    grid = round(number**0.5)
-    rows = tiles.reshape(count, grid, grid, channels, high, wide).permute(0, 3, 1, 4, 2, 5)
-    laid = rows.reshape(count, channels, grid * high, grid * wide)
-    rest = (0, width_px - grid * wide, 0, height_px - grid * high)
+    grid = round(tiles.shape[1] ** 0.5)
+    laid = tiles.unflatten(1, (grid, grid)).permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3)
+    rest = (0, width_px - laid.shape[3], 0, height_px - laid.shape[2])
     return functional.pad(laid, rest, value=GREY)
 
 
@@ -135,8 +130,7 @@ def framed(images: Tensor, grid: int) -> Tensor:
     tiles = cut_tiles(images, grid).clone()
     edge = max(1, min(tiles.shape[3:]) // 16)
     for line in (slice(None, edge), slice(-edge, None)):
-        tiles[..., line, :] = GREY
-        tiles[..., :, line] = GREY
+        tiles[..., line, :] = tiles[..., :, line] = GREY
     return lay_tiles(tiles, images.shape[2], images.shape[3])
 
 
@@ -151,11 +145,8 @@ def jigsaw(encoder: Encoder, options: Pretraining, seed: int) -> Method:
     shorter = min(size.height_px, size.width_px)
     grid = options.grid or (2 if shorter < FEW_TILES_PX else 3)
     if shorter < 4 * grid:
-        raise usage_error(
-            f"--grid {grid} cuts {shorter} px into tiles of less than 4 px",
-            "",
-            "lower --grid or raise --image-size",
-        )
+        what = f"--grid {grid} cuts {shorter} px into tiles of less than 4 px"
+        raise usage_error(what, "", "lower --grid or raise --image-size")
     orders = permutations(grid * grid, options.permutations)
     head = classifier(encoder, len(orders), seed)
     networks = nn.ModuleDict({"encoder": encoder, "head": head})

@@ -1,19 +1,16 @@
 """The evaluation after every epoch of pretraining: figures for metrics.csv, and plots."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from transferkit.data.index import DatasetIndex
 from transferkit.evaluation.pretraining_plots import picture_rows
 from transferkit.events import Notice, Show
-from transferkit.pretraining.encoder import Encoder
 from transferkit.pretraining.features import (
-    ProbeData,
     clean_images,
     collapse_warning,
     effective_rank,
@@ -21,8 +18,7 @@ from transferkit.pretraining.features import (
     features_of,
     probe,
 )
-from transferkit.pretraining.method import Method
-from transferkit.pretraining.views import PretrainingViews
+from transferkit.pretraining.run import PretrainingSession
 from transferkit.runs.folder import RunFolder
 
 SHOWN = 8
@@ -33,80 +29,59 @@ limits, so that it takes a few percent of an epoch."""
 
 @dataclass
 class Evaluator:
-    """Evaluates a method after every epoch.
+    """Evaluates a method after every epoch."""
 
-    probe_every: epochs between probes; None for a tenth of all.
-    """
-
-    method: Method
-    encoder: Encoder
-    index: DatasetIndex
-    views: PretrainingViews
+    session: PretrainingSession
     folder: RunFolder
-    device: torch.device
     show: Show
-    probe_data: ProbeData | None = None
-    probe_every: int | None = None
-    seed: int = 0
+    _pictures: dict[str, Tensor] = field(default_factory=dict)
 
     def __call__(self, done: int, planned: int) -> Mapping[str, float]:
         """Return the figures after `done` of `planned` epochs; draw what the method shows."""
-        self.method.networks.eval()
+        session, method, device = self.session, self.session.method, self.session.device
+        method.networks.eval()
         figures: dict[str, float] = {}
         with torch.random.fork_rng(devices=[]):
-            features = features_of(self.encoder, iter(self.sample().split(128)), self.device)
+            features = features_of(session.encoder, iter(self.sample().split(128)), device)
             figures["spread"], figures["rank"] = feature_spread(features), effective_rank(features)
             if text := collapse_warning(figures["spread"], figures["rank"]):
                 self.show(Notice(text, warning=True))
-            if self.method.figures is not None:
+            if method.figures is not None:
                 training, held_out = self.pictures("train"), self.pictures("val")
-                figures |= self.method.figures(training.to(self.device), held_out.to(self.device))
-            if self.due(done, planned):
-                assert self.probe_data is not None
-                figures |= probe(self.encoder, self.probe_data, self.device, self.seed)
+                figures |= method.figures(training.to(device), held_out.to(device))
+            every = session.config.pretraining.probe_every or max(1, planned // 10)
+            if session.probe is not None and (done in (1, planned) or done % every == 0):
+                seed = session.config.training.seed
+                figures |= probe(session.encoder, session.probe, session.views, device, seed)
             self.draw(done, planned)
         return figures
 
-    def due(self, done: int, planned: int) -> bool:
-        """Whether a probe is due: after the first, every `probe_every`-th and the last epoch."""
-        if self.probe_data is None:
-            return False
-        every = self.probe_every or max(1, planned // 10)
-        return done == 1 or done % every == 0 or done == planned
-
     def sample(self) -> Tensor:
-        """Return the pictures whose features are examined, (N, 3, H, W), values 0..1.
-
-        They are held-out ones if there are enough.
-        """
+        """Return the pictures whose features are examined; held-out ones if there are enough."""
         held_out = self.pictures("val")
         return held_out if len(held_out) >= FEWEST_SAMPLED else self.pictures("train")
 
     def pictures(self, split: str) -> Tensor:
         """Return a fixed sample of a split (N, 3, H, W), values 0..1; decoded once."""
         if split not in self._pictures:
-            most = sample_size(len(self.index.of_split("train")))
-            positions = evenly_spaced(self.index.of_split(split), most)
-            parts = list(clean_images(self.index, positions, self.views))
-            size = self.views.preprocessing
-            empty = torch.zeros(0, 3, size.height_px, size.width_px)
-            self._pictures[split] = torch.cat([empty, *parts])
+            index, views = self.session.index, self.session.views
+            most = sample_size(len(index.of_split("train")))
+            images = clean_images(index, evenly_spaced(index.of_split(split), most), views)
+            empty = torch.zeros(0, 3, views.preprocessing.height_px, views.preprocessing.width_px)
+            self._pictures[split] = torch.cat([empty, *images])
         return self._pictures[split]
 
     def draw(self, done: int, planned: int) -> None:
         """Draw the method's plots of a few pictures; those of every tenth part are kept."""
-        if self.method.show is None:
+        show = self.session.method.show
+        if show is None:
             return
         with torch.no_grad():
-            plots = self.method.show(self.sample()[:SHOWN].to(self.device))
+            plots = show(self.sample()[:SHOWN].to(self.session.device))
+        kept = done == 1 or done % max(1, planned // 10) == 0
         for name, rows in plots.items():
-            self.folder.save_plot(name, picture_rows(rows.cpu().numpy(), f"epoch {done}"))
-            if done == 1 or done % max(1, planned // 10) == 0:
-                kept = f"{name}-{done:04d}"
-                self.folder.save_plot(kept, picture_rows(rows.cpu().numpy(), f"epoch {done}"))
-
-    def __post_init__(self) -> None:
-        self._pictures: dict[str, Tensor] = {}
+            for plot in (name, f"{name}-{done:04d}") if kept else (name,):
+                self.folder.save_plot(plot, picture_rows(rows.cpu().numpy(), f"epoch {done}"))
 
 
 def sample_size(training: int) -> int:

@@ -1,7 +1,6 @@
 """Frozen features: extraction, k-NN and linear probes, signs of collapse."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -43,16 +42,10 @@ def features_of(encoder: Encoder, images: Iterator[Tensor], device: torch.device
     return torch.cat(features).double().numpy()
 
 
-@dataclass(frozen=True)
-class ProbeData:
-    """Labelled pictures for probes; views: how they are read."""
-
-    index: DatasetIndex
-    views: PretrainingViews
-
-
-def probe(encoder: Encoder, data: ProbeData, device: torch.device, seed: int) -> dict[str, float]:
-    """Return the validation accuracy of two classifiers on frozen features.
+def probe(
+    encoder: Encoder, index: DatasetIndex, views: PretrainingViews, device: torch.device, seed: int
+) -> dict[str, float]:
+    """Return the validation accuracy of two classifiers on frozen features of labelled pictures.
 
     probe_knn: the 20 nearest training pictures by cosine distance, weighted by its inverse.
     probe_linear: logistic regression on standardised features.
@@ -60,11 +53,9 @@ def probe(encoder: Encoder, data: ProbeData, device: torch.device, seed: int) ->
     CVPR 2018; Alain and Bengio, "Understanding intermediate layers using linear classifier
     probes", 2016; scikit-learn's implementations.
     """
-    parts = [data.index.of_split(split) for split in ("train", "val")]
-    train, val = (
-        features_of(encoder, clean_images(data.index, part, data.views), device) for part in parts
-    )
-    labels, truth = (data.index.labels[part] for part in parts)
+    splits = [index.of_split(split) for split in ("train", "val")]
+    train, val = (features_of(encoder, clean_images(index, s, views), device) for s in splits)
+    labels, truth = (index.labels[split] for split in splits)
     return {
         "probe_knn": knn_accuracy(train, labels, val, truth),
         "probe_linear": linear_accuracy(train, labels, val, truth, seed),

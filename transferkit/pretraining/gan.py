@@ -9,19 +9,26 @@ from torch.nn import functional
 from torch.nn.utils import parametrizations, parametrize
 
 from transferkit.config import Pretraining
+from transferkit.pretraining.autoencoders import (
+    NARROWEST,
+    SHOWN_COLUMNS,
+    SHOWN_ROWS,
+    WIDEST,
+    pixels_of,
+    upsampling,
+)
 from transferkit.pretraining.encoder import Encoder
 from transferkit.pretraining.method import Batch, Method, Objective, Phase
 
 DISCRIMINATOR, GENERATOR = "discriminator", "generator"
-SHOWN_ROWS, SHOWN_COLUMNS = 4, 8
 R1_GAMMA = 1.0
 """Weight of the gradient penalty at 32 px; it grows with the number of pixels."""
 R1_EVERY = 16
 """Steps between penalties, whose weight is multiplied by it: their second derivatives dominate the
 cost of a step. Source: Karras et al., "Analyzing and Improving the Image Quality of StyleGAN", CVPR
 2020, section 3.1 (lazy regularization)."""
-WIDEST, NARROWEST, SMALLEST_PX = 256, 16, 8
-"""Most channels of the generator's first maps, fewest of its last; side of its first maps."""
+SMALLEST_PX = 8
+"""Side of the generator's first maps."""
 COLLAPSED_VARIETY = 0.25
 """Variety of the samples, relative to that of pictures, below which they suggest mode collapse."""
 ONE_SIDED = 0.98
@@ -32,9 +39,7 @@ NO_BETTER_THAN_CHANCE = 0.52
 class Generator(nn.Module):
     """Maps latents (N, Z) to pictures (N, 3, H, W), values 0..1.
 
-    A linear layer to small maps, then a transposed convolution with batch norm and ReLU for each
-    doubling. Source: Radford et al., "Unsupervised Representation Learning with Deep
-    Convolutional Generative Adversarial Networks", ICLR 2016, section 3.
+    A linear layer to small maps, then `upsampling`.
     """
 
     def __init__(self, latent: int, height_px: int, width_px: int, widest: int = WIDEST) -> None:
@@ -42,24 +47,14 @@ class Generator(nn.Module):
         doublings = max(1, math.floor(math.log2(min(height_px, width_px) / SMALLEST_PX)) + 1)
         self.start = (math.ceil(height_px / 2**doublings), math.ceil(width_px / 2**doublings))
         self.size_px = (height_px, width_px)
-        wide = widest
-        self.first = nn.Linear(latent, wide * self.start[0] * self.start[1], bias=False)
-        layers: list[nn.Module] = [nn.BatchNorm2d(wide), nn.ReLU()]
-        for _ in range(doublings):
-            narrow = max(NARROWEST, wide // 2)
-            layers += [nn.ConvTranspose2d(wide, narrow, 4, 2, 1, bias=False)]
-            layers += [nn.BatchNorm2d(narrow), nn.ReLU()]
-            wide = narrow
-        self.layers = nn.Sequential(*layers)
-        self.last = nn.Conv2d(wide, 3, 3, padding=1)
+        self.first = nn.Linear(latent, widest * self.start[0] * self.start[1], bias=False)
+        start = [nn.BatchNorm2d(widest), nn.ReLU()]
+        self.layers, self.last = upsampling(start, widest, doublings, bias=False)
 
     def forward(self, latent: Tensor) -> Tensor:
         """Return pictures (N, 3, H, W) from latents (N, Z)."""
         maps = self.first(latent).view(len(latent), -1, *self.start)
-        upsampled = self.layers(maps)
-        if upsampled.shape[2:] != self.size_px:
-            upsampled = functional.interpolate(upsampled, self.size_px, mode="bilinear")
-        return torch.sigmoid(self.last(upsampled))
+        return pixels_of(self.layers(maps), self.last, self.size_px)
 
 
 class Critic(nn.Module):
@@ -76,33 +71,24 @@ class Critic(nn.Module):
 
 
 def hinge(real: Tensor, fake: Tensor) -> Tensor:
-    """Push scores of real pictures above 1, those of generated ones below -1.
-
-    Source: Lim and Ye, "Geometric GAN", 2017.
-    """
+    """Push scores of real pictures above 1, those of generated ones below -1."""
     return functional.relu(1 - real).mean() + functional.relu(1 + fake).mean()
 
 
 def logistic(real: Tensor, fake: Tensor) -> Tensor:
-    """Binary cross-entropy of real against generated. Source: Goodfellow et al., NeurIPS 2014."""
+    """Return the binary cross-entropy of real against generated pictures."""
     return functional.softplus(-real).mean() + functional.softplus(fake).mean()
 
 
-def raise_score(fake: Tensor) -> Tensor:
-    """Return the generator's loss beside `hinge`: the negative mean score."""
-    return -fake.mean()
-
-
-def non_saturating(fake: Tensor) -> Tensor:
-    """Return -log of the probability of being real. Source: Goodfellow et al., NeurIPS 2014."""
-    return functional.softplus(-fake).mean()
-
-
 GAN_LOSSES: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], Callable[[Tensor], Tensor]]] = {
-    "non-saturating": (logistic, non_saturating),
-    "hinge": (hinge, raise_score),
+    "non-saturating": (logistic, lambda fake: functional.softplus(-fake).mean()),
+    "hinge": (hinge, lambda fake: -fake.mean()),
 }
-"""Name -> (discriminator loss of scores (real, fake), generator loss of scores (fake))."""
+"""Name -> (discriminator loss of scores (real, fake), generator loss of scores (fake)).
+
+Source: Goodfellow et al., "Generative Adversarial Nets", NeurIPS 2014; Lim and Ye, "Geometric GAN",
+2017.
+"""
 
 
 def r1(critic: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
@@ -173,16 +159,9 @@ def gan(encoder: Encoder, options: Pretraining, seed: int) -> Method:
             parametrize.remove_parametrizations(layer, "weight")
 
     players = {DISCRIMINATOR: critic, GENERATOR: generator}
+    phases = (Phase("play", players, learn),)
     return Method(
-        networks,
-        (Phase("play", players, learn),),
-        lr=2e-4,
-        weight_decay=0.0,
-        hyper={"beta1": 0.5},
-        show=show,
-        figures=figures,
-        warnings=warnings,
-        finish=finish,
+        networks, phases, 2e-4, 0.0, {"beta1": 0.5}, show, figures, warnings, finish=finish
     )
 
 
@@ -203,19 +182,19 @@ def warnings(rows: Sequence[Mapping[str, float]]) -> list[str]:
     """Warn of mode collapse, or of a player that has won, over the last three epochs."""
     if len(rows) < 3:
         return []
+    varieties, accuracies = ([row[name] for row in rows[-3:]] for name in ("variety", "told_apart"))
     texts = []
-    last = rows[-3:]
-    if all(row["variety"] < COLLAPSED_VARIETY for row in last):
+    if max(varieties) < COLLAPSED_VARIETY:
         texts.append(
             "the generator draws nearly the same picture from every latent (mode collapse): "
             "lower --lr, or take another --gan-loss or --gan-penalty"
         )
-    if all(row["told_apart"] > ONE_SIDED for row in last):
+    if min(accuracies) > ONE_SIDED:
         texts.append(
             "the discriminator wins: it recognises nearly all generated pictures, and the "
             "generator learns little; lower --lr, or use --gan-penalty r1"
         )
-    if all(row["told_apart"] < NO_BETTER_THAN_CHANCE for row in last):
+    if max(accuracies) < NO_BETTER_THAN_CHANCE:
         texts.append(
             "the generator wins: the discriminator, the part that is kept, is no better than "
             "chance and learns little; raise --lr, use a wider backbone, or another --gan-penalty"

@@ -13,13 +13,7 @@ from transferkit.data.loader import ahead
 from transferkit.events import Event, Notice, PretrainingEpoch, Progress
 from transferkit.files.foreign_files import understood
 from transferkit.pretraining.method import Batch, Objective, Phase
-from transferkit.pretraining.run import (
-    Optimizers,
-    PretrainingRun,
-    epoch_start,
-    save,
-    save_midway,
-)
+from transferkit.pretraining.run import Optimizers, PretrainingRun, epoch_start, save, save_midway
 from transferkit.pretraining.views import PretrainingViews, View, as_batch
 from transferkit.stopping import between_steps
 from transferkit.training.divergence import Diverged, DivergedForGood, checked
@@ -68,11 +62,9 @@ def fit(run: PretrainingRun) -> Iterator[Event]:
             fit_budget(run)
             processes.from_first(save, run, optimizers)
             yield PretrainingEpoch(len(state.rows), sum(state.epochs), phase.name, dict(row))
-            warn = run.method.warnings or (lambda rows: [])
-            for text in warn(state.rows):
-                if text not in shown:
-                    shown.add(text)
-                    yield Notice(text, warning=True)
+            warnings = run.method.warnings(state.rows) if run.method.warnings else []
+            yield from (Notice(text, warning=True) for text in warnings if text not in shown)
+            shown.update(warnings)
         state.phase += 1
         state.epoch = 0
 
@@ -104,13 +96,9 @@ def fit_budget(run: PretrainingRun) -> None:
     state, budget = run.state, run.settings.budget_s
     if budget is None or state.phase < len(state.epochs) - 1:
         return
-    left = budget - state.seconds
-    epochs_s = [
-        row["seconds"] + row["seconds_measuring"]
-        for row in state.rows
-        if row["phase"] == state.phase
-    ]
-    more = max(0, round(left / float(np.mean(epochs_s))))
+    rows = [row for row in state.rows if row["phase"] == state.phase]
+    epoch_s = float(np.mean([row["seconds"] + row["seconds_measuring"] for row in rows]))
+    more = max(0, round((budget - state.seconds) / epoch_s))
     state.epochs[state.phase] = state.epoch + more
 
 
@@ -120,7 +108,7 @@ def make_optimizers(run: PretrainingRun, phase: Phase) -> Optimizers:
         parameter.requires_grad_(False)
     optimizers: Optimizers = {}
     for name, player in phase.players.items():
-        parameters = parameters_of(player)
+        parameters = list(player.parameters() if isinstance(player, nn.Module) else player)
         for parameter in parameters:
             parameter.requires_grad_(True)
         groups = parameter_groups(
@@ -137,11 +125,6 @@ def make_optimizers(run: PretrainingRun, phase: Phase) -> Optimizers:
                     optimizer.load_state_dict(run.resumed[name])
         run.resumed = None
     return optimizers
-
-
-def parameters_of(player: nn.Module | Sequence[nn.Parameter]) -> list[nn.Parameter]:
-    """Return the parameters of a player."""
-    return list(player.parameters()) if isinstance(player, nn.Module) else list(player)
 
 
 def train_epoch(
@@ -192,11 +175,10 @@ def take_step(
     count: pictures of the batch in all processes; gradients and figures are means over them.
     """
     objectives = phase.learn(batch)
-    clipping = run.settings.clipping
     weight = processes.weight(len(batch.labels), count)
     sums: dict[str, float] = {}
     while True:
-        with run.autocast():
+        with run.fabric.autocast():
             objective = next(objectives, None)
         if objective is None:
             break
@@ -210,8 +192,9 @@ def take_step(
         (objective.loss * weight if weight != 1 else objective.loss).backward()
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         processes.average_(p.grad for p in parameters if p.grad is not None)
-        if clipping is not None:
-            CLIPPINGS[clipping[0]](parameters, clipping[1])
+        if run.settings.clipping is not None:
+            kind, limit = run.settings.clipping
+            CLIPPINGS[kind](parameters, limit)
         optimizer.step()
         sums |= {name: sums.get(name, 0.0) + figure for name, figure in figures.items()}
     if phase.after_step is not None:
@@ -222,8 +205,7 @@ def take_step(
 def figures_of(objective: Objective, phase: Phase) -> dict[str, float]:
     """Return the loss, as "loss" or with several players "loss_<player>", then the figures."""
     name = "loss" if len(phase.players) == 1 else f"loss_{objective.player}"
-    value = float(objective.loss.detach())
-    return {name: value, **{key: float(figure) for key, figure in objective.figures.items()}}
+    return {name: float(objective.loss.detach()), **objective.figures}
 
 
 @torch.no_grad()
@@ -279,10 +261,10 @@ def pilot(run: PretrainingRun) -> Generator[Event, None, float]:
     optimizers = make_optimizers(run, phase)
     epoch = cut(run.train, run.settings.batch_size, run.settings.drop_last)
     picks = epoch[:PILOT_STEPS]
+    local = [processes.share(pick) for pick in picks]
     run.method.networks.train()
     steps_s: list[float] = []
     started = time.perf_counter()
-    local = [processes.share(pick) for pick in picks]
     for step, batch in enumerate(batches(run, run.views, local, 0)):
         for optimizer in optimizers.values():
             set_rates(optimizer, 1e-8)

@@ -94,12 +94,11 @@ def visible_tokens(vit: VisionTransformer, images: Tensor, visible: Tensor) -> T
     """Run a transformer on the visible patches alone: normalised pictures -> tokens (N, V, C)."""
     model: Any = vit
     tokens = model._pos_embed(model.patch_embed(images))  # (N, prefix + L, C)
-    prefix, rest = tokens.split(
-        [model.num_prefix_tokens, tokens.shape[1] - model.num_prefix_tokens], 1
-    )
+    count = model.num_prefix_tokens
+    prefix, rest = tokens[:, :count], tokens[:, count:]
     kept = rest.gather(1, visible[..., None].expand(-1, -1, rest.shape[2]))
     outputs = model.norm(model.blocks(model.norm_pre(torch.cat([prefix, kept], dim=1))))
-    without_prefix: Tensor = outputs[:, model.num_prefix_tokens :]
+    without_prefix: Tensor = outputs[:, count:]
     return without_prefix
 
 
@@ -113,12 +112,10 @@ def mae(encoder: Encoder, options: Pretraining, seed: int) -> Method:
         torch.manual_seed(seed)
         decoder = PatchDecoder(vit.embed_dim, grid, 3 * size_px[0] * size_px[1])
     networks = nn.ModuleDict({"encoder": encoder, "decoder": decoder})
-    patches = grid[0] * grid[1]
+    patches, ratio = grid[0] * grid[1], options.mask_ratio or MASK_RATIO
 
     def predicted_and_mask(images: Tensor) -> tuple[Tensor, Tensor]:
-        visible = choose_visible(len(images), patches, options.mask_ratio or MASK_RATIO).to(
-            images.device
-        )
+        visible = choose_visible(len(images), patches, ratio).to(images.device)
         tokens = visible_tokens(vit, encoder.normalized(images), visible)
         mask = torch.ones(len(images), patches, device=images.device).scatter(1, visible, 0.0)
         return decoder(tokens, visible), mask
@@ -157,14 +154,10 @@ def vision_transformer(
             f"this backbone is a {type(vit).__name__}",
             "use --backbone vit_tiny_patch16_224, or for this backbone --method inpainting",
         )
-    size_px = tuple(vit.patch_embed.patch_size)
-    grid = tuple(vit.patch_embed.grid_size)
+    size_px, grid = tuple(vit.patch_embed.patch_size), tuple(vit.patch_embed.grid_size)
     if grid[0] * grid[1] < FEWEST_PATCHES:
         side = encoder.preprocessing.width_px
-        raise usage_error(
-            f"an input of {side} px has {grid[0]} × {grid[1]} patches of {size_px[0]} px: too few "
-            "to mask",
-            "",
-            f"enlarge it with --image-size {8 * size_px[0]}, or take a backbone of smaller patches",
-        )
+        what = f"an input of {side} px has only {grid[0]} × {grid[1]} patches of {size_px[0]} px"
+        remedy = f"use --image-size {8 * size_px[0]}, or a backbone of smaller patches"
+        raise usage_error(what, "", remedy)
     return vit, grid, size_px

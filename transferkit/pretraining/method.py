@@ -1,8 +1,7 @@
 """The interface of a pretraining method: networks, and how they learn from a batch of pictures.
 
 A method is a function `(encoder, options, seed) -> Method` and a row in
-`transferkit.config.methods.METHODS`. The loop does the rest: views, optimisers, schedules,
-clipping, checkpoints, probes and plots.
+`transferkit.config.methods.METHODS`. The loop does the rest.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -1,8 +1,6 @@
 """Building a pretraining method by its name, from the table `transferkit.config.methods`."""
 
-import importlib
-from collections.abc import Callable
-from typing import Any
+from pkgutil import resolve_name
 
 from transferkit.config import Pretraining
 from transferkit.config.methods import METHODS
@@ -11,20 +9,12 @@ from transferkit.pretraining.encoder import Encoder
 from transferkit.pretraining.method import Method
 
 
-def load(name: str) -> Callable[..., Any]:
-    """Import and return "module.function" of this package."""
-    module, _, function = name.partition(".")
-    loaded: Callable[..., Any] = getattr(
-        importlib.import_module(f"transferkit.pretraining.{module}"), function
-    )
-    return loaded
-
-
 def make_method(encoder: Encoder, options: Pretraining, seed: int, num_classes: int) -> Method:
     """Build the configured method around an encoder, its new networks seeded by `seed`."""
     kind = METHODS[options.method]
     labelled = {"classes": num_classes} if kind.reads_labels else {}
-    method: Method = load(kind.function)(encoder, options, seed, **labelled)
+    make = resolve_name(f"{__package__}.{kind.function}")
+    method: Method = make(encoder, options, seed, **labelled)
     return method
 
 
@@ -33,7 +23,7 @@ def views_of(encoder: Encoder, options: Pretraining) -> tuple[str, ...]:
     kind = METHODS[options.method]
     if kind.views_function is None:
         return kind.views
-    views: tuple[str, ...] = load(kind.views_function)(encoder, options)
+    views: tuple[str, ...] = resolve_name(f"{__package__}.{kind.views_function}")(encoder, options)
     return views
 
 
@@ -41,10 +31,8 @@ def check_process_count(options: Pretraining, number: int) -> None:
     """Raise a usage error if the method or batch size does not allow so many processes."""
     if number > 1 and METHODS[options.method].one_process:
         able = ", ".join(name for name, kind in METHODS.items() if not kind.one_process)
-        raise usage_error(
-            f"--method {options.method} runs in one process, not in {number}",
-            "its batches cannot be divided",
-            f"start it without torchrun, or take one of {able}",
-        )
+        what = f"--method {options.method} runs in one process, not in {number}"
+        remedy = f"start it without torchrun, or take one of {able}"
+        raise usage_error(what, "its batches cannot be divided", remedy)
     if options.batch_size < number:
         raise usage_error(f"--batch-size {options.batch_size} is too small for {number} processes")

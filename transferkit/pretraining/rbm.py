@@ -161,21 +161,14 @@ class Stack(nn.Module):
             scaled = number == 0 and not self.gaussian
             layer.bias.copy_(-layer.weight @ (2 * mean - 1 if scaled else mean))
 
-    def chain(self, number: int) -> Tensor:
-        """Return a layer's persistent chains (N, V)."""
-        chain: Tensor = getattr(self, f"chain{number}")
-        return chain
-
     def reconstructed(self, images: Tensor, depth: int) -> Tensor:
         """Return pictures (N, 3, H, W), 0..1, reconstructed from `depth` layers up."""
         hidden = self.below(images, depth)
         for number in reversed(range(depth)):
             hidden = self.machine(number).visible(hidden)
-        if self.gaussian:
-            shape = (1, 3, *images.shape[2:])
-            pixels = hidden.view(len(images), *shape[1:])
-            return (pixels * self.encoder.std + self.encoder.mean).clamp(0, 1)
-        return hidden.view_as(images)
+        pixels = hidden.view_as(images)
+        scale = self.encoder
+        return (pixels * scale.std + scale.mean).clamp(0, 1) if self.gaussian else pixels
 
 
 def linear_layers(encoder: Encoder) -> list[nn.Linear]:
@@ -197,12 +190,10 @@ def linear_layers(encoder: Encoder) -> list[nn.Linear]:
     for block in backbone.blocks:
         parts = list(block.children())
         if [type(part) for part in parts] != [nn.Linear, nn.Sigmoid]:
-            names = ", ".join(type(part).__name__ for part in parts)
-            raise usage_error(
-                "--method rbm needs layers with logistic units and nothing between them",
-                f"here they are {names}",
-                "use --activation logistic, without batch norm and dropout",
-            )
+            what = "--method rbm needs layers with logistic units and nothing between them"
+            where = f"here they are {', '.join(type(part).__name__ for part in parts)}"
+            remedy = "use --activation logistic, without batch norm and dropout"
+            raise usage_error(what, where, remedy)
         layers += [part for part in parts if isinstance(part, nn.Linear)]
     return layers
 
@@ -219,23 +210,20 @@ def rbm(encoder: Encoder, options: Pretraining, seed: int) -> Method:
     phases = []
     for number, layer in enumerate(stack.layers):
         players = {"network": [layer.weight, layer.bias, stack.visible_biases[number]]}
-        step = layer_step(stack, number, options)
-        begin = partial(stack.centre_, number)
+        step, begin = layer_step(stack, number, options), partial(stack.centre_, number)
         phases.append(Phase(f"layer {number + 1}", players, step, begin=begin))
 
     def show(images: Tensor) -> Mapping[str, Tensor]:
-        rows = [images, stack.reconstructed(images, 1)]
-        if len(stack.layers) > 1:
-            rows.append(stack.reconstructed(images, len(stack.layers)))
+        depths = dict.fromkeys((1, len(stack.layers)))
+        rows = [images, *(stack.reconstructed(images, depth) for depth in depths)]
         return {"reconstructions": torch.stack(rows)}
 
     def figures(training: Tensor, held_out: Tensor) -> Mapping[str, float]:
         if not len(held_out):
             return {}
-        number = stack.learning
+        machine = stack.machine(stack.learning)
         with torch.no_grad():
-            machine = stack.machine(number)
-            parts = [stack.below(part, number) for part in (held_out, training)]
+            parts = [stack.below(part, stack.learning) for part in (held_out, training)]
             energies = [machine.free_energy(part).mean() for part in parts]
         return {"free_energy_gap": float(energies[0] - energies[1])}
 
@@ -253,7 +241,7 @@ def layer_step(stack: Stack, number: int, options: Pretraining) -> Learn:
             data = stack.below(batch.views[0], number)
             if machine.std is None:
                 data = torch.bernoulli(data)
-            chain = stack.chain(number)
+            chain = stack.get_buffer(f"chain{number}")
             persistent = options.persistent and not batch.held_out
             start = chain[: len(data)] if persistent else data
             fantasy = machine.gibbs(start, options.cd_steps)

@@ -1,15 +1,17 @@
 """A pretraining run: its parts, its state, and saving and restoring that."""
 
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 
+from transferkit.backbones.create import Backbone
+from transferkit.config import Config
 from transferkit.data.index import DatasetIndex
 from transferkit.files.foreign_files import understood
+from transferkit.pretraining.encoder import Encoder
 from transferkit.pretraining.method import Method
 from transferkit.pretraining.views import PretrainingViews
 from transferkit.runs.folder import RunFolder
@@ -77,21 +79,38 @@ class PretrainingState:
 
 
 @dataclass
-class PretrainingRun:
-    """Everything that the loop needs.
+class PretrainingSession:
+    """The objects built from a configuration.
 
-    index: pictures; the split "val" is held out. evaluate: called after every epoch with the
-    numbers of finished and planned epochs; returns further figures of the row. autocast: returns
-    the autocast context. resumed: state of the optimisers in the checkpoint being resumed.
+    index: pictures; the split "val" is held out. probe: labelled pictures for probes, if any.
     """
 
-    method: Method
+    config: Config
     index: DatasetIndex
+    backbone: Backbone
+    encoder: Encoder
+    method: Method
     views: PretrainingViews
+    fabric: Any
+    probe: DatasetIndex | None
+
+    @property
+    def device(self) -> torch.device:
+        """The device of this process."""
+        device: torch.device = self.fabric.device
+        return device
+
+
+@dataclass
+class PretrainingRun(PretrainingSession):
+    """A session in its run folder.
+
+    evaluate: called after every epoch with the numbers of finished and planned epochs; returns
+    further figures of the row. resumed: state of the optimisers in the checkpoint being resumed.
+    """
+
     settings: PretrainingSettings
     folder: RunFolder
-    device: torch.device
-    autocast: Callable[[], AbstractContextManager[Any]]
     evaluate: Callable[[int, int], Mapping[str, float]]
     state: PretrainingState
     resumed: dict[str, Any] | None = None
@@ -105,14 +124,12 @@ class PretrainingRun:
 def save(run: PretrainingRun, optimizers: Optimizers) -> None:
     """Write the metrics, then the checkpoint, so that the checkpoint is never ahead."""
     run.folder.write_metrics(run.state.rows)
-    run.folder.save_checkpoint(
-        "last",
-        {
-            "networks": run.method.networks.state_dict(),
-            "optimizers": {name: o.state_dict() for name, o in optimizers.items()},
-            "state": asdict(run.state),
-        },
-    )
+    checkpoint = {
+        "networks": run.method.networks.state_dict(),
+        "optimizers": {name: o.state_dict() for name, o in optimizers.items()},
+        "state": asdict(run.state),
+    }
+    run.folder.save_checkpoint("last", checkpoint)
 
 
 def continue_run(run: PretrainingRun) -> bool:

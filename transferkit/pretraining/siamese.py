@@ -5,6 +5,7 @@ ICML deep learning workshop 2015; Bromley et al., "Signature Verification using 
 Neural Network", NeurIPS 1993.
 """
 
+import itertools
 from collections.abc import Iterator
 
 import numpy as np
@@ -56,14 +57,14 @@ def in_pairs(order: NDArray[np.int64], identities: NDArray[np.int64]) -> NDArray
     order: (N,) positions in random order. identities: (N,) of the pictures in that order.
     """
     waiting: dict[int, list[int]] = {}
-    groups: list[list[int]] = []
+    pairs: list[list[int]] = []
     for position, identity in zip(order.tolist(), identities.tolist(), strict=True):
         if identity in waiting:
             waiting.pop(identity).append(position)
         else:
-            waiting[identity] = [position]
-            groups.append(waiting[identity])
-    return np.array([position for group in groups for position in group], dtype=np.int64)
+            pairs.append([position])
+            waiting[identity] = pairs[-1]
+    return np.array(list(itertools.chain(*pairs)), dtype=np.int64)
 
 
 def same_or_different(encoder: Encoder, options: Pretraining, seed: int) -> Method:

@@ -27,7 +27,9 @@ def fit_size(config: Config, index: DatasetIndex) -> tuple[Config, str]:
     options = config.backbone
     if options.image_size is not None or config.pretraining.init == "pretrained":
         return config, ""
-    default_px = default_size(options.name)
+    default_px = SIZES_PX.get(options.name) or int(
+        pretrained_config(resolve_name(options.name))["input_size"][-1]
+    )
     shorter_px = float(np.median(index.sizes.min(axis=1)))
     size_px = STEP * max(1, int(np.ceil(shorter_px / STEP)))
     if patch := PATCH.search(options.name):
@@ -43,10 +45,3 @@ def fit_size(config: Config, index: DatasetIndex) -> tuple[Config, str]:
     text = f"the pictures are {shorter_px:.0f} px: the input is {size_px} px, not {default_px}"
     config = replace(config, backbone=replace(options, image_size=size_px))
     return config, f"{text} (--image-size {default_px} enlarges them)"
-
-
-def default_size(name: str) -> int:
-    """Return the default side of a backbone's input in pixels."""
-    if name in SIZES_PX:
-        return SIZES_PX[name]
-    return int(pretrained_config(resolve_name(name))["input_size"][-1])

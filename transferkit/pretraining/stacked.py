@@ -1,6 +1,6 @@
 """Stacked autoencoders: an mlp or cnn, trained greedily from the first layer up."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -14,10 +14,7 @@ from transferkit.pretraining.method import Batch, Learn, Method, Objective, Phas
 
 TOGETHER = 2.0
 """Share of the epochs that train all layers, relative to 1 for each single layer."""
-LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "mse": functional.mse_loss,
-    "l1": functional.l1_loss,
-}
+LOSSES = {"mse": functional.mse_loss, "l1": functional.l1_loss}
 """Losses that are also defined for activations."""
 
 
@@ -51,12 +48,13 @@ def stacked_autoencoder(encoder: Encoder, options: Pretraining, seed: int) -> Me
     """
     backbone = encoder.backbone
     if not isinstance(backbone, Scratch):
-        raise usage_error(
-            "--variant stacked needs a plain stack of layers",
-            f"this backbone is a {type(backbone).__name__}",
-            "use --backbone mlp or --backbone cnn, or another --variant",
-        )
-    layers = [layer_of(block) for block in backbone.blocks.children()]
+        where = f"this backbone is a {type(backbone).__name__}"
+        remedy = "use --backbone mlp or --backbone cnn, or another --variant"
+        raise usage_error("--variant stacked needs a plain stack of layers", where, remedy)
+    layers = [
+        next(m for m in block.modules() if isinstance(m, nn.Linear | nn.Conv2d))
+        for block in backbone.blocks
+    ]
     inverses = nn.ModuleList(Inverse(layer, options.tied) for layer in layers)
     networks = nn.ModuleDict({"encoder": encoder, "inverses": inverses})
     compare = LOSSES[options.loss]
@@ -89,18 +87,9 @@ def stacked_autoencoder(encoder: Encoder, options: Pretraining, seed: int) -> Me
         outputs = reconstructed(images).view_as(images) * encoder.std + encoder.mean
         return {"reconstructions": torch.stack([images, outputs.clamp(0, 1)])}
 
-    phases = [
-        Phase(
-            f"layer {number + 1}",
-            {"network": nn.ModuleList([backbone.blocks[number], inverses[number]])},
-            one_layer(number),
-        )
-        for number in range(len(layers))
-    ]
+    phases = []
+    for number, (block, inverse) in enumerate(zip(backbone.blocks, inverses, strict=True)):
+        players = {"network": nn.ModuleList([block, inverse])}
+        phases.append(Phase(f"layer {number + 1}", players, one_layer(number)))
     phases.append(Phase("together", {"network": networks}, together, share=TOGETHER))
     return Method(networks, tuple(phases), show=show)
-
-
-def layer_of(block: nn.Module) -> nn.Linear | nn.Conv2d:
-    """Return the linear or convolutional layer of a block."""
-    return next(m for m in block.modules() if isinstance(m, nn.Linear | nn.Conv2d))

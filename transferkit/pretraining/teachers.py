@@ -36,11 +36,7 @@ def momentum_at(start: float, progress: float) -> float:
 
 def follow(trained: nn.Module, target: nn.Module, start: float) -> Callable[[float], None]:
     """Return a function that updates the copy's parameters after a step: p' = m p' + (1 - m) p."""
-
-    def after_step(progress: float) -> None:
-        update_momentum(trained, target, momentum_at(start, progress))
-
-    return after_step
+    return lambda progress: update_momentum(trained, target, momentum_at(start, progress))
 
 
 def byol(encoder: Encoder, options: Pretraining, seed: int) -> Method:
@@ -103,9 +99,8 @@ def dino(encoder: Encoder, options: Pretraining, seed: int) -> Method:
         teacher_temp=options.teacher_temperature,
         student_temp=options.temperature or 0.1,
     )
-    networks = nn.ModuleDict(
-        {"encoder": encoder, "head": head, "teacher": teacher, "compare": compare}
-    )
+    parts = {"encoder": encoder, "head": head, "teacher": teacher, "compare": compare}
+    networks = nn.ModuleDict(parts)
     fixed = head.last_layer.weight_g  # the last layer's rows keep unit length
     trained = [p for p in student.parameters() if p is not fixed]
 

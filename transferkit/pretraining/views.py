@@ -1,6 +1,6 @@
 """Augmented views of pictures for pretraining, determined by seed, picture number and epoch."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,12 +15,7 @@ from transferkit.data.decode import DecodeError, decode
 from transferkit.data.kept import KeptPictures
 from transferkit.data.preprocessing import Preprocessing
 from transferkit.data.reading import PLAIN, Reading
-from transferkit.data.views import (
-    clean_view,
-    random_crop,
-    shorter_side_px,
-    to_array,
-)
+from transferkit.data.views import clean_view, random_crop, shorter_side_px, to_array
 from transferkit.errors import UserError
 from transferkit.pretraining.colours import UNCHANGED, drawn_colours, recoloured
 
@@ -35,63 +30,54 @@ class View:
     colours: NDArray[np.float32]
 
 
-Draw = Callable[[Image.Image, Preprocessing, bool, np.random.Generator], View]
+@dataclass(frozen=True)
+class ViewKind:
+    """How a view is drawn. area: range of the crop's share of the picture; None: the whole picture.
 
-
-def unchanged(pixels: np.ndarray) -> View:
-    """Return a view without colour jitter."""
-    return View(pixels, np.array(UNCHANGED, dtype=np.float32))
-
-
-def clean(
-    image: Image.Image, size: Preprocessing, flip: bool, generator: np.random.Generator
-) -> View:
-    """Return the whole picture, preprocessed as in evaluation: (3, H, W)."""
-    return unchanged(clean_view(image, size))
-
-
-def weak(
-    image: Image.Image, size: Preprocessing, flip: bool, generator: np.random.Generator
-) -> View:
-    """Draw a large crop, randomly mirrored: (3, H, W)."""
-    return unchanged(to_array(cropped(image, size, (0.6, 1.0), flip, generator)))
-
-
-def strong(
-    image: Image.Image, size: Preprocessing, flip: bool, generator: np.random.Generator
-) -> View:
-    """Draw a crop of any size with colour jitter, random greyscale and blur: (3, H, W).
-
-    Source: Chen et al., "A Simple Framework for Contrastive Learning", ICML 2020, appendix A, with
-    half the jitter strength, as the authors use for small pictures.
+    augment: blur and colour jitter. half: half the input's height and width.
     """
-    return augmented(cropped(image, size, (0.2, 1.0), flip, generator), generator)
+
+    area: tuple[float, float] | None
+    augment: bool = False
+    half: bool = False
 
 
-def part(
-    image: Image.Image, size: Preprocessing, flip: bool, generator: np.random.Generator
+VIEWS = {
+    "clean": ViewKind(None),
+    "weak": ViewKind((0.6, 1.0)),
+    "strong": ViewKind((0.2, 1.0), augment=True),
+    "part": ViewKind((0.05, 0.4), augment=True),
+    "local": ViewKind((0.05, 0.4), augment=True, half=True),
+}
+"""The kinds of views, by name; clean views are preprocessed as in evaluation.
+
+Source of strong: Chen et al., "A Simple Framework for Contrastive Learning", ICML 2020, appendix A,
+with half the jitter strength, as the authors use for small pictures; of local: Caron et al.,
+"Unsupervised Learning of Visual Features by Contrasting Cluster Assignments", NeurIPS 2020,
+section 3.2.
+"""
+
+
+def drawn(
+    kind: ViewKind,
+    image: Image.Image,
+    size: Preprocessing,
+    flip: bool,
+    generator: np.random.Generator,
 ) -> View:
-    """Draw a small crop, enlarged and augmented like `strong`: (3, H, W)."""
-    return augmented(cropped(image, size, (0.05, 0.4), flip, generator), generator)
-
-
-def local(
-    image: Image.Image, size: Preprocessing, flip: bool, generator: np.random.Generator
-) -> View:
-    """Draw a view like `part` at half the height and width: (3, H // 2, W // 2).
-
-    Source: Caron et al., "Unsupervised Learning of Visual Features by Contrasting Cluster
-    Assignments", NeurIPS 2020, section 3.2.
-    """
-    half = replace(size, height_px=max(1, size.height_px // 2), width_px=max(1, size.width_px // 2))
-    return part(image, half, flip, generator)
-
-
-def augmented(image: Image.Image, generator: np.random.Generator) -> View:
-    """Blur a view at random, unless it is small, and draw its colour jitter."""
-    if min(image.size) >= SMALLEST_BLURRED_PX and generator.random() < 0.5:
-        image = image.filter(ImageFilter.GaussianBlur(generator.uniform(0.1, 2.0)))
-    return View(to_array(image), drawn_colours(generator))
+    """Draw a view: crop, mirroring, blur (unless the view is small) and colour jitter."""
+    unchanged = np.array(UNCHANGED, dtype=np.float32)
+    if kind.area is None:
+        return View(clean_view(image, size), unchanged)
+    if kind.half:
+        height_px, width_px = max(1, size.height_px // 2), max(1, size.width_px // 2)
+        size = replace(size, height_px=height_px, width_px=width_px)
+    view = cropped(image, size, kind.area, flip, generator)
+    if not kind.augment:
+        return View(to_array(view), unchanged)
+    if min(view.size) >= SMALLEST_BLURRED_PX and generator.random() < 0.5:
+        view = view.filter(ImageFilter.GaussianBlur(generator.uniform(0.1, 2.0)))
+    return View(to_array(view), drawn_colours(generator))
 
 
 def cropped(
@@ -106,21 +92,11 @@ def cropped(
     return ImageOps.mirror(view) if flip and generator.random() < 0.5 else view
 
 
-VIEWS: dict[str, Draw] = {
-    "clean": clean,
-    "weak": weak,
-    "strong": strong,
-    "part": part,
-    "local": local,
-}
-
-
 @dataclass(frozen=True)
 class PretrainingViews:
     """Makes views from (file, picture number, epoch).
 
-    kinds: a row of VIEWS for each view. flip: mirror at random. kept: cache of decoded pictures, if
-    any.
+    kinds: keys of VIEWS, one per view. flip: mirror at random. kept: cache of decoded pictures.
     """
 
     kinds: tuple[str, ...]
@@ -142,7 +118,8 @@ class PretrainingViews:
             ) from None
         generator = np.random.default_rng([self.seed, picture, epoch, 4])
         return tuple(
-            VIEWS[kind](image, self.preprocessing, self.flip, generator) for kind in self.kinds
+            drawn(VIEWS[kind], image, self.preprocessing, self.flip, generator)
+            for kind in self.kinds
         )
 
     def picture(self, path: Path) -> Image.Image:

@@ -14,6 +14,7 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from transferkit.backbones.create import pretrained_config
+from transferkit.evaluation.comparison import figure_text
 from transferkit.reporting.gather import RunData
 from transferkit.reporting.page import environment, share_text
 
@@ -29,16 +30,15 @@ FIGURES = {
     "brier": "Brier score",
     "ece": "expected calibration error",
 }
-SHARES = ("accuracy", "balanced_accuracy", "top_3_accuracy")
 HUB_METRICS = {"accuracy": "accuracy", "macro_f1": "f1", "auroc": "roc_auc"}
-"""Figures that the hub lists, and how it calls them."""
+"""Figures that the hub lists -> their names there."""
 HUB_LICENSES = {
     *("apache-2.0", "mit", "bsd-2-clause", "bsd-3-clause", "bsd-3-clause-clear", "openrail"),
     *("cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0", "cc-by-nc-sa-4.0", "cc0-1.0", "gpl-3.0"),
     *("lgpl-3.0", "agpl-3.0", "mpl-2.0", "isc", "unlicense"),
 }
 FEW_PICTURES = 20  # training pictures of a class below which a card warns
-MOST_NAMED = 8  # classes in one sentence
+MOST_NAMED = 8  # of them
 NOT_FROM_A_MODEL = ("random", "file ")  # how `weights_source` begins where no known model was first
 
 
@@ -49,28 +49,25 @@ def model_card(run: RunData, intervals: Intervals) -> str:
     escaped; no path of this machine is in it, since a card is made to be published.
     """
     description = run.description
-    return (
-        _environment()
-        .get_template("card.md")
-        .render(
-            metadata=Markup(card_data(run).to_yaml(line_break="\n")),
-            run=run,
-            d=description,
-            scratch=_is_from_scratch(description),
-            intervals=intervals,
-            figures=_figures(run.summary["metrics"], intervals),
-            dataset=dataset_name(run),
-            started_from=_started_from(description),
-            calibration=run.calibration,
-            surest=_surest(run.calibration),
-            rare=_rare(run),
-            confused=run.confused[:3],
-        )
+    template = _environment().get_template("card.md")
+    return template.render(
+        metadata=Markup(card_data(run).to_yaml(line_break="\n")),
+        run=run,
+        d=description,
+        scratch=_is_from_scratch(description),
+        intervals=intervals,
+        figures=_figures(run.summary["metrics"], intervals),
+        dataset=dataset_name(run),
+        started_from=_started_from(description),
+        calibration=run.calibration,
+        selective=_selective_accuracy(run.calibration),
+        rare=_rare(run),
+        confused=run.confused[:3],
     )
 
 
 def card_data(run: RunData) -> ModelCardData:
-    """Return the metadata: licence, library, task, what it started from, figures."""
+    """Return the metadata: licence, library, task, base model, figures."""
     description, metrics = run.description, run.summary["metrics"]
     license_name = str(description.get("license") or "unknown").lower()
     known = license_name in HUB_LICENSES
@@ -102,7 +99,7 @@ def card_data(run: RunData) -> ModelCardData:
 
 
 def base_model(description: Mapping[str, Any]) -> str | None:
-    """Return the hub's name of the model that training started from; None where there is none."""
+    """Return the hub's name of the model that training started from, if any."""
     if _is_from_scratch(description) or _started_from(description) == "unknown":
         return None
     if str(description["started_from"]).startswith(NOT_FROM_A_MODEL):
@@ -130,22 +127,17 @@ def _started_from(description: Mapping[str, Any]) -> str:
 
 
 def _figures(metrics: Mapping[str, Any], intervals: Intervals) -> list[tuple[str, str, str]]:
-    """Return (name, value, interval) of the figures that there are."""
-    found = []
+    """Return (label, value, interval) of the figures that the run has."""
+    rows = []
     for name, label in FIGURES.items():
         if metrics.get(name) is not None:
-            form = share_text if name in SHARES else _number
-            sides = [form(side) for side in intervals.get(name, ())]
-            found.append((label, form(metrics[name]), " to ".join(sides)))
-    return found
+            sides = [figure_text(name, side) for side in intervals.get(name, ())]
+            rows.append((label, figure_text(name, metrics[name]), " to ".join(sides)))
+    return rows
 
 
-def _number(value: float) -> str:
-    return "–" if value != value else f"{value:.3f}"
-
-
-def _surest(calibration: Mapping[str, Any] | None) -> float | None:
-    """Return the accuracy among the surest 80 % of validation."""
+def _selective_accuracy(calibration: Mapping[str, Any] | None) -> float | None:
+    """Return the accuracy on the most certain 80 % of validation."""
     points = calibration["risk_coverage"] if calibration else []
     near = min(points, key=lambda p: abs(p["coverage"] - 0.8), default=None)
     return float(near["accuracy"]) if near and abs(near["coverage"] - 0.8) < 0.05 else None
@@ -159,7 +151,7 @@ def _rare(run: RunData) -> list[tuple[str, int]]:
 
 
 def escape_markdown(value: Any) -> Any:
-    """Return text that Markdown shows as it stands, on one line; Markup stays as it is."""
+    """Return text escaped for Markdown, on one line; Markup stays as it is."""
     if isinstance(value, Markup):
         return str(value)
     text = " ".join(str(value).split())
@@ -170,17 +162,17 @@ def escape_markdown(value: Any) -> Any:
 @cache
 def _environment() -> Environment:
     pages = environment()
-    made = Environment(
+    templates = Environment(
         loader=pages.loader,
-        autoescape=False,  # this is no HTML: `finalize` escapes
+        autoescape=False,  # `finalize` escapes for Markdown
         finalize=escape_markdown,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
         undefined=StrictUndefined,
     )
-    made.filters |= {
+    templates.filters |= {
         "share": lambda value: Markup(share_text(value)),
-        "figure": lambda value: Markup(_number(value)),
+        "figure": lambda value: Markup(figure_text("f1", value)),
     }
-    return made
+    return templates

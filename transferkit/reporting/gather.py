@@ -1,9 +1,10 @@
-"""What a report tells, read from a run folder: figures, curves, pictures with their answers."""
+"""What a report shows, read from a run folder: figures, curves, pictures and their predictions."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Picture:
-    """A validation picture. answers: (class, probability), the highest first, at least one."""
+    """A validation picture. answers: (class, probability), the most probable first; 1 or more."""
 
     path: str
     truth: str
@@ -34,27 +35,26 @@ class Picture:
 
     @property
     def is_right(self) -> bool:
-        """Whether the first answer is the truth."""
+        """Whether the prediction is correct."""
         return self.answers[0][0] == self.truth
 
     @property
     def probability(self) -> float:
-        """Return how sure the model is of its first answer, 0..1."""
+        """The confidence: the probability of the predicted class."""
         return self.answers[0][1]
 
     @property
-    def lead(self) -> float:
-        """Return by how much the first answer leads the second; small is unsure."""
+    def margin(self) -> float:
+        """The highest probability minus the second."""
         return self.probability - (self.answers[1][1] if len(self.answers) > 1 else 0.0)
 
 
 @dataclass(frozen=True)
 class RunData:
-    """A finished run as its folder tells it.
+    """The contents of a finished run's folder.
 
     summary, description, data, calibration: of summary.json, model.json, data.json and
-    calibration.json (None in runs of older releases); rows: of metrics.csv, see
-    `with_gradients`.
+    calibration.json (None in runs of older releases). rows: of metrics.csv, see `with_gradients`.
     config: None where the recipe is missing or damaged; recipe: its text.
     """
 
@@ -70,12 +70,12 @@ class RunData:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Return the names of the K classes."""
+        """The names of the K classes."""
         return tuple(self.description["classes"])
 
     @cached_property
     def confusion(self) -> np.ndarray:
-        """Return the (K, K) counts on validation, row = label, column = prediction."""
+        """Counts (K, K) on validation, row = label, column = prediction."""
         number = {name: k for k, name in enumerate(self.classes)}
         labels = np.array([number[p.truth] for p in self.pictures], dtype=np.int64)
         predicted = np.array([number[p.answers[0][0]] for p in self.pictures], dtype=np.int64)
@@ -83,25 +83,25 @@ class RunData:
 
     @cached_property
     def scores(self) -> tuple[ClassScores, ...]:
-        """Return precision, recall and F1 of every class."""
+        """Precision, recall and F1 of every class."""
         return class_scores(self.confusion, self.classes)
 
     @property
     def confused(self) -> tuple[ConfusedPair, ...]:
-        """Return the most frequent errors."""
+        """The most frequent errors."""
         return most_confused_pairs(self.confusion, self.classes, 8)
 
-    def surest_mistakes(self, number: int) -> list[Picture]:
-        """Return the wrong answers with the highest probability."""
+    def confident_errors(self, number: int) -> list[Picture]:
+        """Return the wrong predictions of the highest confidence."""
         wrong = [p for p in self.pictures if not p.is_right]
         return sorted(wrong, key=lambda p: -p.probability)[:number]
 
-    def least_sure(self, number: int) -> list[Picture]:
-        """Return the pictures whose first two answers are closest to each other."""
-        return sorted(self.pictures, key=lambda p: p.lead)[:number]
+    def least_certain(self, number: int) -> list[Picture]:
+        """Return the pictures of the smallest margin."""
+        return sorted(self.pictures, key=lambda p: p.margin)[:number]
 
     def file(self, picture: Picture) -> Path | None:
-        """Return where a picture lay when the run was made; None where that is not known."""
+        """Return where a picture lay when the run was made; None if that is unknown."""
         if self.config is None:
             return None
         source = self.config.data
@@ -128,28 +128,26 @@ def gather(folder: RunFolder, config: Config | None, recipe: str) -> RunData:
         folder.read_json("data") or {},
         folder.read_json("calibration"),
         with_gradients(folder.read_metrics(), folder.read_monitoring()),
-        tuple(picture_of(row) for row in folder.read_predictions()),
+        tuple(map(picture_of, folder.read_predictions())),
         config,
         recipe,
     )
     if not data.pictures:
         raise UserError(f"{folder.path} holds no predictions of its validation pictures")
-    strange = {name for p in data.pictures for name in (p.truth, p.answers[0][0])}
-    if strange - set(data.classes):
-        raise UserError(
-            f"the predictions in {folder.path} do not fit the model",
-            "classes that it does not have: " + ", ".join(sorted(strange - set(data.classes))[:5]),
-        )
+    named = {name for p in data.pictures for name in (p.truth, p.answers[0][0])}
+    if unknown := sorted(named - set(data.classes)):
+        where = "classes that it does not have: " + ", ".join(unknown[:5])
+        raise UserError(f"the predictions in {folder.path} do not fit the model", where)
     return data
 
 
 def with_gradients(rows: Sequence[Row], monitored: Iterable[Row]) -> tuple[Row, ...]:
-    """Return every epoch's row with `grad_norm/<block group>` of what was monitored in it."""
+    """Return every epoch's row with its monitored gradients as `grad_norm/<block group>`."""
     norms: dict[tuple[int, int], dict[str, Any]] = {}
-    for read in monitored:
-        if isinstance(norm := read.get("gradient_norm"), int | float):
-            epoch = norms.setdefault((read["stage"], read["epoch"]), {})
-            epoch[f"grad_norm/{read['group']}"] = norm
+    for row in monitored:
+        if isinstance(norm := row.get("gradient_norm"), int | float):
+            epoch = norms.setdefault((row["stage"], row["epoch"]), {})
+            epoch[f"grad_norm/{row['group']}"] = norm
     return tuple({**row, **norms.get((row["stage"], row["epoch"]), {})} for row in rows)
 
 
@@ -164,18 +162,13 @@ def picture_of(row: Row) -> Picture:
 
 
 def changed_options(config: Config) -> list[tuple[str, Any, Any]]:
-    """List (key, value, default) of all options that differ from what they are by default."""
-    found = []
-    for item in option_fields():
-        section, _, name = item.key.partition(".")
-        value = getattr(getattr(config, section), name)
-        if value != item.default:
-            found.append((item.key, value, item.default))
-    return found
+    """List (key, value, default) of all options that differ from their defaults."""
+    options = ((o.key, attrgetter(o.key)(config), o.default) for o in option_fields())
+    return [(key, value, default) for key, value, default in options if value != default]
 
 
 def wilson_interval(share: float, count: int, z: float = 1.96) -> tuple[float, float]:
-    """Return the interval that holds a share's true value with 95 % probability, for `count` draws.
+    """Return Wilson's 95 % confidence interval of a share of `count` pictures.
 
     Source: E. B. Wilson, "Probable Inference", JASA 22 (1927).
     """

@@ -1,4 +1,4 @@
-"""From templates to one self-contained page with a policy that lets nothing else run."""
+"""From templates to one self-contained page whose content security policy blocks all else."""
 
 import base64
 import hashlib
@@ -13,21 +13,21 @@ from transferkit.units import count_text, duration_text, rate_text
 
 
 def share_text(value: float | None, digits: int = 1) -> str:
-    """Write a share as percent; a dash where there is none."""
+    """Write a share in percent; a dash for None or NaN."""
     return "–" if value is None or value != value else f"{100 * value:.{digits}f}%"
 
 
 @cache
 def environment() -> Environment:
-    """Return the templates; everything that is put into them is escaped."""
-    made = Environment(
+    """Return the templates; everything put into them is escaped."""
+    templates = Environment(
         loader=PackageLoader("transferkit.reporting", "templates"),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=StrictUndefined,
     )
-    made.filters |= {
+    templates.filters |= {
         "share": share_text,
         "duration": duration_text,
         "count": count_text,
@@ -35,7 +35,7 @@ def environment() -> Environment:
         "zip": lambda left, right: list(zip(left, right, strict=True)),
         "shell": lambda value: shlex.quote(str(value)),
     }
-    return made
+    return templates
 
 
 def render(
@@ -45,9 +45,9 @@ def render(
     connect: str = "'none'",
     **values: Any,
 ) -> str:
-    """Fill a template. scripts, styles: files beside it; the page runs their code and no other.
+    """Fill a template. scripts, styles: files beside it, the only code that the page runs.
 
-    connect: where the scripts may ask, see `policy`.
+    connect: see `policy`.
     """
     return (
         environment()
@@ -66,16 +66,10 @@ def policy(styles: tuple[str, ...], scripts: tuple[str, ...], connect: str = "'n
 
     connect: a source expression of the places that scripts may send requests to.
     """
-    return "; ".join(
-        [
-            "default-src 'none'",
-            "img-src data:",
-            f"style-src {digest(style_of(styles))}",
-            f"script-src {' '.join(digest(asset(name)) for name in scripts)}",
-            f"connect-src {connect}",
-            "base-uri 'none'",
-            "form-action 'none'",
-        ]
+    style, script = digest(style_of(styles)), " ".join(digest(asset(name)) for name in scripts)
+    return (
+        f"default-src 'none'; img-src data:; style-src {style}; script-src {script}; "
+        f"connect-src {connect}; base-uri 'none'; form-action 'none'"
     )
 
 
@@ -85,7 +79,7 @@ def style_of(styles: tuple[str, ...]) -> str:
 
 
 def asset(name: str) -> str:
-    """Return a style sheet or a script as it stands beside the templates."""
+    """Return a style sheet or a script that lies beside the templates."""
     loader = environment().loader
     assert loader is not None
     return loader.get_source(environment(), name)[0].strip() + "\n"

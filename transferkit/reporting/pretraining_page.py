@@ -1,25 +1,25 @@
-"""The page of a pretraining run: its figures, and every plot that was drawn."""
+"""The page of a pretraining run: its figures and plots."""
 
-import base64
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from transferkit.config import Config
-from transferkit.events import NOT_FIGURES
+from transferkit.evaluation.pretraining_plots import figure_names
 from transferkit.reporting.gather import changed_options
 from transferkit.reporting.page import render
+from transferkit.reporting.thumbnails import data_uri
 from transferkit.runs.folder import RunFolder
 
 CAPTIONS = {
-    "curves": ("Curves", "Orange: the pictures learned from. Blue: pictures kept aside."),
-    "feature_map": ("Map of the features", "Pictures whose features are alike lie together."),
-    "filters": ("First layer", "What its units look for."),
-    "reconstructions": ("Reconstructions", "What goes in, and what is drawn of it."),
-    "samples": ("Samples", "Drawn from nothing but random numbers."),
+    "curves": ("Curves", "Orange: training pictures. Blue: held-out pictures."),
+    "feature_map": ("Map of the features", "Pictures of similar features lie together."),
+    "filters": ("First layer", "The filters of its units."),
+    "reconstructions": ("Reconstructions", "The inputs, and their reconstructions."),
+    "samples": ("Samples", "Generated from random latents."),
 }
-"""Plot -> its title and what it shows; others are titled by their name."""
+"""Plot -> title and note, in the order of the page; others follow, titled by their name."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Plot:
 
 
 def pretraining_page(folder: RunFolder, config: Config | None, recipe: str) -> str:
-    """Return the whole page. Raises UserError when the run has no model yet."""
+    """Return the page as HTML. Raises UserError when the run has no model yet."""
     description, _ = folder.load_model()
     summary = folder.read_json("summary") or {}
     rows = folder.read_metrics()
@@ -51,37 +51,25 @@ def pretraining_page(folder: RunFolder, config: Config | None, recipe: str) -> s
 
 
 def figure_rows(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, float, float, float | None]]:
-    """List (figure, after the first epoch that has it, after the last, on pictures kept aside)."""
-    names = [n for row in rows for n in row if n not in NOT_FIGURES and not n.startswith("val_")]
-    found = []
-    for name in dict.fromkeys(names):
+    """List (figure, first value, last value, last value on held-out pictures)."""
+    figures = []
+    for name in figure_names(rows):
         values = [row[name] for row in rows if isinstance(row.get(name), int | float)]
-        aside = [row[f"val_{name}"] for row in rows if f"val_{name}" in row]
+        held_out = [row[f"val_{name}"] for row in rows if f"val_{name}" in row] or [None]
         if values:
-            last = aside[-1] if aside and isinstance(aside[-1], int | float) else None
-            found.append((name.replace("_", " "), values[0], values[-1], last))
-    return found
+            last = held_out[-1] if isinstance(held_out[-1], int | float) else None
+            figures.append((name.replace("_", " "), values[0], values[-1], last))
+    return figures
 
 
 def plots(folder: RunFolder) -> list[Plot]:
-    """Return the plots of a run, those that people look at first in front."""
-    there = {path.stem: path for path in folder.plots()}
-    newest = [name for name in there if not _of_an_epoch(name)]
-    order = {name: number for number, name in enumerate(CAPTIONS)}
-    newest.sort(key=lambda name: (order.get(name, len(order)), name))
-    return [Plot(*caption(name), png_uri(there[name])) for name in newest]
-
-
-def caption(name: str) -> tuple[str, str]:
-    """Return a plot's title and note."""
-    return CAPTIONS.get(name, (name.replace("_", " ").capitalize(), ""))
-
-
-def png_uri(path: Path) -> str:
-    """Return a PNG file as a data URI."""
-    return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode("ascii")
-
-
-def _of_an_epoch(name: str) -> bool:
-    head, _, number = name.rpartition("-")
-    return bool(head) and number.isdigit()
+    """Return the newest plots of a run, those of `CAPTIONS` first."""
+    files = {f.stem: f for f in folder.plots() if not re.fullmatch(r".+-\d+", f.stem)}
+    order = [*CAPTIONS, *sorted(files)]
+    return [
+        Plot(
+            *CAPTIONS.get(name, (name.replace("_", " ").capitalize(), "")),
+            data_uri(files[name].read_bytes(), "png"),
+        )
+        for name in sorted(files, key=order.index)
+    ]

@@ -5,20 +5,22 @@ from typing import Any
 
 from transferkit.data.addresses import address_of
 from transferkit.data.reading import reading_from
+from transferkit.evaluation.comparison import figure_text
 from transferkit.reporting import figures
+from transferkit.reporting.charts import timeline
 from transferkit.reporting.gather import Picture, RunData, changed_options, wilson_interval
 from transferkit.reporting.page import render
 from transferkit.reporting.thumbnails import thumbnail
 from transferkit.units import duration_text
 
-MOST_PICTURES = 12  # of each kind; a page of a hundred thumbnails is not looked at
-MOST_CELLS = 26  # classes of a confusion matrix that is a table; a larger one is a drawing
+MOST_PICTURES = 12  # of each kind
+MOST_CELLS = 26  # classes of a confusion matrix shown as a table; larger ones are drawn
 SECONDARY = (
-    ("balanced", "balanced_accuracy", True),
-    ("macro F1", "macro_f1", False),
-    ("top 3", "top_3_accuracy", True),
-    ("top 5", "top_5_accuracy", True),
-    ("log loss", "log_loss", False),
+    ("balanced", "balanced_accuracy"),
+    ("macro F1", "macro_f1"),
+    ("top 3", "top_3_accuracy"),
+    ("top 5", "top_5_accuracy"),
+    ("log loss", "log_loss"),
 )
 
 
@@ -31,7 +33,7 @@ class Shown:
 
 
 def run_page(run: RunData) -> str:
-    """Return the whole page."""
+    """Return the page as HTML."""
     return render(
         "run.html",
         ("sort.js",),
@@ -46,7 +48,7 @@ def run_page(run: RunData) -> str:
 
 
 def headline(run: RunData) -> dict[str, Any]:
-    """Return the figures at the top, and what the data were."""
+    """Return the figures at the top, and the counts of the data set."""
     metrics = run.summary["metrics"]
     accuracy, count = metrics["accuracy"], run.summary["val_pictures"]
     counts = run.data.get("counts", {})
@@ -55,8 +57,8 @@ def headline(run: RunData) -> dict[str, Any]:
         "accuracy": accuracy,
         "interval": wilson_interval(accuracy, count) if count else None,
         "metrics": [
-            (label, figures.percent(metrics[key]) if is_share else f"{metrics[key]:.3f}")
-            for label, key, is_share in SECONDARY
+            (label, figure_text(key, metrics[key]))
+            for label, key in SECONDARY
             if metrics.get(key) is not None
         ],
         "counts": counts,
@@ -69,14 +71,11 @@ def headline(run: RunData) -> dict[str, Any]:
 
 def training(run: RunData) -> dict[str, Any]:
     """Return the stages and the curves."""
-    rows = run.rows
+    rows, parts = run.rows, figures.stage_timeline(run.summary)
     return {
         "stages": run.summary["stages"],
-        "part_legend": [
-            (f"{name} {duration_text(seconds)}", tone)
-            for name, seconds, tone in figures.stage_timeline(run.summary)
-        ],
-        "time_bar": figures.time_bar(run.summary),
+        "part_legend": [(f"{name} {duration_text(s)}", tone) for name, s, tone in parts],
+        "time_bar": timeline(parts),
         "time_rows": figures.time_rows(run.summary),
         "loss": figures.curve(rows, "loss") if rows else "",
         "accuracy_curve": figures.curve(rows, "accuracy") if rows else "",
@@ -89,7 +88,7 @@ def training(run: RunData) -> dict[str, Any]:
 
 
 def mistakes(run: RunData) -> dict[str, Any]:
-    """Return what was taken for what, and the pictures worth a look."""
+    """Return the confusion matrix, and the pictures worth a look."""
     reading = reading_from(run.description)
 
     def shown(pictures: list[Picture]) -> list[Shown]:
@@ -100,13 +99,13 @@ def mistakes(run: RunData) -> dict[str, Any]:
         "cells": {(i, j): (shade, text) for i, j, shade, text in figures.confusion_shades(run)},
         "large_confusion": "" if small else figures.large_confusion(run),
         "confused": run.confused,
-        "surest_mistakes": shown(run.surest_mistakes(MOST_PICTURES)),
-        "least_sure": shown(run.least_sure(MOST_PICTURES)),
+        "confident_errors": shown(run.confident_errors(MOST_PICTURES)),
+        "least_certain": shown(run.least_certain(MOST_PICTURES)),
     }
 
 
 def certainty(run: RunData) -> dict[str, Any]:
-    """Return how far the probabilities can be trusted, where the run has measured it."""
+    """Return the calibration; empty for a run without one."""
     calibration = run.calibration
     if calibration is None:
         return {"reliability": ""}
@@ -118,15 +117,15 @@ def certainty(run: RunData) -> dict[str, Any]:
             ("as trained", figures.TRAINING),
             ("perfect", figures.QUIET),
         ],
-        "reliability_note": "On the dashed line a probability means what it says; below it the "
-        f"model is too sure. Mean distance (ECE) {before:.3f} as trained, {after:.3f} with "
+        "reliability_note": "On the dashed line the model is calibrated, below it overconfident. "
+        f"Expected calibration error (ECE) {before:.3f} as trained, {after:.3f} with "
         f"temperature {calibration['temperature']:.2f}.",
         "coverage": figures.coverage_chart(calibration),
     }
 
 
 def repetition(run: RunData) -> dict[str, Any]:
-    """Return what it takes to do the same again."""
+    """Return what it takes to repeat the run."""
     data = run.config.data if run.config else None
     source = data and (data.path or data.manifest)
     return {

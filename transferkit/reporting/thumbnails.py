@@ -22,11 +22,16 @@ def thumbnail(file: Path | None, reading: Reading, side_px: int = SIDE_PX) -> st
     except (DecodeError, OSError):
         return ""
     image.thumbnail((side_px, side_px), Image.Resampling.LANCZOS)
-    return data_uri(image)
+    return jpeg_uri(image)
 
 
-def data_uri(image: Image.Image) -> str:
+def jpeg_uri(image: Image.Image) -> str:
     """Return an RGB picture as a JPEG data URI."""
     buffer = io.BytesIO()
     image.save(buffer, format="JPEG", quality=QUALITY, optimize=True)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+    return data_uri(buffer.getvalue(), "jpeg")
+
+
+def data_uri(data: bytes, kind: str) -> str:
+    """Return an image file as a data URI. kind: "jpeg" or "png"."""
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"

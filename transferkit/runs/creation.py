@@ -5,6 +5,7 @@ import errno
 import re
 from contextlib import ExitStack
 from datetime import datetime
+from itertools import chain, count
 from pathlib import Path
 
 from transferkit.errors import UserError, usage_error
@@ -15,7 +16,7 @@ from transferkit.runs.lock import BusyError, hold
 RUNS = Path("runs")
 TRIED = "write_test"
 DESCRIPTIONS = {"data.json": "fingerprint", "budget.json": "costs"}
-"""What is written before the recipe -> a key by which it is known as ours."""
+"""What is written before the recipe -> a key that shows that a run wrote it."""
 
 
 def begin_run(held: ExitStack, out: Path | None, name: str) -> RunFolder:
@@ -67,11 +68,8 @@ def default_run_path(parent: Path, data_name: str, now: datetime) -> Path:
     """Return a path that does not exist yet, e.g. runs/2026-11-23T14-02-11-flowers."""
     label = re.sub(r"[^\w.-]+", "-", data_name).strip("-.")[:60] or "data"
     first = parent / f"{now:%Y-%m-%dT%H-%M-%S}-{label}"
-    path, count = first, 1
-    while path.exists():
-        count += 1
-        path = first.with_name(f"{first.name}-{count}")
-    return path
+    others = (first.with_name(f"{first.name}-{number}") for number in count(2))
+    return next(path for path in chain([first], others) if not path.exists())
 
 
 def _clear(path: Path) -> None:
@@ -87,10 +85,10 @@ def _clear(path: Path) -> None:
         raise _occupied(path)
     for name in described:
         try:
-            known = RunFolder(path).read_json(name)
+            contents = RunFolder(path).read_json(name)
         except UserError:
-            known = None
-        if not isinstance(known, dict) or DESCRIPTIONS[name] not in known:
+            contents = None
+        if not isinstance(contents, dict) or DESCRIPTIONS[name] not in contents:
             raise _occupied(path)  # a file of somebody else with that name
     for name in names:
         (path / name).unlink()
@@ -98,8 +96,6 @@ def _clear(path: Path) -> None:
 
 def _occupied(path: Path) -> UserError:
     if (path / RECIPE).exists():
-        return usage_error(
-            f"{path} already holds a run",
-            remedy=f"continue it with --resume {path}, or choose another --out",
-        )
+        remedy = f"continue it with --resume {path}, or choose another --out"
+        return usage_error(f"{path} already holds a run", remedy=remedy)
     return usage_error(f"{path} is not empty", remedy="choose another --out, or an empty folder")

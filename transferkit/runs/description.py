@@ -108,29 +108,29 @@ def _adapter() -> Any:
     return TypeAdapter(Description)
 
 
-def as_written_now(found: Mapping[str, Any]) -> dict[str, Any]:
+def as_written_now(description: Mapping[str, Any]) -> dict[str, Any]:
     """Fill in what the first releases did not write.
 
-    They knew no structure but timm's, one rate of dropout for all layers, and no batch norm of new
+    They had no structure but timm's, one dropout rate for all layers, and no batch norm in new
     layers. Their runs have the same format version: what they wrote means the same.
     """
-    filled = {**({"structure": {}} if "backbone" in found else {}), **found}
-    if isinstance(head := found.get("head"), Mapping):
+    filled = {**({"structure": {}} if "backbone" in description else {}), **description}
+    if isinstance(head := description.get("head"), Mapping):
         rate = head.get("dropout")
         rates = {"dropout": [rate]} if isinstance(rate, int | float) else {}
         filled["head"] = {"batchnorm": [], **head, **rates}
     return filled
 
 
-def check_description(found: Any) -> dict[str, Any]:
+def check_description(description: Any) -> dict[str, Any]:
     """Return a description that keeps to the schema. Raises ValueError that names what does not."""
     from pydantic import ValidationError
 
-    if not isinstance(found, Mapping):
+    if not isinstance(description, Mapping):
         raise ValueError("it is not a JSON object")
-    found = as_written_now(found)
+    description = as_written_now(description)
     try:
-        _adapter().validate_python(found, strict=True)
+        _adapter().validate_python(description, strict=True)
     except ValidationError as error:
         problems = [
             f"{'.'.join(map(str, item['loc']))} {item['msg'].replace('Input should', 'must')}, "
@@ -138,7 +138,7 @@ def check_description(found: Any) -> dict[str, Any]:
             for item in error.errors()[:5]
         ]
         raise ValueError("; ".join(problems)) from None
-    classes = found.get("classes", ())
+    classes = description.get("classes", ())
     if len(set(classes)) < len(classes):
         raise ValueError("classes names one class twice")
-    return found
+    return description

@@ -78,20 +78,10 @@ class RunFolder:
     @property
     def files(self) -> dict[str, Path]:
         """What there is to look at: name for a person -> path of an existing file or folder."""
-        names = {
-            "report": REPORT,
-            "model card": CARD,
-            "model": MODEL,
-            "description": DESCRIPTION,
-            "recipe": RECIPE,
-            "metrics": METRICS,
-            "monitoring": MONITORING,
-            "predictions": PREDICTIONS,
-            "calibration": CALIBRATION,
-            "plots": PLOTS,
-            "profile": PROFILE,
-            "log": LOG,
-        }
+        names = {"report": REPORT, "model card": CARD, "model": MODEL, "description": DESCRIPTION}
+        names |= {"recipe": RECIPE, "metrics": METRICS, "monitoring": MONITORING}
+        names |= {"predictions": PREDICTIONS, "calibration": CALIBRATION, "plots": PLOTS}
+        names |= {"profile": PROFILE, "log": LOG}
         paths = {name: self.path / file for name, file in names.items()}
         return {name: path for name, path in paths.items() if path.exists()}
 
@@ -119,11 +109,10 @@ class RunFolder:
     def weights_file(self) -> Path:
         """Return the file that holds the model's tensors. Raises UserError when there is none."""
         if not self.has_model:
-            raise UserError(
-                f"{self.path} holds no model yet",
-                remedy="finish the run first: transferkit finetune (or pretrain) --resume "
-                f"{self.path}",
+            remedy = (
+                f"finish the run first: transferkit finetune (or pretrain) --resume {self.path}"
             )
+            raise UserError(f"{self.path} holds no model yet", remedy=remedy)
         return self.path / MODEL
 
     def load_model(self) -> tuple[dict[str, Any], dict[str, "Tensor"]]:
@@ -141,7 +130,7 @@ class RunFolder:
             raise self._damaged(DESCRIPTION, error) from error
 
     def save_validation(self, tensors: Mapping[str, "Tensor"]) -> None:
-        """Write what the final model makes of the validation pictures, in their order.
+        """Write the final model's outputs for the validation pictures, in their order.
 
         tensors: logits (N, K), before any temperature; labels (N,); features (N, D).
         """
@@ -152,7 +141,7 @@ class RunFolder:
         return self._load_tensors(VALIDATION) if (self.path / VALIDATION).is_file() else None
 
     def save_reference(self, tensors: Mapping[str, "Tensor"]) -> None:
-        """Write features (M, D) and labels (M,) of training pictures, to know what is unlike."""
+        """Write features (M, D), labels (M,) of training pictures, to detect unlike ones."""
         self._save_tensors(REFERENCE, tensors)
 
     def load_reference(self) -> dict[str, "Tensor"] | None:
@@ -169,23 +158,15 @@ class RunFolder:
 
     def read_metrics(self) -> list[dict[str, Any]]:
         """Return the rows of `write_metrics`, numbers as int and float; [] when there are none."""
-        return self._read_rows(METRICS)
+        return _with_numbers(self._read_table(METRICS))
 
     def read_monitoring(self) -> list[dict[str, Any]]:
         """Return the rows of `write_monitoring` likewise."""
-        return self._read_rows(MONITORING)
-
-    def _read_rows(self, name: str) -> list[dict[str, Any]]:
-        if not (self.path / name).exists():
-            return []
-        return [
-            {name: cell if name in TEXT_COLUMNS else as_number(cell) for name, cell in row.items()}
-            for row in self._read_table(name)
-        ]
+        return _with_numbers(self._read_table(MONITORING))
 
     def _read_table(self, name: str) -> list[dict[str, str]]:
         try:
-            return from_csv(self._read_text(name))
+            return from_csv(self._read_text(name)) if (self.path / name).exists() else []
         except ValueError as error:
             raise self._damaged(name, error) from error
 
@@ -217,7 +198,7 @@ class RunFolder:
 
     def read_predictions(self) -> list[dict[str, str]]:
         """Return the rows of `write_predictions` as text; [] when there are none."""
-        return self._read_table(PREDICTIONS) if (self.path / PREDICTIONS).exists() else []
+        return self._read_table(PREDICTIONS)
 
     def write_page(self, name: str, text: str) -> Path:
         """Write a text for people, `REPORT` or `CARD`; return its path."""
@@ -247,12 +228,11 @@ class RunFolder:
 
     def read_json(self, name: str) -> Any:
         """Return what `write_json` wrote under `name`; None when there is none."""
-        if not (self.path / _json_file(name)).exists():
-            return None
+        file = _json_file(name)
         try:
-            return parse_json(self._read_text(_json_file(name)))
+            return parse_json(self._read_text(file)) if (self.path / file).exists() else None
         except ValueError as error:
-            raise self._damaged(_json_file(name), error) from error
+            raise self._damaged(file, error) from error
 
     def discard_unstarted(self) -> None:
         """Remove a run that has no checkpoint yet, and the folders that were made for it."""
@@ -268,10 +248,9 @@ class RunFolder:
     def log(self, line: str) -> None:
         """Append `line`, with the time of day, to the log."""
         stamp = datetime.now().astimezone().isoformat(timespec="seconds")
-        text = redacted(line).replace("\n", "\n    ")
-        line = f"{stamp} {text}\n"
-        with self._told(), open_to_add(self.path / LOG) as file:
-            file.write(line.encode(errors="backslashreplace"))
+        text = f"{stamp} {redacted(line)}".replace("\n", "\n    ") + "\n"
+        with self._disk_errors(), open_to_add(self.path / LOG) as file:
+            file.write(text.encode(errors="backslashreplace"))
 
     def _save_tensors(self, name: str, tensors: Mapping[str, "Tensor"]) -> None:
         from transferkit.files.tensor_files import to_safetensors
@@ -296,8 +275,8 @@ class RunFolder:
         self._write(name, lambda file: file.write(data))
 
     def _write(self, name: str, write: Callable[[BinaryIO], object]) -> None:
-        with self._told():
-            path = self.path / name
+        path = self.path / name
+        with self._disk_errors():
             make_inside(self.path, path.parent)
             write_atomically(path, write)
 
@@ -309,12 +288,12 @@ class RunFolder:
 
     def _damaged(self, name: str, error: Exception) -> UserError:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        remedy = "put back a copy of it, or begin a run like this one: "
-        remedy += f"transferkit finetune (or pretrain) --recipe {self.path}"
+        again = f"transferkit finetune (or pretrain) --recipe {self.path}"
+        remedy = f"put back a copy of it, or begin a run like this one: {again}"
         return UserError(f"cannot read {self.path / name}", where=reason, remedy=remedy)
 
     @contextmanager
-    def _told(self) -> Iterator[None]:
+    def _disk_errors(self) -> Iterator[None]:
         """Turn a failure of the disk into a UserError."""
         try:
             yield
@@ -332,19 +311,14 @@ def open_run(path: Path) -> RunFolder:
     """
     if not (path / RECIPE).is_file() and not (path / DESCRIPTION).is_file():
         reason = "there is no such folder" if not path.exists() else f"it holds no {RECIPE}"
-        raise UserError(
-            f"{path} is not a run folder",
-            where=reason,
-            remedy="give the folder that transferkit finetune printed (by default below runs/)",
-        )
+        remedy = "give the folder that transferkit finetune printed (by default below runs/)"
+        raise UserError(f"{path} is not a run folder", reason, remedy)
     run = RunFolder(path)
-    found = _format_of(run)
-    if found > FORMAT_VERSION:
-        raise UserError(
-            f"{path} was made by a newer release of transferkit",
-            where=f"its format is {found}; this release reads up to {FORMAT_VERSION}",
-            remedy="upgrade: pip install --upgrade transferkit",
-        )
+    version = _format_of(run)
+    if version > FORMAT_VERSION:
+        where = f"its format is {version}; this release reads up to {FORMAT_VERSION}"
+        what = f"{path} was made by a newer release of transferkit"
+        raise UserError(what, where, "upgrade: pip install --upgrade transferkit")
     return run
 
 
@@ -357,6 +331,10 @@ def _format_of(run: RunFolder) -> int:
     if isinstance(description, dict) and isinstance(description.get("format_version"), int):
         versions.append(description["format_version"])
     return max(versions)
+
+
+def _with_numbers(rows: list[dict[str, str]]) -> list[dict[str, Any]]:
+    return [{n: c if n in TEXT_COLUMNS else as_number(c) for n, c in row.items()} for row in rows]
 
 
 def _checkpoint(kind: CheckpointKind) -> str:

@@ -32,8 +32,8 @@ def new_run(out: Path | None, name: str) -> Iterator[RunFolder]:
         try:
             yield folder
         except BaseException as error:
-            kept = isinstance(error, UserError) and error.exit_code == INTERRUPTED
-            if processes.is_first() and not kept:
+            resumable = isinstance(error, UserError) and error.exit_code == INTERRUPTED
+            if processes.is_first() and not resumable:
                 folder.discard_unstarted()
             raise
 
@@ -49,9 +49,9 @@ def earlier_run(path: Path) -> Iterator[RunFolder]:
 
 @contextmanager
 def working_on(folder: RunFolder, command: str) -> Iterator[None]:
-    """Make of an interrupt, while a run works in its folder, advice on how to go on.
+    """Turn an interrupt of a run into a UserError that says how to resume it.
 
-    command: of transferkit, which made the run. Raises UserError.
+    command: of transferkit, which made the run.
     """
     where = f"the run is in {folder.path}"
     remedy = f"continue it with: transferkit {command} --resume {folder.path}"
@@ -70,19 +70,19 @@ def working_on(folder: RunFolder, command: str) -> Iterator[None]:
 
 
 def require_same_pictures(
-    known: Mapping[str, Any], index: DatasetIndex, path: Path, command: str
+    before: Mapping[str, Any], index: DatasetIndex, path: Path, command: str
 ) -> None:
     """Raise UserError when the pictures are no longer those that a run started with.
 
-    known: data.json of the run at `path`. command: of transferkit, which made the run.
+    before: data.json of the run at `path`. command: of transferkit, which made the run.
     """
-    kept = (index.fingerprint, index.contents)
-    given = known if isinstance(known, Mapping) else {}
-    if given.get("fingerprint") != kept[0] and given.get("contents") != kept[1]:
-        before = known.get("pictures", "unknown") if isinstance(known, Mapping) else "unknown"
+    before = before if isinstance(before, Mapping) else {}
+    same = before.get("fingerprint") == index.fingerprint
+    if not same and before.get("contents") != index.contents:
+        number = before.get("pictures", "unknown")
         raise UserError(
             f"cannot resume {path}: the pictures have changed since it started",
-            f"{before} pictures then, {len(index.paths)} now, or other contents",
+            f"{number} pictures then, {len(index.paths)} now, or other contents",
             f"name where they lie now: transferkit {command} DATA --resume {path}\n"
             f"or start again: transferkit {command} --recipe {path}",
         )
@@ -94,19 +94,19 @@ def moved(config: Config, data: Path | None, manifest: Path | None, run: Path) -
     data, manifest: as named now. Where neither is, and what the run names is gone, the same place
     beside the run or the current folder is taken; whoever reads it compares the contents.
     """
-    own, aux = config.data, config.pretraining.aux
-    table = own.manifest
+    given, aux = config.data, config.pretraining.aux
+    table = given.manifest
     if aux is not None:  # the one place of a run that learns from labels of another task
         there = (data or beside(aux, run)).absolute()
         return replace(config, pretraining=replace(config.pretraining, aux=there))
     if data is None and manifest is None:
-        data = own.path and beside(own.path, run)
-        return replace(config, data=replace(own, path=data, manifest=table and beside(table, run)))
+        path, table = given.path and beside(given.path, run), table and beside(table, run)
+        return replace(config, data=replace(given, path=path, manifest=table))
     if table is not None and manifest is None and data is not None:
         inside = data / table.name
         manifest = inside if inside.is_file() else table
-        data = None if inside.is_file() and own.path is None else data
-    return absolute_paths(replace(config, data=replace(own, path=data, manifest=manifest)))
+        data = None if inside.is_file() and given.path is None else data
+    return absolute_paths(replace(config, data=replace(given, path=data, manifest=manifest)))
 
 
 def beside(path: Path, run: Path) -> Path:
@@ -118,11 +118,11 @@ def beside(path: Path, run: Path) -> Path:
         return path
     ends = [Path(*path.parts[i:]) for i in range(1, len(path.parts))]
     near = (*run.absolute().parents, Path.cwd())
-    found = next((top / end for end in ends for top in near if (top / end).exists()), None)
-    if found is None:
+    moved_to = next((top / end for end in ends for top in near if (top / end).exists()), None)
+    if moved_to is None:
         what = f"the pictures of {run} are gone: {path} does not exist"
         raise UserError(what, "", f"name where they lie now, as in DATA --resume {run}")
-    return found
+    return moved_to
 
 
 def refuse_among_pictures(run: Path, config: Config) -> None:
@@ -140,18 +140,16 @@ def refuse_among_pictures(run: Path, config: Config) -> None:
 
 def absolute_paths(config: Config) -> Config:
     """Make the configuration's paths absolute, so that the written recipe works from anywhere."""
-    data, backbone, cache = config.data, config.backbone, config.cache
-    own = config.pretraining
 
-    def whole(path: Path | None) -> Path | None:
-        if path is None or address_of(path) is not None:
-            return path
-        return path.expanduser().absolute()
+    def absolute(part: Any, *names: str) -> Any:
+        paths = {name: getattr(part, name) for name in names}
+        plain = {n: p for n, p in paths.items() if p is not None and address_of(p) is None}
+        return replace(part, **{n: path.expanduser().absolute() for n, path in plain.items()})
 
     return replace(
         config,
-        data=replace(data, path=whole(data.path), manifest=whole(data.manifest)),
-        backbone=replace(backbone, weights=whole(backbone.weights)),
-        cache=replace(cache, dir=whole(cache.dir)),
-        pretraining=replace(own, probe=whole(own.probe), aux=whole(own.aux)),
+        data=absolute(config.data, "path", "manifest"),
+        backbone=absolute(config.backbone, "weights"),
+        cache=absolute(config.cache, "dir"),
+        pretraining=absolute(config.pretraining, "probe", "aux"),
     )

@@ -44,9 +44,7 @@ class Material:
     @property
     def reference(self) -> np.ndarray:
         """Positions of at most `MOST_REFERENCES` training pictures, each class in its share."""
-        ordered = self.train[np.argsort(self.index.labels[self.train], kind="stable")]
-        count = min(MOST_REFERENCES, len(ordered))
-        return ordered[np.linspace(0, len(ordered) - 1, count).round().astype(int)]
+        return spread_over_classes(self.index.labels, self.train, MOST_REFERENCES)
 
     @property
     def num_rows(self) -> int:
@@ -66,6 +64,13 @@ class Material:
         """Make the views of one entry of such a list: (V, 3, H, W) uint8; `kept`: see `views`."""
         position, numbers = item
         return self.maker.views(self.index.file(position), position, numbers, kept)
+
+
+def spread_over_classes(labels: np.ndarray, positions: np.ndarray, most: int) -> np.ndarray:
+    """Return at most so many of the positions, each class in its share."""
+    ordered = positions[np.argsort(labels[positions], kind="stable")]
+    count = min(most, len(ordered))
+    return ordered[np.linspace(0, len(ordered) - 1, count).round().astype(int)]
 
 
 def grouped(lists: Sequence[Views], most_rows: int, cut: int) -> list[list[Views]]:

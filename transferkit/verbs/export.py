@@ -27,7 +27,6 @@ from transferkit.exporting.formats import (
     Files,
     onnx_bytes,
     openvino_files,
-    require_openvino,
     with_metadata,
 )
 from transferkit.exporting.int8 import BATCH, quantized
@@ -35,7 +34,7 @@ from transferkit.exporting.sparsity import pruned, zeros
 from transferkit.files.atomic_write import disk_error, make_inside, write_atomically
 from transferkit.finetuning.preparation import scan_pictures
 from transferkit.inference.deployed import DTYPES, Deployed
-from transferkit.inference.exported import OPENERS, open_exported
+from transferkit.inference.exported import OPENERS, import_openvino, open_exported
 from transferkit.inference.predict import LoadedRun, load_run
 from transferkit.inference.weights_file import REBUILDS
 from transferkit.recipes.reading import config_of
@@ -203,7 +202,7 @@ def refuse_combinations(options: ExportOptions, output: Path | None) -> str:
     if options.sparse_epochs and not options.sparsity:
         raise usage_error("--sparse-epochs has no effect without --sparsity")
     if options.format == "openvino":
-        require_openvino()
+        import_openvino("the format openvino")
     suffix = next(end for end, (name, _) in OPENERS.items() if name == options.format)
     if output is not None and output.suffix != suffix:
         raise usage_error(f"--output {output}: the name must end in {suffix}")

@@ -220,7 +220,8 @@ def draw(run: Run, validation: Validation) -> None:
     folder.save_plot("inside", inside(run.state.monitored, run.plan.columns))
     matrix = validation.evaluation.confusion
     folder.save_plot("confusion", confusion(matrix, run.parts.index.classes))
-    folder.save_plot("reliability", reliability(calibration.before, calibration.after))
+    before, after = calibration.before.reliability, calibration.after.reliability
+    folder.save_plot("reliability", reliability(before, after))
 
 
 def model_description(run: Run, validation: Validation) -> dict[str, Any]:

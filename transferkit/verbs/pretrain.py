@@ -2,7 +2,7 @@
 
 import shlex
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,6 @@ from typing import Any
 import torch
 
 from transferkit import processes
-from transferkit.backbones.create import Backbone
 from transferkit.backbones.synchronized import synchronize_
 from transferkit.config import Config, Pretraining
 from transferkit.config.methods import METHODS
@@ -22,15 +21,16 @@ from transferkit.data.reading import reading_of
 from transferkit.data.unlabeled import scan_unlabeled
 from transferkit.errors import usage_error
 from transferkit.evaluation.pretraining_plots import feature_map, filters, pretraining_curves
-from transferkit.events import Notice, PretrainingEpoch, Progress, Show, Working
+from transferkit.events import NOT_FIGURES, Notice, PretrainingEpoch, Progress, Show, Working
 from transferkit.pretraining.encoder import Encoder, first_weights
 from transferkit.pretraining.evaluator import Evaluator
-from transferkit.pretraining.features import ProbeData, features_of
+from transferkit.pretraining.features import features_of
 from transferkit.pretraining.loop import fit, split_epochs
 from transferkit.pretraining.method import Method
 from transferkit.pretraining.methods import check_process_count, make_method, views_of
 from transferkit.pretraining.run import (
     PretrainingRun,
+    PretrainingSession,
     PretrainingSettings,
     PretrainingState,
     continue_run,
@@ -67,20 +67,6 @@ SMALLEST_HOLDOUT = 0.01
 MOST_ON_MAP = 200
 
 
-@dataclass
-class PretrainingSession:
-    """The objects built from a configuration."""
-
-    config: Config
-    index: DatasetIndex
-    backbone: Backbone
-    encoder: Encoder
-    method: Method
-    views: PretrainingViews
-    fabric: Any
-    probe: ProbeData | None
-
-
 def pretrain(config: Config, out: Path | None, show: Show) -> PretrainingSummary:
     """Pretrain as configured in a new run folder, and return the summary.
 
@@ -92,7 +78,8 @@ def pretrain(config: Config, out: Path | None, show: Show) -> PretrainingSummary
     with new_run(out, name) as folder:
         session = prepare(absolute_paths(config), show)
         processes.from_first(describe, session, folder)
-        return train(session, folder, show)
+        with working_on(folder, COMMAND):
+            return train(session, folder, show)
 
 
 def describe(session: PretrainingSession, folder: RunFolder) -> None:
@@ -109,9 +96,8 @@ def resume(path: Path, show: Show, place: Path | None = None) -> PretrainingSumm
     with earlier_run(path) as folder:
         data = folder.read_json("data")
         if not isinstance(data, dict) or data.get("task") != TASK:
-            raise usage_error(
-                f"{path} is no pretraining run", "", f"transferkit finetune --resume {path}"
-            )
+            remedy = f"transferkit finetune --resume {path}"
+            raise usage_error(f"{path} is no pretraining run", "", remedy)
         before = config_of(folder)
         config = moved(before, place, None, path)
         session = prepare(config, show)
@@ -119,7 +105,8 @@ def resume(path: Path, show: Show, place: Path | None = None) -> PretrainingSumm
         if config != before:
             show(Notice(f"the pictures lie in {pictures_of(config)} now"))
             processes.from_first(folder.write_recipe, to_toml(config))
-        return train(session, folder, show)
+        with working_on(folder, COMMAND):
+            return train(session, folder, show)
 
 
 def prepare(config: Config, show: Show) -> PretrainingSession:
@@ -139,15 +126,15 @@ def prepare(config: Config, show: Show) -> PretrainingSession:
         show(scale)
     if resized:
         show(Notice(resized))
-    told = (*index.warnings, *backbone.notices, *cut_away(index.sizes, backbone.preprocessing))
-    for text in (*told, *batch_notices(index, options.batch_size)):
+    cut = cut_away(index.sizes, backbone.preprocessing)
+    warnings = [*index.warnings, *backbone.notices, *cut]
+    if (count := len(index.of_split("train"))) < options.batch_size:
+        size = options.batch_size
+        warnings.append(f"only {count} training pictures: every batch has {count}, not {size}")
+    for text in warnings:
         show(Notice(text, warning=True))
-    show(
-        Notice(
-            f"{backbone.name}, {framing(backbone.preprocessing)}, "
-            f"weights: {backbone.weights_source}"
-        )
-    )
+    shown, source = framing(backbone.preprocessing), backbone.weights_source
+    show(Notice(f"{backbone.name}, {shown}, weights: {source}"))
     encoder = Encoder(backbone)
     method = make_method(encoder, options, config.training.seed, len(index.classes))
     method.networks.to(fabric.device)
@@ -162,66 +149,50 @@ def prepare(config: Config, show: Show) -> PretrainingSession:
         index.reading,
         KeptPictures(),
     )
-    probe = ProbeData(probe_index, views) if probe_index is not None else None
-    return PretrainingSession(config, index, backbone, encoder, method, views, fabric, probe)
+    return PretrainingSession(config, index, backbone, encoder, method, views, fabric, probe_index)
 
 
 def pictures_of(config: Config) -> Path:
     """Return the folder of the training pictures. Raises a usage error if none is given."""
     data, aux = config.data.path, config.pretraining.aux
     if aux is not None and data is not None:
-        raise usage_error(
-            f"{data} has no effect: supervised learns from --aux {aux} only", "", "leave it out"
-        )
+        what = f"{data} has no effect: supervised learns from --aux {aux} only"
+        raise usage_error(what, "", "leave it out")
     path = aux or data
     if path is None:
-        remedy = "name a folder: transferkit pretrain my_pictures/"
-        raise usage_error("no pictures given", "", remedy)
+        raise usage_error(
+            "no pictures given", "", "name a folder: transferkit pretrain my_pictures/"
+        )
     return path
 
 
 def scan_pictures(config: Config, show: Show) -> DatasetIndex:
     """Scan the training pictures: with classes if the method learns those, else without."""
     data, options = config.data, config.pretraining
-    path = pictures_of(config)
-
+    path, seed, reading = pictures_of(config), config.training.seed, reading_of(config.data)
     show(Working("reading pictures"))
 
     def progress(done: int, total: int) -> None:
         show(Progress("pictures", done, total))
 
     if METHODS[options.method].reads_labels:
-        labelled = ScanOptions(
-            val_fraction=options.holdout or SMALLEST_HOLDOUT,
-            seed=config.training.seed,
-            strict=data.strict,
-            reading=reading_of(data),
-        )
+        holdout = options.holdout or SMALLEST_HOLDOUT
+        labelled = ScanOptions(val_fraction=holdout, seed=seed, strict=data.strict, reading=reading)
         return scan(path, labelled, progress)
     index = scan_unlabeled(
         path,
         holdout=options.holdout,
         by_folder=options.identities,
-        seed=config.training.seed,
+        seed=seed,
         strict=data.strict,
-        reading=reading_of(data),
+        reading=reading,
         on_progress=progress,
     )
     if options.identities and len(index.classes) < 2:
-        raise usage_error(
-            f"--identities needs two folders with pictures or more; {path} has one",
-            "",
-            "give every identity a folder of its own, or leave --identities out",
-        )
+        what = f"--identities needs two folders with pictures or more; {path} has one"
+        remedy = "put every identity into a separate folder, or leave --identities out"
+        raise usage_error(what, "", remedy)
     return index
-
-
-def batch_notices(index: DatasetIndex, batch_size: int) -> list[str]:
-    """Warn if there are fewer training pictures than a batch holds."""
-    count = len(index.of_split("train"))
-    if count >= batch_size:
-        return []
-    return [f"only {count} training pictures: every batch has {count}, not {batch_size}"]
 
 
 def scan_probe(config: Config, show: Show) -> DatasetIndex | None:
@@ -234,38 +205,13 @@ def scan_probe(config: Config, show: Show) -> DatasetIndex | None:
 
 
 def train(session: PretrainingSession, folder: RunFolder, show: Show) -> PretrainingSummary:
-    """Run the method, from the start or the last checkpoint, and complete the run folder."""
-    with working_on(folder, COMMAND):
-        return run_method(session, folder, show)
-
-
-def run_method(session: PretrainingSession, folder: RunFolder, show: Show) -> PretrainingSummary:
-    """Train phase by phase, then write the results."""
-    config, method, path = session.config, session.method, shlex.quote(str(folder.path))
-    options, device = config.pretraining, session.fabric.device
-    evaluator = Evaluator(
-        method,
-        session.encoder,
-        session.index,
-        session.views,
-        folder,
-        device,
-        show,
-        session.probe,
-        options.probe_every,
-        config.training.seed,
-    )
-    settings = loop_settings(config, method)
+    """Train from the start or the last checkpoint, then write the results."""
+    path = shlex.quote(str(folder.path))
+    evaluator = Evaluator(session, folder, show)
+    settings = loop_settings(session.config, session.method)
+    state = PretrainingState(split_epochs(session.method.phases, settings.epochs))
     run = PretrainingRun(
-        method,
-        session.index,
-        session.views,
-        settings,
-        folder,
-        device,
-        session.fabric.autocast,
-        evaluator,
-        PretrainingState(split_epochs(method.phases, settings.epochs)),
+        **vars(session), settings=settings, folder=folder, evaluate=evaluator, state=state
     )
     if continue_run(run):
         show(Notice(f"resuming after epoch {len(run.state.rows)}"))
@@ -276,10 +222,10 @@ def run_method(session: PretrainingSession, folder: RunFolder, show: Show) -> Pr
                 folder.log(f"{type(event).__name__} {asdict(event)}")
     except DivergedForGood as problem:
         if run.state.rows and continue_run(run):  # the weights that were saved last
-            processes.from_first(finish, session, run, evaluator, folder, problem.what)
+            processes.from_first(finish, run, evaluator, problem.what)
             problem.remedy += f"; or take what was learned: transferkit finetune DATA --from {path}"
         raise
-    return processes.from_first(finish, session, run, evaluator, folder)
+    return processes.from_first(finish, run, evaluator)
 
 
 def loop_settings(config: Config, method: Method) -> PretrainingSettings:
@@ -287,61 +233,48 @@ def loop_settings(config: Config, method: Method) -> PretrainingSettings:
     options = config.pretraining
     rules = update_rules(config)
     takes = hyperparameters_of(config.optimizer.name)
-    kind = METHODS[options.method]
+    has_momentum = bool(takes & {"momentum", "beta1"})
     return PretrainingSettings(
         batch_size=options.batch_size,
         epochs=options.epochs or EPOCHS,
         budget_s=parse_duration(options.budget) if options.budget else None,
         lr=options.lr or method.lr,
         weight_decay=method.weight_decay if options.weight_decay is None else options.weight_decay,
-        schedule=make_schedule(
-            config.schedule, options.warmup, bool(takes & {"momentum", "beta1"})
-        ),
+        schedule=make_schedule(config.schedule, options.warmup, has_momentum),
         optimizer=rules.optimizer,
         hyper={**{n: v for n, v in method.hyper.items() if n in takes}, **rules.hyper},
         clipping=rules.clipping,
-        drop_last=kind.drops_last,
+        drop_last=METHODS[options.method].drops_last,
         seed=config.training.seed,
     )
 
 
-def finish(
-    session: PretrainingSession,
-    run: PretrainingRun,
-    evaluator: Evaluator,
-    folder: RunFolder,
-    stopped: str = "",
-) -> PretrainingSummary:
+def finish(run: PretrainingRun, evaluator: Evaluator, stopped: str = "") -> PretrainingSummary:
     """Write the backbone, the plots, the summary and the report. stopped: see the summary."""
     started = time.perf_counter()
     evaluator.show(Working("drawing plots and the report"))
-    backbone = session.backbone
-    if session.method.finish is not None:
-        session.method.finish()
-    folder.save_model(model_description(session), backbone.model.state_dict())
+    backbone, folder = run.backbone, run.folder
+    if run.method.finish is not None:
+        run.method.finish()
+    folder.save_model(model_description(run), backbone.model.state_dict())
     folder.save_plot("curves", pretraining_curves(run.state.rows))
     first = first_weights(backbone)
     if first is not None and (figure := filters(first)) is not None:
         folder.save_plot("filters", figure)
     images = evaluator.sample()[:MOST_ON_MAP]
     if len(images) >= 5:
-        features = features_of(session.encoder, iter(images.split(128)), session.fabric.device)
+        features = features_of(run.encoder, iter(images.split(128)), run.device)
         folder.save_plot("feature_map", feature_map(features, images.numpy()))
-    seconds = run.state.seconds + time.perf_counter() - started
-    last = run.state.rows[-1]
+    last = run.state.rows[-1].items()
     summary = PretrainingSummary(
         run=folder.path,
-        method=session.config.pretraining.method,
+        method=run.config.pretraining.method,
         backbone=backbone.name,
-        pictures=len(session.index.of_split("train")),
-        held_out=len(session.index.of_split("val")),
+        pictures=len(run.index.of_split("train")),
+        held_out=len(run.index.of_split("val")),
         epochs=len(run.state.rows),
-        seconds=seconds,
-        figures={
-            n: v
-            for n, v in last.items()
-            if isinstance(v, float) and not n.startswith(("lr", "seconds"))
-        },
+        seconds=run.state.seconds + time.perf_counter() - started,
+        figures={n: v for n, v in last if isinstance(v, float) and n not in NOT_FIGURES},
         files=folder.files,
         stopped=stopped,
     )

@@ -7,10 +7,10 @@ from pathlib import Path
 from transferkit.config import Config
 from transferkit.errors import UserError, usage_error
 from transferkit.evaluation.bootstrap import bootstrap_intervals
+from transferkit.evaluation.reliability import log_softmax
 from transferkit.events import Notice, Show, Working
 from transferkit.files.atomic_write import disk_error, write_atomically
 from transferkit.files.foreign_files import understood
-from transferkit.inference.calibration import log_softmax
 from transferkit.recipes.reading import config_of
 from transferkit.redaction import redacted
 from transferkit.reporting.card import Intervals, model_card
@@ -49,7 +49,7 @@ def report_together(paths: Sequence[Path], output: Path, show: Show) -> Path:
     with understood(" and ".join(map(str, paths))):
         runs = [run_data(folder) for folder in folders]
         page = comparison_page(runs, found, [intervals_of(folder) for folder in folders])
-    shown = [run.file(p) for run in runs for p in run.least_sure(3)]
+    shown = [run.file(p) for run in runs for p in run.least_certain(3)]
     if shown and not any(file and file.is_file() for file in shown):
         show(Notice("the pictures are no longer where they were: the report goes without them"))
     data = redacted(page).encode(errors="backslashreplace")
@@ -81,7 +81,7 @@ def write_report(folder: RunFolder, show: Show) -> Path:
         recipe, config = recipe_of(folder)
         return folder.write_page(REPORT, pretraining_page(folder, config, recipe))
     run = run_data(folder)
-    files = [run.file(p) for p in run.surest_mistakes(3) + run.least_sure(3)]
+    files = [run.file(p) for p in run.confident_errors(3) + run.least_certain(3)]
     if files and not any(file and file.is_file() for file in files):
         show(Notice("the pictures are no longer where they were: the report goes without them"))
     return folder.write_page(REPORT, run_page(run))

@@ -1,5 +1,6 @@
-"""One uploaded picture in, everything there is to show about it out."""
+"""From an uploaded picture to its prediction, uncertainty and saliency map."""
 
+import itertools
 import tempfile
 import threading
 from collections.abc import Mapping
@@ -16,27 +17,27 @@ from transferkit.files.atomic_write import write_atomically
 from transferkit.inference.decide import DecisionRule, fit_rule
 from transferkit.inference.members import Member, open_members
 from transferkit.inference.pipeline import predictions
-from transferkit.inference.rows import prediction_rows
+from transferkit.inference.rows import prediction_rows, ranked
 from transferkit.inference.saliency import Run, choose_runs, overlay, saliency
-from transferkit.reporting.thumbnails import data_uri
+from transferkit.reporting.thumbnails import jpeg_uri
 from transferkit.runs.folder import RunFolder
 
 MEANINGS = {
-    "entropy": "how unsure in all, in nats; 0 is certain",
-    "margin": "first probability minus second",
-    "expected_entropy": "what is unclear in the picture itself",
-    "mutual_information": "what the model does not know",
-    "variation_ratio": "how often the samples vote otherwise",
+    "entropy": "total uncertainty in nats; 0 is certain",
+    "margin": "highest probability minus the second",
+    "expected_entropy": "aleatoric uncertainty: ambiguity of the picture",
+    "mutual_information": "epistemic uncertainty: of the model",
+    "variation_ratio": "share of samples that predict another class",
     "ood": "above 1, the picture is out of distribution",
-    "set": "holds the truth with the coverage asked for",
+    "set": "contains the true class with the chosen coverage",
 }
 
 
 class Answerer:
-    """A run that answers one picture after the other. Close it: it keeps a temporary folder.
+    """A run that predicts single pictures. Close it: it has a temporary folder.
 
-    The network's state, and the memory of a decoded picture, are of one picture at a time: calls
-    from several threads wait for each other.
+    Calls from several threads are serialised: the network's state, and the memory of a decoded
+    picture, are of one picture at a time.
     """
 
     def __init__(self, folder: RunFolder, options: Predict) -> None:
@@ -61,7 +62,7 @@ class Answerer:
         self._folder.cleanup()
 
     def __call__(self, picture: bytes) -> "Answer":
-        """Return what the run makes of a picture. Raises UserError when it cannot be read."""
+        """Predict a picture. Raises UserError when it cannot be read."""
         with self._one_at_a_time:
             path = Path(self._folder.name) / "picture"
             try:
@@ -79,12 +80,12 @@ class Answerer:
         image = ""
         if self.maps:
             evidence = saliency(self.members, self.maps, [picture], prediction.first_classes)
-            image = data_uri(overlay(picture.views[0][0], evidence[0]))
+            image = jpeg_uri(overlay(picture.views[0][0], evidence[0]))
         return Answer(row, prediction.probabilities.shape[1], image)
 
 
 def _maps(members: list[Member]) -> tuple[list[Run], str]:
-    """Return how maps of evidence are made; none, and the reason, where the model has none."""
+    """Return how saliency maps are computed; or none, and the reason."""
     try:
         return choose_runs(members), ""
     except UserError as error:
@@ -93,21 +94,20 @@ def _maps(members: list[Member]) -> tuple[list[Run], str]:
 
 @dataclass(frozen=True)
 class Answer:
-    """What is shown of a picture. image: the overlay as a data URI, or ""."""
+    """The prediction of a picture. image: the overlay as a data URI, or ""."""
 
     row: Mapping[str, Any]
     samples: int
     image: str = field(repr=False)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it as the page reads it: answers, the highest first, and figures with meanings."""
+        """Return the JSON of the page: answers, most probable first, and figures with meanings."""
         row, answers = self.row, []
-        for rank in range(1, len(row)):
-            ending = "" if rank == 1 else f"_{rank}"
-            if f"label{ending}" not in row:
+        for rank in itertools.count(1):
+            if ranked("label", rank) not in row:
                 break
-            answer = {"label": row[f"label{ending}"], "probability": row[f"probability{ending}"]}
-            answers.append(answer | {"std": row.get("std" if rank == 1 else f"std_{rank}")})
+            names = ("label", "probability", "std")
+            answers.append({name: row.get(ranked(name, rank)) for name in names})
         figures = [
             {"name": name.replace("_", " "), "value": _text(row[name]), "meaning": meaning}
             for name, meaning in MEANINGS.items()

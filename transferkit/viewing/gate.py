@@ -1,9 +1,9 @@
-"""Which requests a server on this machine answers: its own page's, and nobody else's.
+"""Checks of requests to the local server: only those of its own page are answered.
 
-Any page in the browser can send requests to 127.0.0.1, and a name of any site can be made to point
-there (DNS rebinding). So the host has to be the one that was printed, and whatever changes or
-costs something has to come from the page itself. Other users of the machine can connect, too: every
-request has to bring the token that was printed, in its address or in the cookie that it is kept in.
+Any page in the browser can send requests to 127.0.0.1, and any host name can be made to resolve to
+it (DNS rebinding). So the Host has to be the printed one, and uploads have to have the page's
+Origin. Other users of the machine can connect, too: every request needs the printed token, in its
+address or in a cookie.
 Source: W3C, Fetch Metadata Request Headers; RFC 9110, section 7.2 (Host) and RFC 6454 (Origin).
 """
 
@@ -13,7 +13,7 @@ from email.message import Message
 from hmac import compare_digest
 
 LOOPBACK = "127.0.0.1"
-USUAL_PORT = 80  # of HTTP
+HTTP_PORT = 80
 MAX_BYTES = 20_000_000
 BODY_TYPE = "application/octet-stream"
 
@@ -25,32 +25,29 @@ HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cache-Control": "no-store",
 }
-"""Of every answer, beside its content security policy."""
+"""Of every response, beside its content security policy."""
 
 
 @dataclass(frozen=True)
 class Refusal:
-    """Why a request is not answered. status: of HTTP."""
+    """Why a request is refused. status: of HTTP."""
 
     status: int
     reason: str
 
 
 def refuse(headers: Message, port: int) -> Refusal | None:
-    """Return why a request of any kind is refused; None when it may pass.
-
-    headers: as `http.server` reads them.
-    """
+    """Return why a request of any kind is refused; None if it is not."""
     named = [host.lower() for host in headers.get_all("Host", [])]
     if len(named) != 1 or named[0] not in hosts(port):
-        return Refusal(421, "this server answers on its own address alone")
+        return Refusal(421, "this server answers only on the printed address")
     if headers.get("Sec-Fetch-Site", "none") not in ("same-origin", "none"):
         return Refusal(403, "requests of other pages are not answered")
     return None
 
 
 def refuse_upload(headers: Message, port: int) -> Refusal | None:
-    """Return why an upload is refused; None when its body may be read."""
+    """Return why an upload is refused; None if its body may be read."""
     if refusal := refuse(headers, port):
         return refusal
     if headers.get("Origin", "").lower() not in {f"http://{host}" for host in hosts(port)}:
@@ -59,30 +56,29 @@ def refuse_upload(headers: Message, port: int) -> Refusal | None:
         return Refusal(415, f"the body has to be {BODY_TYPE}")
     length = headers.get("Content-Length", "")
     if "Transfer-Encoding" in headers or not (length.isascii() and length.isdigit()):
-        return Refusal(411, "the length of the picture has to be told")
+        return Refusal(411, "the request needs a Content-Length")
     if not 0 < int(length[:20]) <= MAX_BYTES:
         return Refusal(413, f"a picture has 1 to {MAX_BYTES:,} bytes")
     return None
 
 
 def hosts(port: int) -> set[str]:
-    """Return the hosts that the server is known by; browsers leave the usual port out."""
+    """Return the allowed Host values; browsers omit the default port."""
     names = (LOOPBACK, "localhost")
-    return {f"{name}:{port}" for name in names} | (set(names) if port == USUAL_PORT else set())
+    return {f"{name}:{port}" for name in names} | (set(names) if port == HTTP_PORT else set())
 
 
 def cookie_name(port: int) -> str:
-    """Return the name of the cookie; all servers of a machine share its cookies."""
+    """Return the name of the cookie, with the port: servers of a machine share cookies."""
     return f"transferkit-{port}"
 
 
 def has_cookie(headers: Message, port: int, token: str) -> bool:
-    """Whether a request brings the token in its cookie."""
+    """Whether a request has the token in its cookie."""
     pairs = [pair.strip() for text in headers.get_all("Cookie", []) for pair in text.split(";")]
     return is_among(f"{cookie_name(port)}={token}", pairs)
 
 
-def is_among(secret: str, given: Iterable[str]) -> bool:
-    """Whether a secret is among some texts; how long that takes tells nothing of it."""
-    wanted = secret.encode()
-    return any(compare_digest(wanted, text.encode(errors="replace")) for text in given)
+def is_among(secret: str, texts: Iterable[str]) -> bool:
+    """Whether a secret is among the texts, compared in constant time."""
+    return any(compare_digest(secret.encode(), t.encode(errors="replace")) for t in texts)

@@ -1,8 +1,8 @@
-"""The server behind `view`: two pages and one question, on the loopback address alone.
+"""The server of `view`: two pages and predictions, on the loopback address only.
 
-It reads no path from a request: what it gives are texts made beforehand, and answers.
-Who has not shown the token yet may connect, but keeps nobody else out: a request has to arrive
-within a few seconds, and where there is no room the stranger that came first has to leave.
+No path of a request leads to a file: pages are rendered beforehand. Clients without the token may
+connect, but cannot block others: a request has to arrive within a few seconds, and beyond
+`MOST_CONNECTIONS` the oldest such connection is closed.
 """
 
 import json
@@ -30,11 +30,11 @@ from transferkit.viewing.gate import (
 )
 
 MOST_CONNECTIONS = 64
-MOST_UPLOADS = 16  # wait at once, each in memory
+MOST_UPLOADS = 16  # at once, each in memory
 ARRIVAL_S = 10.0  # for a request with its token, without the picture
-ROOM_S = 1.0  # for a connection that is hung up on to end
-IDLE_S = 20.0  # without a byte
-UPLOAD_S = 60.0  # for the whole of a picture
+ROOM_S = 1.0  # for a closed connection to end
+IDLE_S = 20.0  # timeout without data
+UPLOAD_S = 60.0  # for a whole picture
 PIECE = 1 << 16
 TOKEN = "?token="
 NO_MORE: Mapping[str, str] = {}
@@ -50,7 +50,7 @@ class Page:
 
 
 class Server(ThreadingHTTPServer):
-    """Listens on 127.0.0.1. pages: path -> page. answer: bytes of a picture -> what to show."""
+    """Listens on 127.0.0.1. pages: path -> page. answer: bytes of a picture -> JSON content."""
 
     daemon_threads = True
     allow_reuse_address = False
@@ -69,7 +69,7 @@ class Server(ThreadingHTTPServer):
         self.uploads = threading.BoundedSemaphore(MOST_UPLOADS)
         self.token = secrets.token_urlsafe()
         self.tickets: set[str] = set()  # tokens that open the page once
-        self.strangers: dict[Any, float] = {}  # connection without the token -> when it came
+        self.strangers: dict[Any, float] = {}  # connection without the token -> start time
 
     @property
     def origin(self) -> str:
@@ -82,19 +82,19 @@ class Server(ThreadingHTTPServer):
         return f"{self.origin}/?token={self.token}"
 
     def address_once(self) -> str:
-        """Return an address that works once: what a browser is started with, everybody can see."""
+        """Return an address that works once: other users can see a browser's arguments."""
         ticket = secrets.token_urlsafe()
         self.tickets.add(ticket)
         return f"{self.origin}/?token={ticket}"
 
-    def opens(self, given: str) -> bool:
-        """Whether a token in an address is the right one, or a ticket, which is used up by this."""
-        ticket = next((ticket for ticket in tuple(self.tickets) if is_among(ticket, [given])), "")
+    def opens(self, text: str) -> bool:
+        """Whether a text is the token, or a ticket, which is then spent."""
+        ticket = next((ticket for ticket in tuple(self.tickets) if is_among(ticket, [text])), "")
         self.tickets.discard(ticket)
-        return bool(ticket) or is_among(self.token, [given])
+        return bool(ticket) or is_among(self.token, [text])
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Start a thread for a connection; one too many takes the place of the oldest stranger."""
+        """Start a thread for a connection; if there are too many, close the oldest stranger."""
         if not self.connections.acquire(blocking=False):
             self.hang_up(tuple(self.strangers)[:1])
             if not self.connections.acquire(timeout=ROOM_S):
@@ -112,19 +112,19 @@ class Server(ThreadingHTTPServer):
             self.connections.release()
 
     def service_actions(self) -> None:
-        """Hang up on whoever takes too long to send a request; called several times a second."""
+        """Close connections whose request is late; called several times a second."""
         late = time.monotonic() - ARRIVAL_S
         self.hang_up(tuple(one for one, came in tuple(self.strangers.items()) if came < late))
 
     def hang_up(self, requests: tuple[Any, ...]) -> None:
-        """End connections: their threads read that nothing more comes."""
+        """Shut connections down: their threads read end of file."""
         for request in requests:
             self.strangers.pop(request, None)
-            with suppress(OSError):  # it has ended by itself
+            with suppress(OSError):  # it is closed already
                 request.shutdown(socket.SHUT_RDWR)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Say nothing of connections that broke."""
+        """Ignore broken connections."""
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -136,7 +136,7 @@ class Handler(BaseHTTPRequestHandler):
     timeout = IDLE_S
 
     def do_GET(self) -> None:
-        """Give a page; a token in its address moves into a cookie."""
+        """Send a page; a token in its address moves into a cookie."""
         refusal = refuse(self.headers, self.server.server_port) or self.refuse_stranger()
         if refusal:
             return self.refuse(refusal)
@@ -151,22 +151,20 @@ class Handler(BaseHTTPRequestHandler):
         self.give(303, "text/plain", "", JSON_POLICY, moved)
 
     def do_HEAD(self) -> None:
-        """Give a page's headers."""
+        """Send a page's headers."""
         self.do_GET()
 
     def refuse_stranger(self) -> Refusal | None:
-        """Return why a request without the token is refused; with it, nobody hangs up on it."""
+        """Return why a request without the token is refused; with it, the connection stays."""
         _, in_address, given = self.path.partition(TOKEN)
         port, token = self.server.server_port, self.server.token
         if not (self.server.opens(given) if in_address else has_cookie(self.headers, port, token)):
-            return Refusal(
-                403, "open the address that transferkit view has printed, with its token"
-            )
+            return Refusal(403, "open the address that transferkit view printed, with its token")
         self.server.strangers.pop(self.connection, None)
         return None
 
     def do_POST(self) -> None:
-        """Answer a picture."""
+        """Predict an uploaded picture."""
         refusal = refuse_upload(self.headers, self.server.server_port) or self.refuse_stranger()
         if refusal:
             return self.refuse(refusal)
@@ -183,12 +181,12 @@ class Handler(BaseHTTPRequestHandler):
             self.server.uploads.release()
 
     def body(self, length: int) -> bytes | None:
-        """Read the whole body; None where it stops short or takes too long."""
+        """Read the whole body; None if it is incomplete or late."""
         pieces, missing, until = [], length, time.monotonic() + UPLOAD_S
         while missing:
             try:
                 piece = self.rfile.read1(min(PIECE, missing))
-            except OSError:  # a timeout is one, too
+            except OSError:  # also a timeout
                 return None
             if not piece or time.monotonic() > until:
                 return None
@@ -197,25 +195,25 @@ class Handler(BaseHTTPRequestHandler):
         return b"".join(pieces)
 
     def give_answer(self, picture: bytes) -> None:
-        """Predict; a picture that cannot be read is no fault of the server."""
+        """Predict, and send the result or the reason for there being none."""
         try:
             text = strict_json(dict(self.server.answer(picture)))
         except UserError as error:
             return self.refuse(Refusal(422, error.what))
-        except Exception as error:  # the next picture may go well
+        except Exception as error:  # the server goes on
             self.server.failed(error)
             return self.refuse(Refusal(500, "this picture could not be predicted"))
         self.give(200, "application/json", text, JSON_POLICY)
 
     def refuse(self, refusal: Refusal) -> None:
-        """Say why there is no answer."""
+        """Send an error."""
         text = json.dumps({"error": refusal.reason})
         self.give(refusal.status, "application/json", text, JSON_POLICY)
 
     def give(
         self, status: int, kind: str, text: str, policy: str, more: Mapping[str, str] = NO_MORE
     ) -> None:
-        """Send an answer with the headers that all have, and more of them."""
+        """Send a response with `HEADERS` and more."""
         data = text.encode(errors="backslashreplace")
         self.send_response(status)
         for name, value in {**HEADERS, **more}.items():
@@ -228,11 +226,11 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.write(data)
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
-        """Refuse what `http.server` itself refuses, without repeating what was sent."""
-        self.refuse(Refusal(code, "this request is not understood"))
+        """Refuse what `http.server` refuses, without echoing the request."""
+        self.refuse(Refusal(code, "invalid request"))
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Keep quiet: a person drops pictures, nobody reads access logs."""
+        """Write no access log."""
 
 
 def open_server(
@@ -241,7 +239,7 @@ def open_server(
     answer: Callable[[bytes], Mapping[str, Any]],
     failed: Callable[[Exception], None],
 ) -> Server:
-    """Start to listen. port: 0 takes a free one. Raises a usage error for a port in use."""
+    """Open a server. port: 0 takes a free one. Raises a usage error for a port in use."""
     try:
         return Server(port, pages, answer, failed)
     except OSError as error:
