@@ -327,7 +327,7 @@ MUTATIONS = (
         "return not self.backbone.has_random_blocks",
         "return True",
         (
-            "tests/test_config.py::test_options_of_blocks_are_taken_where_random_blocks_train",
+            "tests/config/test_config.py::test_options_of_blocks_are_taken_where_random_blocks_train",
             "tests/training/test_stages.py::test_the_options_tell_which_plans_train_the_head_alone",
         ),
     ),

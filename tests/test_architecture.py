@@ -248,3 +248,59 @@ def test_the_page_of_the_house_names_every_package() -> None:
     page = (PACKAGE.parent / "docs" / "architecture.md").read_text(encoding="utf-8")
     packages = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
     assert {name for name in packages if f"`{name}/`" not in page} == set()
+
+
+# Folders of tests that mirror no package: whole commands, attacks, and what tests read.
+NOT_MIRRORS = {"end_to_end", "faults", "hostile", "fuzz", "browser", "fixtures"}
+# Packages without a folder of their own: the tests of whole commands cover them.
+COVERED_BY_COMMANDS = {"verbs"}
+# Test files of a subject that no single module holds.
+SUBJECTS = {
+    "": {"architecture", "lowest_versions", "mutations_table"},
+    "data": {"names_alike", "picture_memory", "pictures_page"},
+    "training": {"entering", "frozen_blocks", "network_settings"},
+}
+
+
+def unmirrored(tests: Path) -> list[str]:
+    """List what below `tests` mirrors nothing, and packages that nothing mirrors.
+
+    A file is test_<module>.py, or test_<package>_<module>.py where another package has that module;
+    test_<package>.py is of the package itself.
+    """
+    folders = {path.parent.name for path in tests.glob("*/*") if path.name != "__pycache__"}
+    packages = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
+    problems = sorted(packages - COVERED_BY_COMMANDS - folders)
+    problems += sorted(folders - packages - NOT_MIRRORS - {"__pycache__"})
+    for path in sorted({*tests.glob("test_*.py"), *tests.glob("*/test_*.py")}):
+        package = "" if path.parent == tests else path.parent.name
+        if package in packages | {""}:
+            modules = {module.stem for module in (PACKAGE / package).iterdir()} | {package}
+            subject = path.stem.removeprefix("test_")
+            allowed = modules | SUBJECTS.get(package, set())
+            if not {subject, subject.removeprefix(f"{package}_")} & allowed:
+                problems.append(path.relative_to(tests).as_posix())
+    return problems
+
+
+def test_the_tests_mirror_the_package() -> None:
+    tests = PACKAGE.parent / "tests"
+    assert unmirrored(tests) == []
+    named = {f"{package}/test_{name}.py" for package in SUBJECTS for name in SUBJECTS[package]}
+    assert {name for name in named if not (tests / name.lstrip("/")).exists()} == set()
+    files = [path.name for path in tests.rglob("test_*.py")]
+    assert sorted(files) == sorted(set(files))  # pytest imports them by their names alone
+
+
+def test_what_mirrors_nothing_is_found(tmp_path: Path) -> None:
+    for package in PACKAGE.glob("*/__init__.py"):
+        (tmp_path / package.parent.name).mkdir()
+        (tmp_path / package.parent.name / "conftest.py").touch()
+    for name in ("data/test_decode.py", "pretraining/test_pretraining_loop.py", "test_units.py"):
+        (tmp_path / name).touch()
+    assert unmirrored(tmp_path) == []
+    (tmp_path / "cellar").mkdir()
+    for name in ("cellar/test_decode.py", "data/test_everything.py", "test_nothing.py"):
+        (tmp_path / name).touch()
+    (tmp_path / "runs" / "conftest.py").unlink()
+    assert unmirrored(tmp_path) == ["runs", "cellar", "data/test_everything.py", "test_nothing.py"]

@@ -9,7 +9,7 @@ import numpy as np
 import PIL
 import pytest
 from PIL import Image
-from test_deep import png_16, write_tiff
+from test_depth import png_16, write_tiff
 
 from transferkit.data.decode import DecodeError, decode, probe
 from transferkit.data.reading import PLAIN, Reading
