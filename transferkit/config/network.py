@@ -50,8 +50,8 @@ class BackboneOptions(Section):
         Option("--image-size", "Input size in pixels.", "the backbone's", usual=True),
     ] = None
     crop: Annotated[
-        Literal["backbone", "center", "squash", "pad"],
-        Option("--crop", "Show the centre, or the whole picture squashed or padded.", usual=True),
+        Literal["backbone", "center", "squash", "pad", "auto"],
+        Option("--crop", "Centre, whole picture squashed or padded; auto: judged.", usual=True),
     ] = "backbone"
     crop_share: Annotated[
         float | None,

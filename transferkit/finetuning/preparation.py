@@ -12,7 +12,7 @@ from transferkit.backbones.recompute import recompute
 from transferkit.backbones.synchronized import synchronize_
 from transferkit.config import Config
 from transferkit.data.addresses import address_of, fetch
-from transferkit.data.framing import framing_notices
+from transferkit.data.framing import framed, framing_notices
 from transferkit.data.index import DatasetIndex, ScanOptions, Use, depth_notice, scan
 from transferkit.data.loader import ViewMaker
 from transferkit.data.reading import reading_of
@@ -20,6 +20,7 @@ from transferkit.errors import usage_error
 from transferkit.events import Event, Notice, Progress, Show, Working
 from transferkit.files.cache_dir import default_cache_dir
 from transferkit.finetuning.first_pass import Channels, channel_statistics, recalibrate_batchnorm
+from transferkit.finetuning.framing_choice import judged_framing
 from transferkit.stopwatch import Stopwatch
 from transferkit.training.cache_handles import CacheSettings
 from transferkit.training.fabric import make_fabric
@@ -62,6 +63,16 @@ def prepare(config: Config, show: Show, watch: Stopwatch | None = None) -> Parts
         return build(config, index, show, watch)
 
 
+def with_judged_framing(
+    config: Config, index: DatasetIndex, backbone: Backbone, show: Show
+) -> Config:
+    """Give the backbone the framing that is judged best; return the configuration that names it."""
+    crop, text = processes.from_first(judged_framing, config, index, backbone)
+    show(Notice(text))
+    backbone.preprocessing = framed(backbone.preprocessing, crop, config.backbone.crop_share)
+    return replace(config, backbone=replace(config.backbone, crop=crop))  # type: ignore[arg-type]
+
+
 def refuse_sharing(config: Config) -> None:
     """Raise a usage error where several processes cannot share the batches of a run."""
     number, training = processes.count(), config.training
@@ -89,6 +100,9 @@ def build(config: Config, index: DatasetIndex, show: Show, watch: Stopwatch) -> 
     show(Working(f"building {config.backbone.name}"))
     fabric = make_fabric(config)
     backbone = make_backbone(config, config.backbone.pretrained, config.backbone.weights)
+    if config.backbone.crop == "auto":
+        show(Working("judging what of the pictures to show"))
+        config = with_judged_framing(config, index, backbone, show)
     with watch.on("pictures"):
         for event in set_normalization(config, index, backbone):
             show(event)

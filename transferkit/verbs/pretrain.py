@@ -119,6 +119,9 @@ def prepare(config: Config, show: Show) -> PretrainingSession:
     fabric = make_fabric(config)
     probe_index = processes.from_first(scan_probe, config, show)
     index = processes.from_first(scan_pictures, config, show)
+    if config.backbone.crop == "auto":
+        what = "--crop auto judges by labels, which pretraining does not use"
+        raise usage_error(what, "", "choose one: --crop center, squash or pad")
     config, resized = fit_size(config, index)
     show(Working(f"building {config.backbone.name}"))
     backbone = make_backbone(config, options.init == "pretrained", config.backbone.weights)
