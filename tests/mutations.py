@@ -101,8 +101,8 @@ MUTATIONS = (
     Mutation(
         "a stage entered again",
         "transferkit/training/loop.py",
-        "if state.entered < state.stage and (why",
-        "if state.epoch == 0 and state.halvings == 0 and (why",
+        "if run.state.entered < run.state.stage else",
+        "if run.state.epoch == 0 and run.state.halvings == 0 else",
         (
             "tests/training/test_entering.py"
             "::test_a_stage_that_is_stopped_in_its_first_epoch_is_not_entered_again",

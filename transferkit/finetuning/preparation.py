@@ -101,7 +101,7 @@ def build(config: Config, index: DatasetIndex, show: Show, watch: Stopwatch) -> 
     fabric = make_fabric(config)
     backbone = make_backbone(config, config.backbone.pretrained, config.backbone.weights)
     if config.backbone.crop == "auto":
-        show(Working("judging what of the pictures to show"))
+        show(Working("choosing the framing"))
         config = with_judged_framing(config, index, backbone, show)
     with watch.on("pictures"):
         for event in set_normalization(config, index, backbone):

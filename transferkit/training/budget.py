@@ -146,6 +146,13 @@ class Budget:
         return Budget(**{**values, "costs": [StageCost(**cost) for cost in values["costs"]]})
 
 
+def used_stages(
+    stages: tuple[PlannedStage, ...], budget: Budget | None
+) -> tuple[PlannedStage, ...]:
+    """Return the stages of a plan that run: all of them without a budget."""
+    return stages if budget is None else budget.used(stages)
+
+
 def deepest_that_fits(costs: Sequence[StageCost], left_s: float) -> int:
     """Return the last stage, from 0, up to which all get their fewest epochs; -1 for none."""
     needed, found = 0.0, -1

@@ -37,7 +37,7 @@ from transferkit.training.profiling import profiled
 from transferkit.training.run import Run, measured
 from transferkit.training.schedules import Plateau
 from transferkit.training.sharded import updater_of
-from transferkit.training.solving import solve_stage
+from transferkit.training.solving import UNCHANGED, has_learned, solve_stage
 from transferkit.training.sources import Source, open_source
 from transferkit.training.stages import PlannedStage, apply_stage
 from transferkit.training.supervised import accuracies
@@ -59,12 +59,12 @@ def fit(run: Run) -> Generator[Event, None, None]:
     while state.stage < len(run.plan.stages):
         stage = run.plan.stages[state.stage]
         run.watch.enter(state.stage)
-        if stage.solves:
-            yield from solve_stage(run, stage)
-            continue
-        if state.entered < state.stage and (why := enter(run, stage)):
+        if why := why_skipped(run, stage):
             yield skipped(run, stage, why)
             state.next_stage()
+            continue
+        if stage.solves:
+            yield from solve_stage(run, stage)
             continue
         yield from train_stage(run, stage)
         with run.watch.on("checkpoint"):
@@ -73,6 +73,13 @@ def fit(run: Run) -> Generator[Event, None, None]:
         if not run.settings.schedule.whole_run:
             state.plateau = Plateau()
     run.watch.enter(OUTSIDE)
+
+
+def why_skipped(run: Run, stage: PlannedStage) -> str:
+    """Return why a stage does not run, or ""; a stage of gradient steps is then entered."""
+    if stage.solves:
+        return UNCHANGED if run.state.solved is not None and not has_learned(run) else ""
+    return enter(run, stage) if run.state.entered < run.state.stage else ""
 
 
 def enter(run: Run, stage: PlannedStage) -> str:

@@ -88,7 +88,7 @@ def range_test(parts: Parts, base: int | None, tried: Range) -> Generator[Event,
     source = yield from open_source(parts, stage, base)
     before = {name: t.detach().clone() for name, t in parts.classifier.state_dict().items()}
     apply_stage(parts.classifier, parts.column_of, stage)
-    start = pretrained_parameters(parts) if rules.penalties.l2_sp else {}
+    start = pretrained_parameters(parts, rules)
     updater = make_updater(
         parts.classifier, source.network, parts.column_of, stage, rules, start, parts.fabric
     )

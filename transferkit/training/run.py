@@ -10,7 +10,7 @@ from torch import Tensor
 from transferkit.backbones.head import Classifier
 from transferkit.runs.folder import CheckpointKind, RunFolder
 from transferkit.stopwatch import Seconds, Stopwatch
-from transferkit.training.budget import Budget
+from transferkit.training.budget import Budget, used_stages
 from transferkit.training.cache_choice import UNDECIDED
 from transferkit.training.material import Material
 from transferkit.training.parts import Parts
@@ -19,6 +19,7 @@ from transferkit.training.settings import Settings, loop_settings
 from transferkit.training.solved import Solved
 from transferkit.training.stages import PlannedStage, StagePlan
 from transferkit.training.supervised import Objective, balanced_class_weights
+from transferkit.training.updates import Rules
 
 CHECKPOINT_SHARE = 0.05
 """Of the time, at most, for writing checkpoints while a stage runs."""
@@ -182,7 +183,7 @@ class Run:
     @property
     def stages(self) -> tuple[PlannedStage, ...]:
         """The stages that caches are made for: all of the plan, or those a budget begins with."""
-        return self.plan.stages if self.budget is None else self.budget.used(self.plan.stages)
+        return used_stages(self.plan.stages, self.budget)
 
     @property
     def epochs(self) -> list[float]:
@@ -193,8 +194,7 @@ class Run:
 def make_run(parts: Parts, folder: RunFolder, budget: Budget | None = None) -> Run:
     """Put together what the loop needs; the classifier is as it starts."""
     settings = loop_settings(parts.config)
-    l2_sp = settings.rules.penalties.l2_sp
-    pretrained = pretrained_parameters(parts) if l2_sp else {}
+    pretrained = pretrained_parameters(parts, settings.rules)
     return Run(parts, make_objective(parts), settings, folder, budget, pretrained)
 
 
@@ -208,8 +208,10 @@ def make_objective(parts: Parts) -> Objective:
     return Objective(smoothing, weights, config.augment.mixup, config.augment.cutmix)
 
 
-def pretrained_parameters(parts: Parts) -> dict[str, Tensor]:
-    """Return copies of the backbone's parameters that were not initialised anew, by name."""
+def pretrained_parameters(parts: Parts, rules: Rules) -> dict[str, Tensor]:
+    """Return copies of the backbone's pretrained parameters by name; none without l2_sp."""
+    if not rules.penalties.l2_sp:
+        return {}
     kept = parts.config.backbone.reuse_blocks or len(parts.plan.groups)
     return {
         name: parameter.detach().clone()

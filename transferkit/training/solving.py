@@ -41,6 +41,7 @@ from transferkit.data.loader import CLEAN, ahead
 from transferkit.errors import UserError
 from transferkit.events import EpochEnded, Event, Notice, Progress, StageEnded, StageStarted
 from transferkit.files.foreign_files import ODD
+from transferkit.training.cache_filling import gathered
 from transferkit.training.checkpoints import save_last, tensors_above, unfit, write_unsaved
 from transferkit.training.end_check import recorded
 from transferkit.training.run import Run, measured
@@ -54,7 +55,7 @@ USUAL_DEPTHS = 5
 CLEARLY = 2.0
 FEW = 2
 """A class of one picture is never seen while that picture is left out."""
-UNCHANGED = "the backbone is as it was at the solve before"
+UNCHANGED = "the backbone has not changed since the previous solve"
 
 
 @dataclass(frozen=True)
@@ -97,11 +98,6 @@ def solve_stage(run: Run, stage: PlannedStage) -> Iterator[Event]:
     started = time.perf_counter()
     total = sum(p.numel() for p in run.classifier.parameters())
     learned = has_learned(run)
-    if state.solved is not None and not learned:
-        yield StageEnded(state.stage, stage.name, 0, state.best[0], 0.0, f"skipped: {UNCHANGED}")
-        state.skipped.append(stage.name)
-        state.next_stage()
-        return
     yield StageStarted(state.stage, stage.name, 1, 0.0, 0, total, False)
     depths, rows = yield from read_pictures(run)
     train, val = rows.split([len(material.train), len(material.val)])  # (N, D), (M, D)
@@ -180,12 +176,11 @@ def read_pictures(run: Run) -> Generator[Event, None, tuple[tuple[Depth, ...], T
         engine = make_depth_engine(network, depths, example, name, device)
     if engine.notice:
         yield Notice(engine.notice)
-    made = ahead(material.make, ((int(position), (CLEAN,)) for position in positions))
+    views = ahead(material.make, ((int(position), (CLEAN,)) for position in positions))
     rows = []
     for start in range(0, len(positions), BATCH):
         count = min(BATCH, len(positions) - start)
-        with run.watch.on("pictures"):
-            batch = torch.from_numpy(np.concatenate([next(made) for _ in range(count)]))
+        batch = gathered(parts, views, count)
         with run.watch.on("trunk"):
             rows.append(engine.run(batch))
         yield Progress("features", start + count, len(positions))
@@ -202,18 +197,18 @@ def choose(run: Run, depths: tuple[Depth, ...], seen: Seen, learned: bool) -> Ch
     numbers = [options.depths] if isinstance(options.depths, int) else [USUAL_DEPTHS]
     numbers += [1, len(depths)] if options.depths == "auto" else []
     candidates = []
-    weights = None
+    targets, weights = one_hot(seen.labels, num_classes), None
     if run.settings.balance != "none":
         weights = balanced_class_weights(seen.labels.numpy(), num_classes)[seen.labels]
     penalty = None if options.penalty == "auto" else float(options.penalty)
     for number in dict.fromkeys(min(number, len(depths)) for number in numbers):
         top = top_depths(depths, number)
         part = seen.of_columns(slice(seen.features.shape[1] - num_columns(top), None))
-        problem = Problem(part.features, one_hot(seen.labels, num_classes), weights)
+        problem = Problem(part.features, targets, weights)
         widths = [depth.columns for depth in top]
         if learned and penalty is None:
-            targets = one_hot(seen.val_labels, num_classes)
-            solution = solve_for(problem, widths, part.val_features, targets)
+            val_targets = one_hot(seen.val_labels, num_classes)
+            solution = solve_for(problem, widths, part.val_features, val_targets)
         else:
             solution = solve(problem, widths, penalty)
         left_out = left_out_scores(solution.spectrum, problem, solution.penalty)

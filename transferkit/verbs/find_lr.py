@@ -9,7 +9,7 @@ from transferkit.evaluation.rate_plot import rate_range
 from transferkit.events import Notice, Show, Working, drain
 from transferkit.files.atomic_write import disk_error, png_of, write_atomically
 from transferkit.finetuning.preparation import prepare, recalibrate
-from transferkit.training.budget import Budget
+from transferkit.training.budget import Budget, used_stages
 from transferkit.training.cache_choice import choose_base
 from transferkit.training.parts import Parts
 from transferkit.training.rate_range import Range, RangeTest, range_test
@@ -49,8 +49,7 @@ def find_lr(
 def measure(parts: Parts, tried: Range, show: Show, budget: Budget | None = None) -> RangeTest:
     """Run the range test of a plan's first stage."""
     recalibrate(parts, show)  # as before the run itself
-    stages = parts.plan.stages if budget is None else budget.used(parts.plan.stages)
-    base, notices = choose_base(parts, stages)
+    base, notices = choose_base(parts, used_stages(parts.plan.stages, budget))
     for notice in notices:
         show(notice)
     return drain(range_test(parts, base, tried), show)
