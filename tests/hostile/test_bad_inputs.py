@@ -199,4 +199,5 @@ def test_the_attack_notices_what_it_looks_for() -> None:
         assert attack(lambda: None) == ""
         if os.access("/proc/self/clear_refs", os.W_OK):
             patch.setattr(module, "MOST_MB", 50)
-            assert "more memory" in attack(lambda: bytearray(80_000_000).count(b"a"))
+            # much more than the limit: collecting garbage meanwhile may give back some tens of MB
+            assert "more memory" in attack(lambda: bytearray(400_000_000).count(b"a"))
