@@ -25,10 +25,10 @@ from transferkit.training.boundary_cache import weights_digest
 from transferkit.training.material import gathered, spread_over_classes
 
 BATCH = 50
-MOST_TRIED = 400
-"""Training pictures that judge framing and input size. A multiple of `BATCH`, see `in_order`."""
-FIRST_TRIED = 100
-EACH_CLASS = 5
+MOST_TRIED, FEW_TRIED, EACH_CLASS = 400, 100, 5
+"""Training pictures that judge framing and input size; first a few, at least so many per class."""
+USUAL_DEPTHS = 5
+"""Solved on unless fewer or more are better."""
 
 
 @dataclass(frozen=True)
@@ -102,13 +102,14 @@ def read_batches(
             yield reader.engine.run(batch)
 
 
-def tried_first(labels: np.ndarray, train: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return positions of training pictures to judge by: a first few, then the others of them.
+def tried_parts(labels: np.ndarray, train: np.ndarray) -> list[np.ndarray]:
+    """Return positions of training pictures to judge by, in parts: a few, as many, all others.
 
-    Each class in its share. A solve reads both parts before all other pictures, in batches of their
-    own, so that it gives the same bits whether they are known already or not.
+    Each class in its share. A solve reads these parts before all other pictures, in batches of
+    their own, so that it gives the same bits whether they are known already or not.
     """
+    few = max(FEW_TRIED, -(-EACH_CLASS * (int(labels.max()) + 1) // BATCH) * BATCH)
     tried = spread_over_classes(labels, train, MOST_TRIED)
-    few = max(FIRST_TRIED, -(-EACH_CLASS * (int(labels.max()) + 1) // BATCH) * BATCH)
-    first = spread_over_classes(labels, tried, few)
-    return first, np.setdiff1d(tried, first)
+    more = spread_over_classes(labels, tried, 2 * few)
+    first = spread_over_classes(labels, more, few)
+    return [first, np.setdiff1d(more, first), np.setdiff1d(tried, more)]

@@ -18,7 +18,7 @@ from transferkit.training.depth_features import (
     make_reader,
     read_batches,
     reader_digest,
-    tried_first,
+    tried_parts,
 )
 from transferkit.training.run import Run
 from transferkit.training.supervised import balanced_class_weights
@@ -58,8 +58,8 @@ def see(run: Run) -> Generator[Event, None, Seen]:
     """
     material, index = run.material, run.parts.index
     train, val, kept = material.train, material.val, material.judged
-    first, others = tried_first(index.labels, train)
-    rest = np.setdiff1d(train, np.concatenate([first, others]))
+    tried = tried_parts(index.labels, train)
+    parts = [*tried, np.setdiff1d(train, np.concatenate(tried)), val]
     reader = reader_of(run, len(train) + len(val))
     depths, num_classes = reader.depths, len(index.classes)
     if reader.engine.notice:
@@ -77,8 +77,8 @@ def see(run: Run) -> Generator[Event, None, Seen]:
     wanted = np.concatenate([kept, val])
     place = {int(position): row for row, position in enumerate(wanted)}
     features = torch.zeros(len(wanted), num_columns(depths))
-    done, total = 0, sum(len(processes.share(part)) for part in (first, others, rest, val))
-    for part in (first, others, rest, val):
+    done, total = 0, sum(len(processes.share(part)) for part in parts)
+    for part in parts:
         own = processes.share(part)
         for positions, rows in read(run, reader, own):
             rows = rows[:, columns]

@@ -28,6 +28,7 @@ from transferkit.errors import UserError
 from transferkit.events import EpochEnded, Event, Notice, StageEnded, StageStarted
 from transferkit.files.foreign_files import ODD
 from transferkit.training.checkpoints import save_last, tensors_above, unfit, write_unsaved
+from transferkit.training.depth_features import USUAL_DEPTHS
 from transferkit.training.end_check import recorded
 from transferkit.training.run import Run, measured
 from transferkit.training.solve_features import Seen, see
@@ -35,9 +36,8 @@ from transferkit.training.solved import Solved
 from transferkit.training.stages import PlannedStage
 from transferkit.training.supervised import accuracies
 
-USUAL_DEPTHS = 5
-"""Taken unless the last depth alone, or all of them, are better by `CLEARLY` standard errors."""
 CLEARLY = 2.0
+"""Standard errors by which the last depth alone, or all, have to be better than the usual ones."""
 FEW = 2
 """A class of one picture is never seen while that picture is left out."""
 UNCHANGED = "the backbone has not changed since the previous solve"
