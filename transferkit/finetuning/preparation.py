@@ -23,7 +23,9 @@ from transferkit.finetuning.first_pass import Channels, channel_statistics, reca
 from transferkit.finetuning.input_choice import InputChoice, can_choose, choose_input
 from transferkit.stopwatch import Stopwatch
 from transferkit.training.cache_handles import CacheSettings
+from transferkit.training.depth_features import KnownRows
 from transferkit.training.fabric import make_fabric
+from transferkit.training.kept_solve import extended, preprocessing_of
 from transferkit.training.material import Material
 from transferkit.training.memory import batch_size_for, refuse_more_classes
 from transferkit.training.network import (
@@ -54,13 +56,13 @@ def prepare(config: Config, show: Show, watch: Stopwatch | None = None) -> Parts
         with watch.on("fetch"):
             fetch([config.data.path], show)
     with watch.on("scan"):
-        index = processes.from_first(scan_pictures, config, show)
+        index, known = scanned(config, show)
     refuse_more_classes(len(index.classes), len(index.of_split("val")))
     if len(index.of_split("train")) < processes.count():
         raise usage_error(f"fewer training pictures than {processes.count()} processes")
     config = with_batch_size(config, index)
     with watch.on("backbone"):
-        return build(config, index, show, watch)
+        return build(config, index, show, watch, known)
 
 
 def refuse_sharing(config: Config) -> None:
@@ -85,26 +87,32 @@ def refuse_sharing(config: Config) -> None:
         refuse_old_torch()
 
 
-def build(config: Config, index: DatasetIndex, show: Show, watch: Stopwatch) -> Parts:
+def scanned(config: Config, show: Show) -> tuple[DatasetIndex, KnownRows | None]:
+    """Return the pictures of a run, with those that it goes on from, and what is known of these."""
+    runs, data = config.solve.extends, config.data
+    if not runs:
+        return processes.from_first(scan_pictures, config, show), None
+    more = None
+    if data.path is not None or data.manifest is not None:
+        more = processes.from_first(scan_pictures, config, show, "measure")
+    index, known, notices = extended(runs, more)
+    for text in dict.fromkeys(notices):
+        show(Notice(text))
+    return index, known
+
+
+def build(
+    config: Config,
+    index: DatasetIndex,
+    show: Show,
+    watch: Stopwatch,
+    known: KnownRows | None = None,
+) -> Parts:
     """Build the model for the pictures of an index, its plan, and what it trains on."""
     show(Working(f"building {config.backbone.name}"))
     fabric = make_fabric(config)
-    backbone, chain = make_chain(config, fabric.device, show)
-    known = None
-    if can_choose(config, index):
-        show(Working("choosing framing and input size"))
-        choice = chosen_input(config, index, backbone, chain, fabric.device, watch)
-        show(Notice(choice.text))
-        config, known = with_input(config, choice.crop, choice.side_px), choice.known
-        if choice.side_px:
-            backbone, chain = make_chain(config, fabric.device, show)
-        backbone.preprocessing = choice.size
-    config = with_input(config, "backbone", None)  # where nothing was chosen
-    with watch.on("pictures"):
-        for event in set_normalization(config, index, backbone):
-            show(event)
-    for notice in framing_notices(index.sizes, backbone.preprocessing, config.backbone.frames):
-        show(notice)
+    config, backbone, chain, read = make_input(config, index, fabric.device, watch, show)
+    known = known or read
     classifier = make_classifier(config, backbone, len(index.classes))
     classifier.to(fabric.device)
     classifier.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -126,6 +134,35 @@ def build(config: Config, index: DatasetIndex, show: Show, watch: Stopwatch) -> 
     material, settings = make_material(config, index, backbone), cache_settings(config)
     built = (config, backbone, classifier, chain, plan, material, settings, fabric, watch)
     return Parts(*built, known=known)
+
+
+def make_input(
+    config: Config, index: DatasetIndex, device: torch.device, watch: Stopwatch, show: Show
+) -> tuple[Config, Backbone, Chain, KnownRows | None]:
+    """Build the backbone as it is to see the pictures: framing, size and normalisation.
+
+    Returns with it what was chosen, as a configuration, and the features that were read for that.
+    """
+    backbone, chain = make_chain(config, device, show)
+    known = None
+    if can_choose(config, index):
+        show(Working("choosing framing and input size"))
+        choice = chosen_input(config, index, backbone, chain, device, watch)
+        show(Notice(choice.text))
+        config, known = with_input(config, choice.crop, choice.side_px), choice.known
+        if choice.side_px:
+            backbone, chain = make_chain(config, device, show)
+        backbone.preprocessing = choice.size
+    config = with_input(config, "backbone", None)  # where nothing was chosen
+    if config.solve.extends:
+        backbone.preprocessing = preprocessing_of(config.solve.extends[0])
+        return config, backbone, chain, None
+    with watch.on("pictures"):
+        for event in set_normalization(config, index, backbone):
+            show(event)
+    for notice in framing_notices(index.sizes, backbone.preprocessing, config.backbone.frames):
+        show(notice)
+    return config, backbone, chain, known
 
 
 def make_chain(config: Config, device: torch.device, show: Show) -> tuple[Backbone, Chain]:

@@ -17,6 +17,7 @@ from transferkit.closed_form.depths import (
     make_depth_engine,
     top_depths,
 )
+from transferkit.closed_form.sums import Sums
 from transferkit.config import Solve
 from transferkit.data.loader import CLEAN, ahead
 from transferkit.data.preprocessing import Preprocessing
@@ -47,12 +48,15 @@ class DepthReader:
 class KnownRows:
     """Features that were read before the run began: position in the index -> (D,).
 
-    digest: of the reader that has read them; reader: itself, where it is still there.
+    digest: of the reader that has read them; reader: itself, where it is still there. sums: over
+    training pictures that are there no more and over those of `rows` that are at `summed`.
     """
 
     digest: str
     rows: Mapping[int, Tensor]
     reader: DepthReader | None = None
+    sums: Sums | None = None
+    summed: frozenset[int] = frozenset()
 
 
 def reader_digest(classifier: Classifier, size: Preprocessing, options: Solve) -> str:

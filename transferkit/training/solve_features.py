@@ -12,6 +12,7 @@ from transferkit.backbones.engine import choose_engine
 from transferkit.closed_form.depths import Depth, num_columns, top_depths
 from transferkit.closed_form.left_out import Problem
 from transferkit.closed_form.sums import Sums, one_hot
+from transferkit.errors import UserError
 from transferkit.events import Event, Notice, Progress
 from transferkit.training.depth_features import (
     DepthReader,
@@ -32,9 +33,10 @@ class Seen:
     """What a solve sees.
 
     problem: of the training pictures at `positions` (N,), and, where there are more, sums over all.
-    val_features: (M, D), val_labels: (M,).
+    val_features: (M, D), val_labels: (M,). digest: of what has read them.
     """
 
+    digest: str
     depths: tuple[Depth, ...]
     problem: Problem
     positions: np.ndarray
@@ -66,14 +68,27 @@ def see(run: Run) -> Generator[Event, None, Seen]:
         yield Notice(reader.engine.notice)
     if len(depths) == 1 and run.settings.solve.depths != "last":
         yield Notice("the backbone's blocks give no activations to read: solving on its output")
-    if len(kept) < len(train):
-        depths = affordable(depths)
+    known = run.parts.known
+    if run.settings.solve.extends and known and known.digest != reader.digest:
+        what = "the backbone is not the one that the runs to go on from have solved on"
+        raise UserError(
+            what, "its weights, or release of transferkit, differ", "train on all again"
+        )
+    summed = frozenset[int]() if known is None else known.summed
+    if known and known.sums is not None:
+        depths = affordable(depths, len(known.sums.features))
+    elif len(kept) < len(train):
+        depths = affordable(depths, MOST_COLUMNS)
         if len(depths) < len(reader.depths):
             yield Notice(f"solving on the top {len(depths)} depths: more would not fit into memory")
-    columns = slice(num_columns(reader.depths) - num_columns(depths), None)
+    columns = slice(-num_columns(depths), None)
     labels = torch.from_numpy(index.labels)
     weights = class_weights(run, labels[train])
-    sums = Sums.empty(num_columns(depths), num_classes) if len(kept) < len(train) else None
+    sums = None
+    if summed or len(kept) < len(train):
+        sums = Sums.empty(num_columns(depths), num_classes)
+    if known and known.sums is not None and processes.is_first():
+        sums = known.sums
     wanted = np.concatenate([kept, val])
     place = {int(position): row for row, position in enumerate(wanted)}
     features = torch.zeros(len(wanted), num_columns(depths))
@@ -83,9 +98,10 @@ def see(run: Run) -> Generator[Event, None, Seen]:
         for positions, rows in read(run, reader, own):
             rows = rows[:, columns]
             if sums is not None and part is not val:
-                picked = labels[positions]
+                new = [int(position) not in summed for position in positions]
+                picked = labels[positions[new]]
                 given = None if weights is None else weights[picked]
-                sums.add_(rows, one_hot(picked, num_classes), given)
+                sums.add_(rows[new], one_hot(picked, num_classes), given)
             for position, row in zip(positions, rows, strict=True):
                 if int(position) in place:
                     features[place[int(position)]] = row
@@ -98,7 +114,9 @@ def see(run: Run) -> Generator[Event, None, Seen]:
         None if weights is None else weights[labels[kept]],
         sums=None if sums is None else sums.over_processes_(),
     )
-    return Seen(depths, problem, kept, labels[kept], features[len(kept) :], labels[val])
+    return Seen(
+        reader.digest, depths, problem, kept, labels[kept], features[len(kept) :], labels[val]
+    )
 
 
 def reader_of(run: Run, count: int) -> DepthReader:
@@ -129,10 +147,10 @@ def read(
         start += len(batch)
 
 
-def affordable(depths: Sequence[Depth]) -> tuple[Depth, ...]:
-    """Return the highest depths whose products fit into memory, at least the output."""
+def affordable(depths: Sequence[Depth], most: int) -> tuple[Depth, ...]:
+    """Return the highest depths that have so many features at most, at least the output."""
     number = len(depths)
-    while number > 1 and num_columns(top_depths(depths, number)) > MOST_COLUMNS:
+    while number > 1 and num_columns(top_depths(depths, number)) > most:
         number -= 1
     return top_depths(depths, number)
 

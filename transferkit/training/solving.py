@@ -30,6 +30,7 @@ from transferkit.files.foreign_files import ODD
 from transferkit.training.checkpoints import save_last, tensors_above, unfit, write_unsaved
 from transferkit.training.depth_features import USUAL_DEPTHS
 from transferkit.training.end_check import recorded
+from transferkit.training.kept_solve import keep_solve
 from transferkit.training.run import Run, measured
 from transferkit.training.solve_features import Seen, see
 from transferkit.training.solved import Solved
@@ -73,12 +74,12 @@ def solve_stage(run: Run, stage: PlannedStage) -> Iterator[Event]:
     with run.watch.on("training"):
         chosen = choose(run.settings.solve, seen, learned)
         temperature = fit_temperature(chosen.scores, chosen.labels)
-    seen = seen.on_top(len(chosen.depths))
+    top = seen.on_top(len(chosen.depths))
     classifier, _ = make_solved(run, chosen.depths)
     assert isinstance(classifier.head, nn.Sequential)
     put_into(classifier.head, chosen.solution.spectrum, chosen.solution.penalty, temperature)
     with torch.no_grad():
-        logits = classifier.head.eval()(seen.val_features)
+        logits = classifier.head.eval()(top.val_features)
     row: dict[str, Any] = {
         "stage": state.stage,
         "stage_name": stage.name,
@@ -92,9 +93,10 @@ def solve_stage(run: Run, stage: PlannedStage) -> Iterator[Event]:
     }
     row |= processes.agreed(row)  # the clock differs
     if not learned:
+        processes.from_first(keep_solve, run, seen)
         state.left_out = left_out_figures(chosen.left_out, seen.labels, logits, seen.val_labels)
     reference = np.searchsorted(seen.positions, material.reference)
-    features = torch.cat([seen.val_features, seen.problem.features[reference]])
+    features = torch.cat([top.val_features, top.problem.features[reference]])
     is_best = keep(run, row, classifier, features)
     state.rows.append(row | {"best": 0})
     state.epoch = 1
