@@ -39,7 +39,7 @@ from transferkit.training.network import (
 )
 from transferkit.training.parts import Parts
 from transferkit.training.sharded import refuse_old_torch
-from transferkit.training.stage_checks import refuse_lone_pictures, refuse_unfilled
+from transferkit.training.stage_checks import refuse_lone_pictures, refuse_size, refuse_unfilled
 from transferkit.training.stages import column_finder, make_plan
 from transferkit.units import parse_bytes
 
@@ -128,6 +128,9 @@ def build(
     plan = make_plan(config, [group.name for group in chain.groups])
     column_of = column_finder([group.modules for group in chain.groups])
     refuse_unfilled(backbone, plan.stages, column_of, config.backbone.weights)
+    for stage in plan.stages:
+        if stage.side_px:
+            refuse_size(backbone, stage.side_px, fabric.device)
     if config.training.batch_size == 1:
         image = random_images(backbone)[:1].to(fabric.device)
         refuse_lone_pictures(classifier, plan.stages, column_of, image)
