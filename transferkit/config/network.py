@@ -106,7 +106,12 @@ class BackboneOptions(Section):
         Literal["plain", "alpha", "spatial"],
         Option("--backbone-dropout-kind", "mlp, cnn: alpha suits SELU, spatial suits cnn."),
     ] = "plain"
-
+    skip: Annotated[
+        bool,
+        Option(
+            "--backbone-skip/--no-backbone-skip", "mlp, cnn: every layer adds its input (ResNet)."
+        ),
+    ] = False
     pooling: Annotated[
         Literal["avg", "max", "avgmax", "catavgmax", "token"] | None,
         Option("--pooling", "Global pooling of the last feature maps or tokens.", "its own"),

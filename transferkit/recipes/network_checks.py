@@ -8,7 +8,7 @@ from transferkit.config.network import BackboneOptions, HeadOptions
 SLOPED = ("leaky_relu", "prelu")
 ONLY_FROM_SCRATCH = (
     *("depth", "width", "activation", "slope", "initializer", "batchnorm"),
-    *("dropout", "dropout_kind"),
+    *("dropout", "dropout_kind", "skip"),
 )
 
 
@@ -94,9 +94,11 @@ def scratch_problems(backbone: BackboneOptions) -> Iterator[str]:
     if backbone.dropout_kind != "plain" and not backbone.dropout:
         yield "backbone.dropout_kind has no effect without backbone.dropout"
     if backbone.drop_path:
-        yield f"backbone.drop_path has no effect: {backbone.name} has no residual branches"
+        yield "backbone.drop_path is for timm models; here choose backbone.dropout"
     if backbone.pooling is not None and backbone.name == "mlp":
         yield "backbone.pooling has no effect: an mlp has no feature maps to pool"
+    if backbone.skip and backbone.depth == 1:
+        yield "backbone.skip has no effect with one layer: connections begin above the first"
     if backbone.drop_top_blocks:
         yield "backbone.drop_top_blocks is for timm models; here choose backbone.depth"
     if backbone.replace_activations is not None:

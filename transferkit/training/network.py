@@ -137,6 +137,7 @@ def scratch_design(options: BackboneOptions) -> ScratchDesign:
         batchnorm=options.batchnorm,
         dropout=options.dropout or 0.0,
         dropout_kind=options.dropout_kind,
+        skip=options.skip,
     )
 
 
