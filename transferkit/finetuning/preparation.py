@@ -37,7 +37,11 @@ from transferkit.training.network import (
 )
 from transferkit.training.parts import Parts
 from transferkit.training.sharded import refuse_old_torch
-from transferkit.training.stage_checks import refuse_lone_pictures, refuse_unfilled
+from transferkit.training.stage_checks import (
+    cycle_notices,
+    refuse_lone_pictures,
+    refuse_unfilled,
+)
 from transferkit.training.stages import column_finder, make_plan
 from transferkit.units import parse_bytes
 
@@ -120,9 +124,10 @@ def build(config: Config, index: DatasetIndex, show: Show, watch: Stopwatch) -> 
     synchronize_(classifier)
     if not chain.verified:
         backbone.notices.append(f"no cut inside {backbone.name} ({chain.reason}): trains live")
-    for notice in (*map(Notice, backbone.notices), *start_notices(config, backbone)):
-        show(notice)
     plan = make_plan(config, [group.name for group in chain.groups])
+    started = start_notices(config, backbone)
+    for notice in (*map(Notice, backbone.notices), *started, *cycle_notices(config, plan.stages)):
+        show(notice)
     column_of = column_finder([group.modules for group in chain.groups])
     refuse_unfilled(backbone, plan.stages, column_of, config.backbone.weights)
     if config.training.batch_size == 1:
