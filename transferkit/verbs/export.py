@@ -30,7 +30,7 @@ from transferkit.exporting.formats import (
     with_metadata,
 )
 from transferkit.exporting.int8 import BATCH, quantized
-from transferkit.exporting.sparsity import pruned, zeros
+from transferkit.exporting.sparsity import Retraining, pruned, zeros
 from transferkit.files.atomic_write import disk_error, make_inside, write_atomically
 from transferkit.finetuning.preparation import scan_pictures
 from transferkit.inference.deployed import DTYPES, Deployed
@@ -42,8 +42,8 @@ from transferkit.runs.folder import MODEL, open_run
 from transferkit.runs.life import moved
 from transferkit.runs.lock import only_process
 from transferkit.training.picks import batches
+from transferkit.training.settings import loop_settings
 
-TRAINING_BATCH = 32
 NOISE = 32  # images of it, where there are no pictures
 
 
@@ -94,8 +94,7 @@ def export(
     original = torch_runner(copy.deepcopy(loaded.classifier), torch.device("cpu"))
     if options.sparsity:
         assert index is not None
-        augmentation = (config.augment.level, config.augment.flip)
-        loaded = thinned_out(loaded, index, options, augmentation, show)
+        loaded = thinned_out(loaded, index, options, config, show)
     show(Working(f"writing {options.format}"))
     files = made_files(loaded, index, options, images[:2], show)
     kinds = [] if options.precision == "fp32" else [options.precision]
@@ -264,23 +263,19 @@ def thinned_out(
     loaded: LoadedRun,
     index: DatasetIndex,
     options: ExportOptions,
-    augmentation: tuple[str, bool],
+    config: Config,
     show: Show,
 ) -> LoadedRun:
-    """Return the model with its smallest weights at zero, trained on for `sparse_epochs`.
-
-    augmentation: level and flip of the varied views that it trains on.
-    """
-    level, flip = augmentation
-    maker = replace(loaded.maker, level=level, flip=flip)
+    """Return the model with its smallest weights at zero, after `sparse_epochs` as its run has."""
+    level, settings = config.augment.level, loop_settings(config)
+    maker = replace(loaded.maker, level=level, flip=config.augment.flip)
     train = index.of_split("train")
     if options.sparse_epochs and len(train) < 2:
         raise usage_error("--sparse-epochs needs training pictures", "", "name others with --data")
-    count = len(batches(train, TRAINING_BATCH))
 
     def batches_of(epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
         order = epoch_order(index.labels[train], "none", 0, epoch)
-        picks = batches(train[order], TRAINING_BATCH)
+        picks = batches(train[order], settings.batch_size)
 
         def one(position: int) -> np.ndarray:
             file = index.file(position)
@@ -291,7 +286,18 @@ def thinned_out(
             images = np.concatenate([next(made) for _ in pick])
             yield torch.from_numpy(images), torch.from_numpy(index.labels[pick])
 
-    events = pruned(loaded.classifier, options.sparsity, options.sparse_epochs, count, batches_of)
+    retraining = Retraining(
+        options.sparse_epochs,
+        len(batches(train, settings.batch_size)),
+        batches_of,
+        settings.rules,
+        settings.schedule,
+        config.training.unfrozen_lr,
+        config.training.label_smoothing,
+    )
+    events = pruned(
+        loaded.classifier, options.sparsity, retraining if options.sparse_epochs else None
+    )
     return replace(loaded, classifier=drain(events, show))
 
 
