@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from transferkit.backbones.engine import TOLERANCE, torch_runner
-from transferkit.backbones.folding import fold_batchnorm
+from transferkit.backbones.folding import Folding, fold_batchnorm
 from transferkit.config import Config
 from transferkit.data.index import DatasetIndex
 from transferkit.data.loader import CLEAN, ViewMaker, ahead, epoch_order
@@ -96,7 +96,7 @@ def export(
         assert index is not None
         loaded = thinned_out(loaded, index, options, config, show)
     show(Working(f"writing {options.format}"))
-    files = made_files(loaded, index, options, images[:2], show)
+    files, folding = made_files(loaded, index, options, images[:2], show)
     kinds = [] if options.precision == "fp32" else [options.precision]
     kinds += ["sparse"] if options.sparsity else []
     target = output or run / "exports" / f"{'-'.join(['model', *kinds])}{suffix}"
@@ -113,8 +113,12 @@ def export(
             _, engine = open_exported(waiting / target.name, trusted=True)
             sizes = (before, sum(map(len, files.values())))
             result = compare(original, engine.run, images, labels, sizes)
-            if options.sparsity:
-                result = replace(result, sparsity=zeros(loaded.classifier))
+            result = replace(
+                result,
+                sparsity=zeros(loaded.classifier) if options.sparsity else 0.0,
+                folded=len(folding.pairs),
+                unfolded=folding.left,
+            )
             refuse_losses(result, options)
             for end in files:
                 os.replace((waiting / target.name).with_suffix(end), target.with_suffix(end))
@@ -236,27 +240,27 @@ def made_files(
     options: ExportOptions,
     example: Tensor,
     show: Show,
-) -> Files:
-    """Return the exported model: suffix -> bytes."""
+) -> tuple[Files, Folding]:
+    """Return the exported model: suffix -> bytes; and which batch norms are folded."""
     network = Deployed(copy.deepcopy(loaded.classifier), torch.float32).eval()
-    folded = 0
+    folding = Folding()
     if options.folds:
-        made, folded = fold_batchnorm(network, example)
+        made, folding = fold_batchnorm(network, example)
         network = made  # type: ignore[assignment]
-        if not folded:
-            show(Notice("no batch norm could be folded"))
-    about = description(loaded, options, folded)
+        show(Notice(folding.text))
+    about = description(loaded, options, folding)
     if options.precision != "int8":
         dtype = DTYPES[options.precision]
         network = Deployed(network.classifier, dtype).eval()
-        return FORMATS[options.format].write(network, example, about)
+        return FORMATS[options.format].write(network, example, about), folding
     assert index is not None
     calibration, _ = views(index, loaded.maker, "train", options.calibration_pictures)
     if len(calibration) < BATCH:
         raise usage_error(f"int8 needs {BATCH} training pictures, there are {len(calibration)}")
     model = quantized(onnx_bytes(network, example, about), calibration.numpy())
     data = with_metadata(model, about)
-    return {".onnx": data} if options.format == "onnx" else openvino_files(data, about, False)
+    onnx = options.format == "onnx"
+    return {".onnx": data} if onnx else openvino_files(data, about, False), folding
 
 
 def thinned_out(
@@ -301,7 +305,7 @@ def thinned_out(
     return replace(loaded, classifier=drain(events, show))
 
 
-def description(loaded: LoadedRun, options: ExportOptions, folded: int) -> dict[str, Any]:
+def description(loaded: LoadedRun, options: ExportOptions, folding: Folding) -> dict[str, Any]:
     """Return what an exported model says of itself: all that is needed to use it."""
     names = ("classes", "preprocessing", "background", "backbone", "license")
     more = {}
@@ -313,7 +317,8 @@ def description(loaded: LoadedRun, options: ExportOptions, folded: int) -> dict[
         **more,
         "temperature": loaded.temperature,
         "precision": options.precision,
-        "folded_batchnorms": folded,
+        "folded_batchnorms": len(folding.pairs),
+        "folded": folding.pairs,
         "sparsity": options.sparsity,
         "input": "images: uint8 (N, 3, H, W), RGB 0..255, resized as preprocessing says",
         "output": "logits: float32 (N, K); probabilities are softmax(logits / temperature)",
