@@ -42,6 +42,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"optimizer.name": "adm"}, "optimizer.name must be one of"),
     ({"optimizer.name": "timm:nothing"}, "optimizer.name is none of timm's"),
     ({"optimizer.momentum": 0.8}, "optimizer.momentum has no effect"),
+    ({"optimizer.name": "sgd", "optimizer.momentum": 0.9}, "use --optimizer momentum"),
     ({"optimizer.name": "sgd", "optimizer.eps": 0.1}, "optimizer.eps has no effect"),
     ({"schedule.power": 2.0}, "schedule.power has no effect"),
     ({"schedule.name": "piecewise", "schedule.boundaries": [0.7, 0.2]}, "boundaries must rise"),
@@ -104,6 +105,19 @@ def test_a_cycle_that_may_be_cut_is_told(given: dict[str, Any], told: bool) -> N
     assert [notice.warning for notice in notices] == [True] * told
     assert all("--patience 30 lets every cycle end" in notice.text for notice in notices)
     assert not list(cycle_notices(load_config(), stages))
+
+
+def test_l2_beside_weight_decay_is_told() -> None:
+    def told(**given: Any) -> list[str]:
+        flags = {key.replace("__", "."): value for key, value in given.items()}
+        return [notice.text for notice in cycle_notices(load_config(None, (), flags), [])]
+
+    text = "head: L2 0.01 acts beside a weight decay of 0.05; --head-weight-decay 0 leaves L2 alone"
+    assert told(regularization__head_l2=0.01) == [text]
+    assert told(regularization__head_l2=0.01, training__weight_decay=0.0) == []
+    assert told(regularization__head_l2=0.01, regularization__head_weight_decay=0.1) == []
+    assert told(regularization__head_l2=0.01, optimizer__name="adam") == []
+    assert told() == []
 
 
 def test_weight_decay_is_zero_where_it_would_join_the_gradient() -> None:

@@ -84,9 +84,7 @@ class BackboneOptions(Section):
         float | None,
         Ge(0),
         Lt(1),
-        Option(
-            "--slope", "mlp, cnn: slope of leaky_relu, initial slope of prelu.", "0.01; prelu 0.25"
-        ),
+        Option("--slope", "Slope of leaky_relu, initial slope of prelu.", "0.01; prelu 0.25"),
     ] = None
     initializer: Annotated[
         str | None,

@@ -129,5 +129,6 @@ def prune_gradually(
             loss.backward()
             optimizer.step()
             with torch.no_grad():
-                torch._foreach_mul_(every, kept)
+                for weight, mask in zip(every, kept, strict=True):
+                    weight.mul_(mask)
             yield Progress(f"sparse epoch {epoch + 1} of {how.epochs}", number + 1, how.steps)

@@ -21,6 +21,7 @@ from transferkit.events import Event, Notice, Progress, Show, Working
 from transferkit.files.cache_dir import default_cache_dir
 from transferkit.finetuning.first_pass import Channels, channel_statistics, recalibrate_batchnorm
 from transferkit.finetuning.framing_choice import judged_framing
+from transferkit.finetuning.transfer import transfer_notice
 from transferkit.stopwatch import Stopwatch
 from transferkit.training.cache_handles import CacheSettings
 from transferkit.training.fabric import make_fabric
@@ -125,6 +126,7 @@ def build(config: Config, index: DatasetIndex, show: Show, watch: Stopwatch) -> 
     if not chain.verified:
         backbone.notices.append(f"no cut inside {backbone.name} ({chain.reason}): trains live")
     plan = make_plan(config, [group.name for group in chain.groups])
+    show(transfer_notice(config, index, backbone, plan))
     started = start_notices(config, backbone)
     for notice in (*map(Notice, backbone.notices), *started, *cycle_notices(config, plan.stages)):
         show(notice)

@@ -59,8 +59,10 @@ def optimizer_problems(config: Config) -> tuple[set[str], list[str]]:
     except ValueError as error:
         return set(), [f"optimizer.name {error}, not {options.name!r}"]
     wrong = [name for name in given if name not in takes]
+    plain = options.name == "sgd"
     return takes, [
-        f"optimizer.{name} has no effect with optimizer.name = {options.name}: leave it out"
+        f"optimizer.{name} has no effect with optimizer.name = {options.name}: "
+        + ("use --optimizer momentum" if plain and name == "momentum" else "leave it out")
         for name in wrong
     ]
 
