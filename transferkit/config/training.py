@@ -116,11 +116,11 @@ class Training(Section):
         ),
     ] = False
     warmup: Annotated[
-        float,
+        float | None,
         Ge(0),
         Lt(1),
-        Option("--warmup", "Fraction of each stage's steps over which the learning rate warms up."),
-    ] = 0.1
+        Option("--warmup", "Share of a stage's steps in which the rate warms up.", "0.1; 1cycle 0"),
+    ] = None
     label_smoothing: Annotated[
         float,
         Ge(0),

@@ -21,6 +21,7 @@ from transferkit.events import Event, Notice, Progress, Show, Working
 from transferkit.files.cache_dir import default_cache_dir
 from transferkit.finetuning.first_pass import Channels, channel_statistics, recalibrate_batchnorm
 from transferkit.finetuning.input_choice import InputChoice, can_choose, choose_input
+from transferkit.finetuning.transfer import transfer_notice
 from transferkit.stopwatch import Stopwatch
 from transferkit.training.cache_handles import CacheSettings
 from transferkit.training.depth_features import KnownRows
@@ -39,7 +40,12 @@ from transferkit.training.network import (
 )
 from transferkit.training.parts import Parts
 from transferkit.training.sharded import refuse_old_torch
-from transferkit.training.stage_checks import refuse_lone_pictures, refuse_size, refuse_unfilled
+from transferkit.training.stage_checks import (
+    cycle_notices,
+    refuse_lone_pictures,
+    refuse_size,
+    refuse_unfilled,
+)
 from transferkit.training.stages import column_finder, make_plan
 from transferkit.units import parse_bytes
 
@@ -123,9 +129,11 @@ def build(
     synchronize_(classifier)
     if not chain.verified:
         backbone.notices.append(f"no cut inside {backbone.name} ({chain.reason}): trains live")
-    for notice in (*map(Notice, backbone.notices), *start_notices(config, backbone)):
-        show(notice)
     plan = make_plan(config, [group.name for group in chain.groups])
+    show(transfer_notice(config, index, backbone, plan))
+    started = start_notices(config, backbone)
+    for notice in (*map(Notice, backbone.notices), *started, *cycle_notices(config, plan.stages)):
+        show(notice)
     column_of = column_finder([group.modules for group in chain.groups])
     refuse_unfilled(backbone, plan.stages, column_of, config.backbone.weights)
     for stage in plan.stages:

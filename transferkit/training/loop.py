@@ -243,6 +243,9 @@ def row_of(
         "cached": int(source.cached),
         **learning_rates(run, updater.optimizer),
     }
+    if run.settings.schedule.momentum is not None:
+        group = updater.optimizer.param_groups[0]
+        row["momentum"] = group["betas"][0] if "betas" in group else group["momentum"]
     if run.settings.rules.clipping is not None:
         row["clipped"] = tally.clipped / tally.steps
     return row

@@ -216,7 +216,9 @@ def draw(run: Run, validation: Validation) -> None:
     """Draw the plots of a finished run."""
     rows, calibration, folder = run.state.rows, validation.calibration, run.folder
     folder.save_plot("curves", curves(rows))
-    folder.save_plot("learning_rates", learning_rates(rows))
+    folder.save_plot(
+        "learning_rates", learning_rates(rows, run.parts.config.schedule.name == "1cycle")
+    )
     folder.save_plot("inside", inside(run.state.monitored, run.plan.columns))
     matrix = validation.evaluation.confusion
     folder.save_plot("confusion", confusion(matrix, run.parts.index.classes))
