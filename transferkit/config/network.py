@@ -44,15 +44,13 @@ class BackboneOptions(Section):
         Option("--from", "Start from the backbone of another run, e.g. of pretrain.", usual=True),
     ] = None
     image_size: Annotated[
-        int | None,
-        Ge(16),
-        Le(2048),
-        Option("--image-size", "Input size in pixels.", "the backbone's", usual=True),
-    ] = None
+        Annotated[int, Ge(16), Le(2048)] | Literal["auto", "backbone"],
+        Option("--image-size", "Input size in pixels; auto: a larger one if it pays.", usual=True),
+    ] = "auto"
     crop: Annotated[
-        Literal["backbone", "center", "squash", "pad", "auto"],
+        Literal["auto", "backbone", "center", "squash", "pad"],
         Option("--crop", "Centre, whole picture squashed or padded; auto: judged.", usual=True),
-    ] = "backbone"
+    ] = "auto"
     crop_share: Annotated[
         float | None,
         Ge(0.5),
@@ -129,7 +127,12 @@ class BackboneOptions(Section):
     @property
     def frames(self) -> bool:
         """Whether pictures are framed otherwise than the backbone's own way."""
-        return self.crop != "backbone" or self.crop_share is not None
+        return self.crop not in ("auto", "backbone") or self.crop_share is not None
+
+    @property
+    def side_px(self) -> int | None:
+        """The input size that was asked for; None for the backbone's own."""
+        return self.image_size if isinstance(self.image_size, int) else None
 
     @property
     def from_scratch(self) -> bool:

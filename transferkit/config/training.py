@@ -1,6 +1,7 @@
 """Options of the training: the stages, the optimisation, the device."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Le, Lt
@@ -62,6 +63,10 @@ class Solve(Section):
         bool,
         Option("--mirror/--no-mirror", "Average a solve's features with the mirror image's."),
     ] = False
+    extends: Annotated[
+        tuple[Path, ...],
+        Option("--extends", "Runs whose solve goes on with more pictures; see extend, merge."),
+    ] = ()
 
 
 @dataclass(frozen=True)

@@ -230,7 +230,7 @@ def model_description(run: Run, validation: Validation) -> dict[str, Any]:
     config, backbone = parts.config, parts.backbone
     return {
         "backbone": config.backbone.name,
-        "image_size": config.backbone.image_size,
+        "image_size": config.backbone.side_px,
         "structure": make_structure(config.backbone).to_dict(),
         "head": (solved.design if solved else head_design(config)).to_dict(),
         **depths_entries(solved),
