@@ -31,8 +31,10 @@ _TRANSPOSE = {
     **{5: Transpose.TRANSPOSE, 6: Transpose.ROTATE_270},
     **{7: Transpose.TRANSVERSE, 8: Transpose.ROTATE_90},
 }
-_FROM_THE_END = (Transpose.ROTATE_180, Transpose.FLIP_TOP_BOTTOM, Transpose.ROTATE_270)
-_FROM_THE_END += (Transpose.TRANSVERSE,)
+_FROM_THE_END = (
+    *(Transpose.ROTATE_180, Transpose.FLIP_TOP_BOTTOM),
+    *(Transpose.ROTATE_270, Transpose.TRANSVERSE),
+)
 """Turned so, the first row becomes the last row or column."""
 _SIDEWAYS = (Transpose.ROTATE_90, Transpose.ROTATE_270, Transpose.TRANSPOSE, Transpose.TRANSVERSE)
 _PROBE_PX = 32
