@@ -44,15 +44,13 @@ class BackboneOptions(Section):
         Option("--from", "Start from the backbone of another run, e.g. of pretrain.", usual=True),
     ] = None
     image_size: Annotated[
-        int | None,
-        Ge(16),
-        Le(2048),
-        Option("--image-size", "Input size in pixels.", "the backbone's", usual=True),
-    ] = None
+        Annotated[int, Ge(16), Le(2048)] | Literal["auto", "backbone"],
+        Option("--image-size", "Input size in pixels; auto: a larger one if it pays.", usual=True),
+    ] = "auto"
     crop: Annotated[
-        Literal["backbone", "center", "squash", "pad", "auto"],
+        Literal["auto", "backbone", "center", "squash", "pad"],
         Option("--crop", "Centre, whole picture squashed or padded; auto: judged.", usual=True),
-    ] = "backbone"
+    ] = "auto"
     crop_share: Annotated[
         float | None,
         Ge(0.5),
@@ -84,9 +82,7 @@ class BackboneOptions(Section):
         float | None,
         Ge(0),
         Lt(1),
-        Option(
-            "--slope", "mlp, cnn: slope of leaky_relu, initial slope of prelu.", "0.01; prelu 0.25"
-        ),
+        Option("--slope", "Slope of leaky_relu, initial slope of prelu.", "0.01; prelu 0.25"),
     ] = None
     initializer: Annotated[
         str | None,
@@ -106,7 +102,12 @@ class BackboneOptions(Section):
         Literal["plain", "alpha", "spatial"],
         Option("--backbone-dropout-kind", "mlp, cnn: alpha suits SELU, spatial suits cnn."),
     ] = "plain"
-
+    skip: Annotated[
+        bool,
+        Option(
+            "--backbone-skip/--no-backbone-skip", "mlp, cnn: every layer adds its input (ResNet)."
+        ),
+    ] = False
     pooling: Annotated[
         Literal["avg", "max", "avgmax", "catavgmax", "token"] | None,
         Option("--pooling", "Global pooling of the last feature maps or tokens.", "its own"),
@@ -129,7 +130,12 @@ class BackboneOptions(Section):
     @property
     def frames(self) -> bool:
         """Whether pictures are framed otherwise than the backbone's own way."""
-        return self.crop != "backbone" or self.crop_share is not None
+        return self.crop not in ("auto", "backbone") or self.crop_share is not None
+
+    @property
+    def side_px(self) -> int | None:
+        """The input size that was asked for; None for the backbone's own."""
+        return self.image_size if isinstance(self.image_size, int) else None
 
     @property
     def from_scratch(self) -> bool:

@@ -6,13 +6,13 @@ from dataclasses import replace
 import torch
 
 from transferkit import processes
-from transferkit.backbones.chain import find_chain
+from transferkit.backbones.chain import Chain, find_chain
 from transferkit.backbones.create import Backbone
 from transferkit.backbones.recompute import recompute
 from transferkit.backbones.synchronized import synchronize_
 from transferkit.config import Config
 from transferkit.data.addresses import address_of, fetch
-from transferkit.data.framing import framed, framing_notices
+from transferkit.data.framing import framing_notices
 from transferkit.data.index import DatasetIndex, ScanOptions, Use, depth_notice, scan
 from transferkit.data.loader import ViewMaker
 from transferkit.data.reading import reading_of
@@ -20,10 +20,13 @@ from transferkit.errors import usage_error
 from transferkit.events import Event, Notice, Progress, Show, Working
 from transferkit.files.cache_dir import default_cache_dir
 from transferkit.finetuning.first_pass import Channels, channel_statistics, recalibrate_batchnorm
-from transferkit.finetuning.framing_choice import judged_framing
+from transferkit.finetuning.input_choice import InputChoice, can_choose, choose_input
+from transferkit.finetuning.transfer import transfer_notice
 from transferkit.stopwatch import Stopwatch
 from transferkit.training.cache_handles import CacheSettings
+from transferkit.training.depth_features import KnownRows
 from transferkit.training.fabric import make_fabric
+from transferkit.training.kept_solve import extended, preprocessing_of
 from transferkit.training.material import Material
 from transferkit.training.memory import batch_size_for, refuse_more_classes
 from transferkit.training.network import (
@@ -37,7 +40,12 @@ from transferkit.training.network import (
 )
 from transferkit.training.parts import Parts
 from transferkit.training.sharded import refuse_old_torch
-from transferkit.training.stage_checks import refuse_lone_pictures, refuse_unfilled
+from transferkit.training.stage_checks import (
+    cycle_notices,
+    refuse_lone_pictures,
+    refuse_size,
+    refuse_unfilled,
+)
 from transferkit.training.stages import column_finder, make_plan
 from transferkit.units import parse_bytes
 
@@ -54,23 +62,13 @@ def prepare(config: Config, show: Show, watch: Stopwatch | None = None) -> Parts
         with watch.on("fetch"):
             fetch([config.data.path], show)
     with watch.on("scan"):
-        index = processes.from_first(scan_pictures, config, show)
+        index, known = scanned(config, show)
     refuse_more_classes(len(index.classes), len(index.of_split("val")))
     if len(index.of_split("train")) < processes.count():
         raise usage_error(f"fewer training pictures than {processes.count()} processes")
     config = with_batch_size(config, index)
     with watch.on("backbone"):
-        return build(config, index, show, watch)
-
-
-def with_judged_framing(
-    config: Config, index: DatasetIndex, backbone: Backbone, show: Show
-) -> Config:
-    """Give the backbone the framing that is judged best; return the configuration that names it."""
-    crop, text = processes.from_first(judged_framing, config, index, backbone)
-    show(Notice(text))
-    backbone.preprocessing = framed(backbone.preprocessing, crop, config.backbone.crop_share)
-    return replace(config, backbone=replace(config.backbone, crop=crop))  # type: ignore[arg-type]
+        return build(config, index, show, watch, known)
 
 
 def refuse_sharing(config: Config) -> None:
@@ -95,24 +93,35 @@ def refuse_sharing(config: Config) -> None:
         refuse_old_torch()
 
 
-def build(config: Config, index: DatasetIndex, show: Show, watch: Stopwatch) -> Parts:
+def scanned(config: Config, show: Show) -> tuple[DatasetIndex, KnownRows | None]:
+    """Return the pictures of a run, with those that it goes on from, and what is known of these."""
+    runs, data = config.solve.extends, config.data
+    if not runs:
+        return processes.from_first(scan_pictures, config, show), None
+    more = None
+    if data.path is not None or data.manifest is not None:
+        more = processes.from_first(scan_pictures, config, show, "measure")
+    index, known, notices = extended(runs, more)
+    for text in dict.fromkeys(notices):
+        show(Notice(text))
+    return index, known
+
+
+def build(
+    config: Config,
+    index: DatasetIndex,
+    show: Show,
+    watch: Stopwatch,
+    known: KnownRows | None = None,
+) -> Parts:
     """Build the model for the pictures of an index, its plan, and what it trains on."""
     show(Working(f"building {config.backbone.name}"))
     fabric = make_fabric(config)
-    backbone = make_backbone(config, config.backbone.pretrained, config.backbone.weights)
-    if config.backbone.crop == "auto":
-        show(Working("choosing the framing"))
-        config = with_judged_framing(config, index, backbone, show)
-    with watch.on("pictures"):
-        for event in set_normalization(config, index, backbone):
-            show(event)
-    for notice in framing_notices(index.sizes, backbone.preprocessing, config.backbone.frames):
-        show(notice)
+    config, backbone, chain, read = make_input(config, index, fabric.device, watch, show)
+    known = known or read
     classifier = make_classifier(config, backbone, len(index.classes))
     classifier.to(fabric.device)
     classifier.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    show(Working(f"checking where {backbone.name} can be cut"))
-    chain = find_chain(backbone.model, random_images(backbone).to(fabric.device))
     reinitialize_above(config, backbone, chain.groups)
     if config.training.checkpoint_activations:
         recompute(backbone.model, [path for group in chain.groups[1:] for path in group.modules])
@@ -120,16 +129,84 @@ def build(config: Config, index: DatasetIndex, show: Show, watch: Stopwatch) -> 
     synchronize_(classifier)
     if not chain.verified:
         backbone.notices.append(f"no cut inside {backbone.name} ({chain.reason}): trains live")
-    for notice in (*map(Notice, backbone.notices), *start_notices(config, backbone)):
-        show(notice)
     plan = make_plan(config, [group.name for group in chain.groups])
+    show(transfer_notice(config, index, backbone, plan))
+    started = start_notices(config, backbone)
+    for notice in (*map(Notice, backbone.notices), *started, *cycle_notices(config, plan.stages)):
+        show(notice)
     column_of = column_finder([group.modules for group in chain.groups])
     refuse_unfilled(backbone, plan.stages, column_of, config.backbone.weights)
+    for stage in plan.stages:
+        if stage.side_px:
+            refuse_size(backbone, stage.side_px, fabric.device)
     if config.training.batch_size == 1:
         image = random_images(backbone)[:1].to(fabric.device)
         refuse_lone_pictures(classifier, plan.stages, column_of, image)
     material, settings = make_material(config, index, backbone), cache_settings(config)
-    return Parts(config, backbone, classifier, chain, plan, material, settings, fabric, watch)
+    built = (config, backbone, classifier, chain, plan, material, settings, fabric, watch)
+    return Parts(*built, known=known)
+
+
+def make_input(
+    config: Config, index: DatasetIndex, device: torch.device, watch: Stopwatch, show: Show
+) -> tuple[Config, Backbone, Chain, KnownRows | None]:
+    """Build the backbone as it is to see the pictures: framing, size and normalisation.
+
+    Returns with it what was chosen, as a configuration, and the features that were read for that.
+    """
+    backbone, chain = make_chain(config, device, show)
+    known = None
+    if can_choose(config, index):
+        show(Working("choosing framing and input size"))
+        choice = chosen_input(config, index, backbone, chain, device, watch)
+        show(Notice(choice.text))
+        config, known = with_input(config, choice.crop, choice.side_px), choice.known
+        if choice.side_px:
+            backbone, chain = make_chain(config, device, show)
+        backbone.preprocessing = choice.size
+    config = with_input(config, "backbone", None)  # where nothing was chosen
+    if config.solve.extends:
+        backbone.preprocessing = preprocessing_of(config.solve.extends[0])
+        return config, backbone, chain, None
+    with watch.on("pictures"):
+        for event in set_normalization(config, index, backbone):
+            show(event)
+    for notice in framing_notices(index.sizes, backbone.preprocessing, config.backbone.frames):
+        show(notice)
+    return config, backbone, chain, known
+
+
+def make_chain(config: Config, device: torch.device, show: Show) -> tuple[Backbone, Chain]:
+    """Build the backbone, and find where it can be cut."""
+    backbone = make_backbone(config, config.backbone.pretrained, config.backbone.weights)
+    backbone.model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    show(Working(f"checking where {backbone.name} can be cut"))
+    return backbone, find_chain(backbone.model, random_images(backbone).to(device))
+
+
+def chosen_input(
+    config: Config,
+    index: DatasetIndex,
+    backbone: Backbone,
+    chain: Chain,
+    device: torch.device,
+    watch: Stopwatch,
+) -> InputChoice:
+    """Return the choice that the first process makes; what it has read stays in it."""
+    given = (config, index, backbone, chain.groups, device, watch)
+    if processes.count() == 1:
+        return choose_input(*given)
+    return processes.from_first(lambda: replace(choose_input(*given), known=None))
+
+
+def with_input(config: Config, crop: str, side_px: int | None) -> Config:
+    """Put a framing and an input size in the place of `auto`; None: the backbone's own size."""
+    backbone = config.backbone
+    if backbone.crop == "auto":
+        backbone = replace(backbone, crop=crop)  # type: ignore[arg-type]
+    if backbone.image_size == "auto":
+        backbone = replace(backbone, image_size=side_px or "backbone")
+    return replace(config, backbone=backbone)
 
 
 def recalibrate(parts: Parts, show: Show) -> None:
