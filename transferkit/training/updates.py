@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from transferkit import processes
-from transferkit.training.averaging import Average, epoch_average, moving_average
+from transferkit.training.averaging import Average, make_average
 from transferkit.training.gradients import CLIPPINGS
 from transferkit.training.monitor import Monitor
 from transferkit.training.optimizers import make_optimizer, parameter_groups
@@ -170,8 +170,7 @@ def make_updater(
         clippable_parameters(classifier, named, rules),
         penalty_terms(named, in_head, rules.penalties, pretrained),
         constrained(classifier, in_head, rules.max_norm[0]) if rules.max_norm else [],
-        moving_average(classifier, column_of, stage, rules.ema)
-        or epoch_average(classifier, column_of, stage, rules.swa),
+        make_average(classifier, column_of, stage, rules.ema, rules.swa),
         copy.deepcopy(optimizer.state_dict()),
     )
 
