@@ -232,6 +232,6 @@ def test_one_candidate_alone_is_told_with_what_to_install(
 
 @pytest.mark.parametrize("given", [{"weights": "a.pt"}, {"pretrained": False}, {"reuse_blocks": 1}])
 def test_auto_beside_other_weights_is_refused(given: dict[str, Any]) -> None:
-    with pytest.raises(UserError, match="backbone auto|name auto") as caught:
+    with pytest.raises(UserError, match="name auto") as caught:
         validate({"backbone": {"name": "auto", **given}})
     assert caught.value.exit_code == 2
