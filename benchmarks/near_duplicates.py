@@ -91,11 +91,11 @@ def sheet(files: Sequence[Path], pairs: Pairs, path: Path) -> None:
 def feature_scores(files: Sequence[Path], pairs: Pairs) -> np.ndarray:
     """Return the mean cosine over the top depths of the default backbone for each pair."""
     import torch
+    from transferkit.finetuning.framing_choice import depth_network
 
     from transferkit.backbones.create import create_backbone
     from transferkit.data.framing import framed
     from transferkit.data.views import clean_view
-    from transferkit.finetuning.framing_choice import depth_network
 
     backbone = create_backbone()
     size = framed(backbone.preprocessing, "squash", None)
