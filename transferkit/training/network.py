@@ -187,13 +187,14 @@ def start_notices(config: Config, backbone: Backbone) -> list[Notice]:
 def selu_notices(config: Config) -> Iterator[Notice]:
     """Warn of what takes SELU layers out of mean 0 and variance 1. Source: as `nn.AlphaDropout`."""
     backbone, head = config.backbone, config.head
-    for where, section, prefix, dropout in (
-        (backbone.name, backbone, "--backbone", backbone.dropout),
-        ("new layers", head, "--head", any(head.dropout) and head.layers),
+    kinds = ("--backbone-dropout-kind", "--dropout-kind")
+    norms = ("--backbone-batchnorm", "--head-batchnorm")
+    for where, section, kind, norm, dropout in (
+        (backbone.name, backbone, kinds[0], norms[0], backbone.dropout),
+        ("new layers", head, kinds[1], norms[1], any(head.dropout) and head.layers),
     ):
-        kind = {"--backbone": "--backbone-dropout-kind"}.get(prefix, "--dropout-kind")
         breaks = {
-            f"batch norm (leave {prefix}-batchnorm out)": set(section.batchnorm) - {"first"},
+            f"batch norm (leave {norm} out)": set(section.batchnorm) - {"first"},
             f"plain dropout ({kind} alpha keeps them)": dropout and section.dropout_kind != "alpha",
             "skip connections (--no-backbone-skip)": section is backbone and backbone.skip,
         }
