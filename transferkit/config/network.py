@@ -24,6 +24,8 @@ Activation = Literal[
 ]
 FROM_SCRATCH = ("mlp", "cnn")
 """Backbones of our own that start from random weights."""
+AUTO = "auto"
+"""In the place of a backbone's name: the smallest one that leave-one-out finds good enough."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,8 @@ class BackboneOptions(Section):
     """The network under the new head: pretrained, or one of `FROM_SCRATCH`."""
 
     name: Annotated[
-        str, Option("--backbone", "Any timm model (`transferkit models`), or mlp, cnn.", usual=True)
+        str,
+        Option("--backbone", "A timm model (`transferkit models`), mlp, cnn; auto.", usual=True),
     ] = "tf_efficientnet_lite0"
     pretrained: Annotated[
         bool, Option("--pretrained/--no-pretrained", "Start from pretrained weights.")

@@ -1,6 +1,6 @@
 """What a closed-form stage sees of the pictures: features of several depths, or sums over them."""
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -23,6 +23,7 @@ from transferkit.training.depth_features import (
     reader_digest,
     tried_parts,
 )
+from transferkit.training.kept_features import kept_rows
 from transferkit.training.material import Material
 from transferkit.training.run import Run
 from transferkit.training.supervised import balanced_class_weights
@@ -84,10 +85,11 @@ def see(run: Run, side_px: int | None = None) -> Generator[Event, None, Seen]:
     wanted = np.concatenate([kept, val])
     place = {int(position): row for row, position in enumerate(wanted)}
     features = torch.zeros(len(wanted), num_columns(depths))
+    already = known_rows(run, reader)
     done, total = 0, sum(len(processes.share(part)) for part in parts)
     for part in parts:
         own = processes.share(part)
-        for positions, rows in read(run, reader, material, own):
+        for positions, rows in read(run, reader, material, already, own):
             rows = rows[:, columns]
             if sums is not None and part is not val:
                 new = [int(position) not in summed for position in positions]
@@ -147,15 +149,27 @@ def reader_of(run: Run, size: Preprocessing, count: int) -> DepthReader:
         return make_reader(run.classifier, groups, size, options, name, parts.device)
 
 
+def known_rows(run: Run, reader: DepthReader) -> Mapping[int, Tensor]:
+    """Return the features that are there already: read for a choice, in this run or before it."""
+    known, settings = run.parts.known, run.parts.settings
+    if known and known.digest == reader.digest:
+        return known.rows
+    if not settings.enabled or processes.count() > 1:
+        return {}
+    return kept_rows(settings.root, reader, run.parts.index)
+
+
 def read(
-    run: Run, reader: DepthReader, material: Material, positions: np.ndarray
+    run: Run,
+    reader: DepthReader,
+    material: Material,
+    known: Mapping[int, Tensor],
+    positions: np.ndarray,
 ) -> Iterator[tuple[np.ndarray, Tensor]]:
     """Yield positions (n,) in the index and the features (n, D) of their pictures."""
-    known = run.parts.known
-    rows = known.rows if known and known.digest == reader.digest else {}
-    there = np.array([int(position) in rows for position in positions], dtype=bool)
+    there = np.array([int(position) in known for position in positions], dtype=bool)
     if there.any():
-        yield positions[there], torch.stack([rows[int(p)] for p in positions[there]])
+        yield positions[there], torch.stack([known[int(p)] for p in positions[there]])
     unread = positions[~there]
     start = 0
     for batch in read_batches(reader, material.make, unread, run.watch):
