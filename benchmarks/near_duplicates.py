@@ -1,15 +1,15 @@
 """How many altered copies of pictures are found, and how many different pictures are taken for one.
 
-    python benchmarks/near_duplicates.py FOLDER ... [--every 4] [--series 0] [--sheet FILE]
-        [--features]
+    python benchmarks/near_duplicates.py FOLDER ... [--every 4] [--series 200 2500]
+        [--sheet FILE] [--features]
 
 Every fourth picture of a folder is altered in five ways: recoded as JPEG of quality 60 to 90,
 resized by 0.5 to 1.5, cropped by 5 % at a random place, brightened by up to 20 %, and all of these.
 Recall is the share of the copies that are found as copies of their picture. Precision counts as
-false whatever is found between different pictures, originals or copies. --series N: pictures of
-one class whose names end in numbers that follow at most N after another show one object and count
-neither way. --sheet: a picture of the pairs that count as false, to be judged by eye. --features:
-what pooled features of several depths of the default backbone would give at the same recall.
+false whatever is found between different pictures, originals or copies. --series A B: pictures
+whose names end in numbers that differ by at most A, or within a class by at most B, show one object
+and count neither way. --sheet: a picture of the pairs that count as false, to be judged by eye.
+--features: what pooled features of several depths of the default backbone give at the same recall.
 """
 
 import argparse
@@ -53,16 +53,13 @@ def altered(image: Image.Image, way: str, generator: np.random.Generator) -> Ima
     return Image.open(buffer).convert("RGB")
 
 
-def series_of(files: Sequence[Path], gap: int) -> list[int]:
-    """Return a number for each file, the same for those of one object."""
-    ends = [re.search(r"(\d+)$", file.stem) for file in files]
-    keys = [(f.parent.name, int(e[1]) if e else -1) for f, e in zip(files, ends, strict=True)]
-    found, last, current = [0] * len(files), ("", 0), 0
-    for at in sorted(range(len(files)), key=keys.__getitem__):
-        follows = gap > 0 and keys[at][0] == last[0] and keys[at][1] - last[1] <= gap
-        current += not follows
-        found[at], last = current, keys[at]
-    return found
+def of_one_object(one: Path, other: Path, gaps: Sequence[int]) -> bool:
+    """Whether the numbers at the ends of two names are near each other."""
+    ends = [re.search(r"(\d+)$", file.stem) for file in (one, other)]
+    if one == other or None in ends:
+        return one == other
+    gap = abs(int(ends[0][1]) - int(ends[1][1]))
+    return gap <= gaps[0] or (gap <= gaps[1] and one.parent.name == other.parent.name)
 
 
 def copies(
@@ -93,13 +90,19 @@ def feature_scores(files: Sequence[Path], pairs: Pairs) -> np.ndarray:
     import torch
     from transferkit.finetuning.framing_choice import depth_network
 
+    from transferkit.backbones.chain import find_chain
     from transferkit.backbones.create import create_backbone
+    from transferkit.backbones.head import Classifier, FrozenTrunk
+    from transferkit.closed_form.depths import DepthTrunk, find_depths, top_depths
     from transferkit.data.framing import framed
     from transferkit.data.views import clean_view
 
     backbone = create_backbone()
     size = framed(backbone.preprocessing, "squash", None)
-    depths, network = depth_network(backbone)
+    model, example = backbone.model.eval(), torch.zeros(2, 3, size.height_px, size.width_px)
+    depths = top_depths(find_depths(model, find_chain(model, example).groups, example), 5)
+    whole = Classifier(model, torch.nn.Identity(), size.mean, size.std)
+    network = FrozenTrunk(whole, DepthTrunk(model, depths)).eval()
     rows: dict[int, np.ndarray] = {}
     cuts = np.cumsum([depth.columns for depth in depths])[:-1]
     with torch.inference_mode():
@@ -118,7 +121,6 @@ def measure(folder: Path, options: argparse.Namespace) -> None:
         made = list(copies(Path(place), originals, options.every, generator))
         files = [*originals, *(path for _, _, path in made)]
         source = [*range(len(originals)), *(number for number, _, _ in made)]
-        series = series_of(originals, options.series)
         hashes = np.array([probe(file).dhash for file in files], dtype=np.uint64)
         pairs, note = candidates(hashes)
         looks = {number: look_at(file, PLAIN) for number, file in enumerate(files)}
@@ -128,7 +130,8 @@ def measure(folder: Path, options: argparse.Namespace) -> None:
         def is_false(pair: tuple[int, int]) -> bool:
             if pair[0] >= len(originals):  # two copies
                 return False
-            return series[source[pair[0]]] != series[source[pair[1]]]
+            sources = (originals[source[number]] for number in pair)
+            return not of_one_object(*sources, options.series)
 
         print(f"\n{folder}: {len(originals)} pictures, {len(made)} copies, {len(pairs)} candidates")
         if note:
@@ -164,7 +167,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folders", type=Path, nargs="+")
     parser.add_argument("--every", type=int, default=4)
-    parser.add_argument("--series", type=int, default=0)
+    parser.add_argument("--series", type=int, nargs=2, default=(-1, -1))
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--sheet", type=Path)
     parser.add_argument("--features", action="store_true")
