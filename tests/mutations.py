@@ -269,7 +269,7 @@ MUTATIONS = (
     Mutation(
         "manifests name files anywhere",
         "transferkit/data/manifest.py",
-        "if os.path.isabs(found) and not rows.allow_outside:",
+        "if os.path.isabs(location) and not rows.allow_outside:",
         "if False:",
         ("tests/data/test_manifest.py::test_paths_start_from_data_where_it_is_given",),
     ),

@@ -49,20 +49,20 @@ def address_of(source: Path | str) -> str | None:
 
     file:///x is the plain path /x; see `local_path`.
     """
-    found = _SCHEME.fullmatch(str(source))
-    return f"{found[1]}://{found[2]}" if found and found[1] != "file" else None
+    parts = _SCHEME.fullmatch(str(source))
+    return f"{parts[1]}://{parts[2]}" if parts and parts[1] != "file" else None
 
 
 def local_path(source: Path | str) -> Path:
     """Return where a shard is read: at its path, or, with an address, where its copy lies."""
-    found = _SCHEME.fullmatch(redacted(str(source)))
-    if found is None:
+    parts = _SCHEME.fullmatch(redacted(str(source)))
+    if parts is None:
         return Path(source)
-    if found[1] == "file":
-        return Path("/", found[2])
-    place = found[2].removeprefix(f"{HIDDEN}@")
+    if parts[1] == "file":
+        return Path("/", parts[2])
+    place = parts[2].removeprefix(f"{HIDDEN}@")
     inside = [part for part in place.split("/") if part not in ("", ".", "..")]
-    return default_cache_dir().expanduser().joinpath("shards", found[1], *inside)
+    return default_cache_dir().expanduser().joinpath("shards", parts[1], *inside)
 
 
 def expand(source: Path | str) -> list[Path]:
@@ -71,17 +71,17 @@ def expand(source: Path | str) -> list[Path]:
     'a-{00..02}.tar' are three, in this order; patterns give what there is, in natural order.
     Raises a usage error for braces that do not match, and for a pattern without a match.
     """
-    found: dict[Path, None] = {}
+    paths: dict[Path, None] = {}
     for text in _unbraced(source):
         path = local_path(text)
         if address_of(text) is None and glob.has_magic(text) and not os.path.lexists(path):
             matches = natural_sorted(glob.glob(str(path), recursive=True))
             if not matches:
                 raise usage_error(f"{shown(text)} matches no file")
-            found.update(dict.fromkeys(map(Path, matches)))
+            paths.update(dict.fromkeys(map(Path, matches)))
         else:
-            found[path] = None
-    return list(found)
+            paths[path] = None
+    return list(paths)
 
 
 def fetch(sources: Iterable[Path | str | None], show: Show) -> None:
@@ -99,10 +99,10 @@ def fetch(sources: Iterable[Path | str | None], show: Show) -> None:
         have = f"; {count(there, 'shard')} fetched before" if there else ""
         folder = first.local.parent
         show(Notice(f"fetching {first.address}{more}: {size / _MB:,.0f} MB to {folder}{have}"))
-    own = processes.share(missing)
+    share = processes.share(missing)
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        for done, _ in enumerate(pool.map(_copy, own), start=1):
-            show(Progress("shards", done, len(own)))
+        for done, _ in enumerate(pool.map(_copy, share), start=1):
+            show(Progress("shards", done, len(share)))
     processes.from_all(None)  # every copy is there
 
 
@@ -116,12 +116,12 @@ def _unbraced(source: Path | str) -> list[str]:
     # A range is counted before it is written out, which would fill the memory.
     large = any(abs(int(a) - int(b)) > MOST_SHARDS for a, b in _RANGE.findall(text))
     try:
-        found = [] if large else list(islice(braceexpand(text, escape=False), MOST_SHARDS + 1))
+        texts = [] if large else list(islice(braceexpand(text, escape=False), MOST_SHARDS + 1))
     except ValueError:
         raise usage_error(f"{shown(text)}: the braces do not match") from None
-    if large or len(found) > MOST_SHARDS:
+    if large or len(texts) > MOST_SHARDS:
         raise usage_error(f"{shown(text)}: the braces stand for more than {MOST_SHARDS:,} shards")
-    return found
+    return texts
 
 
 def _missing(sources: list[Path | str]) -> tuple[list[Remote], int]:
@@ -168,8 +168,8 @@ def _copy_of(address: str) -> Remote:
     local = local_path(address)
     note = Remote(address, 0, "", local)
     try:
-        known = json.loads(_note(note).read_text())
-        return Remote(str(known["address"]), int(known["size"]), str(known["state"]), local)
+        values = json.loads(_note(note).read_text())
+        return Remote(str(values["address"]), int(values["size"]), str(values["state"]), local)
     except (OSError, ValueError, LookupError, TypeError):
         what = f"the name and the password of {shown(address)} were not kept"
         remedy = (
@@ -233,9 +233,9 @@ def _copy(remote: Remote) -> None:
 
 
 def _unwritable(remote: Remote, error: OSError) -> UserError:
-    told = disk_error(remote.local.parent, error)
-    told.remedy = ADVICE
-    return told
+    problem = disk_error(remote.local.parent, error)
+    problem.remedy = ADVICE
+    return problem
 
 
 def _note(remote: Remote) -> Path:

@@ -66,7 +66,7 @@ def walk(folder: Path, *, nested: bool = True) -> FolderFiles:
     Links to folders are followed, each real folder once and none back upwards, so that loops end.
     Hidden files and folders are skipped. Raises UserError for a folder that may not be read.
     """
-    found = FolderFiles()
+    listing = FolderFiles()
     unknown: dict[str, list[str]] = {}
     # A link back to a folder above would read the other classes as part of this one.
     seen = {_identity(above) for above in (folder, *folder.absolute().parents)}
@@ -79,27 +79,27 @@ def walk(folder: Path, *, nested: bool = True) -> FolderFiles:
         for name, kind in kinds.items():
             suffix = os.path.splitext(name)[1].lower()
             if kind:
-                found.unsupported[prefix + name] = kind
+                listing.unsupported[prefix + name] = kind
             elif kind == "":
-                found.images.append(prefix + name)
+                listing.images.append(prefix + name)
             elif _is_copy(name, stems):
-                found.others[suffix] += 1
+                listing.others[suffix] += 1
             else:
                 unknown.setdefault(suffix, []).append(prefix + name)
         if not inside:
-            found.folders = natural_sorted(folders)
+            listing.folders = natural_sorted(folders)
         for name in natural_sorted(folders) if nested else ():
             identity = _identity(folder / inside / name)
-            (found.repeated if identity in seen else pending).append(prefix + name)
+            (listing.repeated if identity in seen else pending).append(prefix + name)
             seen.add(identity)
     for suffix, paths in unknown.items():
         first = [path for path in paths[:_MOST_SNIFFED] if begins_as_picture(folder / path)]
         rest = paths[_MOST_SNIFFED:] if first else ()
         pictures = [*first, *(path for path in rest if begins_as_picture(folder / path))]
-        found.images += pictures
-        found.others += Counter({suffix: len(paths) - len(pictures)})
-    found.images = natural_sorted(found.images)
-    return found
+        listing.images += pictures
+        listing.others += Counter({suffix: len(paths) - len(pictures)})
+    listing.images = natural_sorted(listing.images)
+    return listing
 
 
 def _is_copy(name: str, stems: Iterable[str]) -> bool:

@@ -84,8 +84,8 @@ def readable_formats() -> tuple[str, ...]:
 def image_suffixes() -> frozenset[str]:
     """Return the lower-case suffixes, with their dot, of the formats that Pillow decodes here."""
     formats = readable_formats()
-    known = Image.registered_extensions().items()
-    return frozenset(suffix for suffix, name in known if name in formats)
+    suffixes = Image.registered_extensions().items()
+    return frozenset(suffix for suffix, name in suffixes if name in formats)
 
 
 def picture_kind(name: str) -> str | None:
@@ -153,8 +153,8 @@ def _damaged(start: bytes) -> str:
 def _text(start: bytes) -> str:
     """Say what text a file holds, "" where it holds none."""
     start = start.removeprefix(b"\xef\xbb\xbf")
-    if found := _MARKUP.match(start):
-        name = found[1].decode().lower()
+    if markup := _MARKUP.match(start):
+        name = markup[1].decode().lower()
         if name in ("html", "!doctype html", "head", "body", "title"):
             return "an HTML page, not an image (a download that failed?)"
         return "SVG (not supported)" if name == "svg" else f"XML text, not an image: <{name}>"

@@ -50,9 +50,9 @@ def all_scans_there(data: bytes) -> bool:
 def _segments(data: bytes) -> Iterator[tuple[int, bytes]]:
     """Yield the markers of the first picture, and the contents of their segments."""
     at = 2
-    while (found := _MARKER.search(data, at)) is not None and found[1][0] != _END:
-        at = end = found.end()
-        if found[1][0] not in _ALONE:
+    while (marker := _MARKER.search(data, at)) is not None and marker[1][0] != _END:
+        at = end = marker.end()
+        if marker[1][0] not in _ALONE:
             end += int.from_bytes(data[at : at + 2], "big")
-        yield found[1][0], data[at + 2 : end]
+        yield marker[1][0], data[at + 2 : end]
         at = end

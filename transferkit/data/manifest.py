@@ -89,7 +89,7 @@ def _table(manifest: Path, text: str) -> tuple[list[str], list[tuple[int, dict[s
     lines = text[len(first) :].lstrip("\r\n") if stated else text
     delimiter = stated[1] if stated else max(",;\t|", key=first.count)
     reader = csv.reader(io.StringIO(lines, newline=""), delimiter=delimiter, strict=True)
-    found = []
+    rows = []
     try:
         columns = [column.strip().casefold() for column in next(reader, [])]
         missing = [column for column in ("path", "label") if column not in columns]
@@ -103,11 +103,11 @@ def _table(manifest: Path, text: str) -> tuple[list[str], list[tuple[int, dict[s
         for row in reader:
             if any(cell.strip() for cell in row):
                 # Rows may be shorter than the header; what is missing reads as empty.
-                found.append((reader.line_num + skipped, dict(zip(columns, row, strict=False))))
+                rows.append((reader.line_num + skipped, dict(zip(columns, row, strict=False))))
     except csv.Error as error:
         where = f"line {reader.line_num + skipped}: {error}"
         raise UserError(f"{name} is not a CSV table", where, _FORMAT) from error
-    return columns, found
+    return columns, rows
 
 
 def _text(manifest: Path) -> tuple[str, list[str]]:
@@ -155,17 +155,17 @@ def _read_row(rows: _Rows, line: int, row: dict[str, str]) -> None:
         hint = did_you_mean(split, SPLITS)
         rows.problems.append(f"line {line}: unknown split {shown(split)}{hint}")
         return
-    found = _located(rows.finder, path)
-    if found is None:
+    location = _located(rows.finder, path)
+    if location is None:
         rows.problems.append(f"line {line}: no such file: {shown(path)}")
         return
-    if os.path.isabs(found) and not rows.allow_outside:
+    if os.path.isabs(location) and not rows.allow_outside:
         root = shown(str(rows.finder.root))
         rows.problems.append(f"line {line}: outside of {root} (--allow-outside): {shown(path)}")
         return
-    entry = Entry(found, label, canonical)
-    earlier = rows.entries.setdefault(found, entry)
-    first_line = rows.lines.setdefault(found, line)
+    entry = Entry(location, label, canonical)
+    earlier = rows.entries.setdefault(location, entry)
+    first_line = rows.lines.setdefault(location, line)
     if earlier == entry:
         rows.repeated += first_line != line
         return
@@ -179,10 +179,10 @@ def _read_row(rows: _Rows, line: int, row: dict[str, str]) -> None:
 
 def _located(finder: Finder, path: str) -> str | None:
     """Return the path as the index keeps it (relative where it lies below root), or None."""
-    found = finder.find(path)
-    if found is None or archive_of(finder.root / found):
+    location = finder.find(path)
+    if location is None or archive_of(finder.root / location):
         return None
-    full = Path(os.path.normpath(finder.root / found))
+    full = Path(os.path.normpath(finder.root / location))
     return (full.relative_to(finder.root) if full.is_relative_to(finder.root) else full).as_posix()
 
 

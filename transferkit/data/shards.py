@@ -69,13 +69,13 @@ def shard_pictures(source: Path | str) -> list[Path]:
 
     Raises UserError as `list_members` does, and where shards are missing or without a picture.
     """
-    found: list[Path] = []
+    paths: list[Path] = []
     for file in _existing(source):
         samples = read_shard(file).samples
         if not samples:
             raise UserError(f"{shown(str(file))} holds no picture")
-        found += [file / sample.member.name for sample in samples]
-    return found
+        paths += [file / sample.member.name for sample in samples]
+    return paths
 
 
 def read_shards(source: Path, exclude: Sequence[str] = (), *, labelled: bool = True) -> Listing:
@@ -127,7 +127,7 @@ def read_shard(file: Path) -> ShardFiles:
 
     Raises UserError as `list_members` does, and where a key has several pictures.
     """
-    found = ShardFiles()
+    shard = ShardFiles()
     pictures: dict[str, list[Member]] = {}
     labels: dict[str, dict[str, Member]] = {}
     for member in list_members(file):
@@ -141,7 +141,7 @@ def read_shard(file: Path) -> ShardFiles:
         elif suffix in LABELS:
             labels.setdefault(key, {})[suffix] = member
         else:
-            found.others[os.path.splitext(name)[1].lower()] += 1
+            shard.others[os.path.splitext(name)[1].lower()] += 1
     for key, members in pictures.items():
         # Of 1.jpg and 1.mask.png the first is the picture.
         plain = [member for member in members if "." not in split_key(member.name)[1]] or members
@@ -152,8 +152,8 @@ def read_shard(file: Path) -> ShardFiles:
                 "a key is a name up to its first dot",
                 "give every picture a key of its own",
             )
-        found.samples.append(Sample(plain[0], labels.get(key, {})))
-    return found
+        shard.samples.append(Sample(plain[0], labels.get(key, {})))
+    return shard
 
 
 def split_key(name: str) -> tuple[str, str]:
@@ -175,19 +175,19 @@ def _existing(source: Path | str) -> list[Path]:
 
 def _splits(files: Sequence[Path]) -> list[str]:
     """Return the split of every shard, "" for all where none is called train."""
-    known = {name: split for split, names in SPLIT_NAMES.items() for name in names}
+    by_name = {name: split for split, names in SPLIT_NAMES.items() for name in names}
 
     def split_of(file: Path) -> str:
         first = re.match("[a-z]*", file.name.lower())
-        return known.get(first[0] if first else "") or known.get(file.parent.name.lower(), "")
+        return by_name.get(first[0] if first else "") or by_name.get(file.parent.name.lower(), "")
 
-    found = [split_of(file) for file in files]
-    if "train" not in found:
+    splits = [split_of(file) for file in files]
+    if "train" not in splits:
         return [""] * len(files)
-    if "" in found:
-        file = files[found.index("")]
+    if "" in splits:
+        file = files[splits.index("")]
         raise UserError(f"{shown(str(file))} belongs to no split, others do", "", _MIXED)
-    return found
+    return splits
 
 
 def _labels(file: Path, samples: Sequence[Sample]) -> list[str]:
@@ -220,7 +220,7 @@ def _label(file: Path, opened: BinaryIO, sample: Sample) -> str:
 
 def _in_json(text: str) -> str:
     """Return the class in a JSON object, "" where none of `JSON_KEYS` has a text or a number."""
-    found = json.loads(text)
-    values = (found.get(key) for key in JSON_KEYS) if isinstance(found, dict) else ()
+    content = json.loads(text)
+    values = (content.get(key) for key in JSON_KEYS) if isinstance(content, dict) else ()
     fits = (v for v in values if isinstance(v, str | int) and not isinstance(v, bool))
     return next(map(str, fits), "")

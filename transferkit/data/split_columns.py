@@ -41,7 +41,7 @@ def split_reader(
     others = [c for c in dict.fromkeys(columns) if c not in ("path", "label", "split", "")]
     values = {c: {row.get(c, "").strip().casefold() for row in rows} for c in others}
     worded = [c for c in others if _says_splits(values[c])]
-    flags = {c: TABLE_SPLITS[found[1]] for c in others if (found := _FLAG.fullmatch(_plain(c)))}
+    flags = {c: TABLE_SPLITS[flag[1]] for c in others if (flag := _FLAG.fullmatch(_plain(c)))}
     flags = {c: split for c, split in flags.items() if c not in worded}
     usable = [c for c in flags if values[c] <= _YES | _NO and values[c] & _YES]
     like = [c for c in others if c in worded or c in flags or _SPLIT_LIKE.fullmatch(_plain(c))]

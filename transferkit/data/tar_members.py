@@ -61,9 +61,9 @@ def list_members(archive: Path) -> list[Member]:
                     raise UserError(what, remedy="unpack it to a plain .tar")
             file.seek(0)
             with tarfile.open(fileobj=file, mode="r:") as tar:
-                found = list(_members(tar, name))
+                members = list(_members(tar, name))
                 _check_end(file, tar.offset, os.fstat(file.fileno()).st_size, name)
-            return found
+            return members
     except FileNotFoundError:
         raise UserError(f"{name} does not exist") from None
     except OSError as error:
