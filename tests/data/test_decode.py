@@ -71,6 +71,23 @@ def test_every_exif_orientation_is_undone(tmp_path, orientation):
         assert (found.width, found.height) == (6, 4)
 
 
+@pytest.mark.parametrize("orientation", range(2, 9))
+@pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "I;16"])
+def test_a_large_picture_is_turned_in_strips(tmp_path, monkeypatch, orientation, mode):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    deep = Image.fromarray(np.arange(5757, dtype=np.uint16).reshape(101, 57) * 11)
+    picture = deep if mode == "I;16" else noise(57, 101).convert(mode)
+    picture.save(tmp_path / "a.png", exif=exif)
+    picture.save(tmp_path / "unturned.png")
+    decode(tmp_path / "unturned.png").reduce(3).save(tmp_path / "small.png", exif=exif)
+    expected = [decode(tmp_path / "a.png"), decode(tmp_path / "small.png")]
+    monkeypatch.setattr("transferkit.data.decode._LARGE_PIXELS", 1000)
+    monkeypatch.setattr("transferkit.data.decode._STRIP_PIXELS", 1000)
+    found = [decode(tmp_path / "a.png"), decode(tmp_path / "a.png", at_least_px=19)]
+    assert [np.array_equal(*pair) for pair in zip(found, expected, strict=True)] == [True, True]
+
+
 @pytest.mark.parametrize(
     ("mode", "colour", "expected"),
     [

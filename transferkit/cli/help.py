@@ -18,7 +18,7 @@ from transferkit.config import OptionField, option_fields
 
 GROUPS = {
     "Start": ("inspect", "choose", "models", "recipes"),
-    "Train": ("finetune", "pretrain", "plan", "find-lr"),
+    "Train": ("finetune", "pretrain", "plan", "find-lr", "extend", "merge"),
     "Use": ("predict", "embed", "view"),
     "Understand": ("evaluate", "compare", "explain"),
     "Share": ("report", "export"),

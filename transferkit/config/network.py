@@ -85,9 +85,7 @@ class BackboneOptions(Section):
         float | None,
         Ge(0),
         Lt(1),
-        Option(
-            "--slope", "mlp, cnn: slope of leaky_relu, initial slope of prelu.", "0.01; prelu 0.25"
-        ),
+        Option("--slope", "Slope of leaky_relu, initial slope of prelu.", "0.01; prelu 0.25"),
     ] = None
     initializer: Annotated[
         str | None,
@@ -107,7 +105,12 @@ class BackboneOptions(Section):
         Literal["plain", "alpha", "spatial"],
         Option("--backbone-dropout-kind", "mlp, cnn: alpha suits SELU, spatial suits cnn."),
     ] = "plain"
-
+    skip: Annotated[
+        bool,
+        Option(
+            "--backbone-skip/--no-backbone-skip", "mlp, cnn: every layer adds its input (ResNet)."
+        ),
+    ] = False
     pooling: Annotated[
         Literal["avg", "max", "avgmax", "catavgmax", "token"] | None,
         Option("--pooling", "Global pooling of the last feature maps or tokens.", "its own"),

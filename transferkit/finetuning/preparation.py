@@ -23,9 +23,12 @@ from transferkit.files.cache_dir import default_cache_dir
 from transferkit.finetuning.backbone_choice import with_backbone
 from transferkit.finetuning.first_pass import Channels, channel_statistics, recalibrate_batchnorm
 from transferkit.finetuning.input_choice import InputChoice, can_choose, choose_input
+from transferkit.finetuning.transfer import transfer_notice
 from transferkit.stopwatch import Stopwatch
 from transferkit.training.cache_handles import CacheSettings
+from transferkit.training.depth_features import KnownRows
 from transferkit.training.fabric import make_fabric
+from transferkit.training.kept_solve import extended, preprocessing_of
 from transferkit.training.material import Material
 from transferkit.training.memory import batch_size_for, refuse_more_classes
 from transferkit.training.network import (
@@ -39,7 +42,12 @@ from transferkit.training.network import (
 )
 from transferkit.training.parts import Parts
 from transferkit.training.sharded import refuse_old_torch
-from transferkit.training.stage_checks import refuse_lone_pictures, refuse_unfilled
+from transferkit.training.stage_checks import (
+    cycle_notices,
+    refuse_lone_pictures,
+    refuse_size,
+    refuse_unfilled,
+)
 from transferkit.training.stages import column_finder, make_plan
 from transferkit.units import parse_bytes
 
@@ -53,7 +61,7 @@ def prepare(config: Config, show: Show, watch: Stopwatch | None = None) -> Parts
         check_network(config)
     watch = watch or Stopwatch()
     refuse_sharing(config)
-    index = read_index(config, show, watch)
+    index, known = read_index(config, show, watch)
     refuse_more_classes(len(index.classes), len(index.of_split("val")))
     if len(index.of_split("train")) < processes.count():
         raise usage_error(f"fewer training pictures than {processes.count()} processes")
@@ -63,16 +71,18 @@ def prepare(config: Config, show: Show, watch: Stopwatch | None = None) -> Parts
             config = with_backbone(config, index, make_fabric(config).device, show)
         check_network(config)
     with watch.on("backbone"):
-        return build(config, index, show, watch)
+        return build(config, index, show, watch, known)
 
 
-def read_index(config: Config, show: Show, watch: Stopwatch) -> DatasetIndex:
-    """Fetch the pictures where they lie elsewhere, and list them, once for all processes."""
+def read_index(
+    config: Config, show: Show, watch: Stopwatch
+) -> tuple[DatasetIndex, KnownRows | None]:
+    """Fetch the pictures where they lie elsewhere, and list them, see `scanned`."""
     if address_of(config.data.path or ""):
         with watch.on("fetch"):
             fetch([config.data.path], show)
     with watch.on("scan"):
-        return processes.from_first(scan_pictures, config, show)
+        return scanned(config, show)
 
 
 def refuse_sharing(config: Config) -> None:
@@ -97,26 +107,32 @@ def refuse_sharing(config: Config) -> None:
         refuse_old_torch()
 
 
-def build(config: Config, index: DatasetIndex, show: Show, watch: Stopwatch) -> Parts:
+def scanned(config: Config, show: Show) -> tuple[DatasetIndex, KnownRows | None]:
+    """Return the pictures of a run, with those that it goes on from, and what is known of these."""
+    runs, data = config.solve.extends, config.data
+    if not runs:
+        return processes.from_first(scan_pictures, config, show), None
+    more = None
+    if data.path is not None or data.manifest is not None:
+        more = processes.from_first(scan_pictures, config, show, "measure")
+    index, known, notices = extended(runs, more)
+    for text in dict.fromkeys(notices):
+        show(Notice(text))
+    return index, known
+
+
+def build(
+    config: Config,
+    index: DatasetIndex,
+    show: Show,
+    watch: Stopwatch,
+    known: KnownRows | None = None,
+) -> Parts:
     """Build the model for the pictures of an index, its plan, and what it trains on."""
     show(Working(f"building {config.backbone.name}"))
     fabric = make_fabric(config)
-    backbone, chain = make_chain(config, fabric.device, show)
-    known = None
-    if can_choose(config, index):
-        show(Working("choosing framing and input size"))
-        choice = chosen_input(config, index, backbone, chain, fabric.device, watch)
-        show(Notice(choice.text))
-        config, known = with_input(config, choice.crop, choice.side_px), choice.known
-        if choice.side_px:
-            backbone, chain = make_chain(config, fabric.device, show)
-        backbone.preprocessing = choice.size
-    config = with_input(config, "backbone", None)  # where nothing was chosen
-    with watch.on("pictures"):
-        for event in set_normalization(config, index, backbone):
-            show(event)
-    for notice in framing_notices(index.sizes, backbone.preprocessing, config.backbone.frames):
-        show(notice)
+    config, backbone, chain, read = make_input(config, index, fabric.device, watch, show)
+    known = known or read
     classifier = make_classifier(config, backbone, len(index.classes))
     classifier.to(fabric.device)
     classifier.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -127,17 +143,51 @@ def build(config: Config, index: DatasetIndex, show: Show, watch: Stopwatch) -> 
     synchronize_(classifier)
     if not chain.verified:
         backbone.notices.append(f"no cut inside {backbone.name} ({chain.reason}): trains live")
-    for notice in (*map(Notice, backbone.notices), *start_notices(config, backbone)):
-        show(notice)
     plan = make_plan(config, [group.name for group in chain.groups])
+    show(transfer_notice(config, index, backbone, plan))
+    started = start_notices(config, backbone)
+    for notice in (*map(Notice, backbone.notices), *started, *cycle_notices(config, plan.stages)):
+        show(notice)
     column_of = column_finder([group.modules for group in chain.groups])
     refuse_unfilled(backbone, plan.stages, column_of, config.backbone.weights)
+    for stage in plan.stages:
+        if stage.side_px:
+            refuse_size(backbone, stage.side_px, fabric.device)
     if config.training.batch_size == 1:
         image = random_images(backbone)[:1].to(fabric.device)
         refuse_lone_pictures(classifier, plan.stages, column_of, image)
     material, settings = make_material(config, index, backbone), cache_settings(config)
     built = (config, backbone, classifier, chain, plan, material, settings, fabric, watch)
     return Parts(*built, known=known)
+
+
+def make_input(
+    config: Config, index: DatasetIndex, device: torch.device, watch: Stopwatch, show: Show
+) -> tuple[Config, Backbone, Chain, KnownRows | None]:
+    """Build the backbone as it is to see the pictures: framing, size and normalisation.
+
+    Returns with it what was chosen, as a configuration, and the features that were read for that.
+    """
+    backbone, chain = make_chain(config, device, show)
+    known = None
+    if can_choose(config, index):
+        show(Working("choosing framing and input size"))
+        choice = chosen_input(config, index, backbone, chain, device, watch)
+        show(Notice(choice.text))
+        config, known = with_input(config, choice.crop, choice.side_px), choice.known
+        if choice.side_px:
+            backbone, chain = make_chain(config, device, show)
+        backbone.preprocessing = choice.size
+    config = with_input(config, "backbone", None)  # where nothing was chosen
+    if config.solve.extends:
+        backbone.preprocessing = preprocessing_of(config.solve.extends[0])
+        return config, backbone, chain, None
+    with watch.on("pictures"):
+        for event in set_normalization(config, index, backbone):
+            show(event)
+    for notice in framing_notices(index.sizes, backbone.preprocessing, config.backbone.frames):
+        show(notice)
+    return config, backbone, chain, known
 
 
 def make_chain(config: Config, device: torch.device, show: Show) -> tuple[Backbone, Chain]:

@@ -1,6 +1,6 @@
 """Averages of the weights along the way, which often generalise better than the last ones."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -27,7 +27,7 @@ class MovingAverage:
     """An exponential moving average of what one stage trains.
 
     current: name -> the model's own tensor, of parameters and batch-norm statistics alike.
-    tensors: name -> its average. steps: updates so far.
+    tensors: name -> its average. steps: updates so far. sparse: see `keep_zeros_`.
     Source: Polyak and Juditsky, "Acceleration of Stochastic Approximation by Averaging", 1992;
     Morales-Brotons et al., "Exponential Moving Average of Weights in Deep Learning", TMLR 2024.
     """
@@ -36,6 +36,7 @@ class MovingAverage:
     current: Mapping[str, Tensor]
     tensors: dict[str, Tensor]
     steps: int = 0
+    sparse: Collection[str] = ()
     started: ClassVar[bool] = True
 
     def end_epoch(self, epoch: int) -> None:
@@ -51,6 +52,7 @@ class MovingAverage:
                 average.lerp_(self.current[name], share)
             else:
                 average.copy_(self.current[name])
+        keep_zeros_(self)
 
     def restart(self) -> None:
         """Begin again at the current tensors."""
@@ -72,7 +74,8 @@ class MovingAverage:
 class EpochAverage:
     """The equal mean of what one stage trains, over the ends of its last epochs.
 
-    first: the first epoch that counts, from 0. epochs: how many are in the mean so far.
+    first: the first epoch that counts, from 0. epochs: how many are in the mean so far. sparse: see
+    `keep_zeros_`.
     Source: Izmailov et al., "Averaging Weights Leads to Wider Optima and Better Generalization",
     UAI 2018, algorithm 1, once per epoch; torch.optim.swa_utils.
     """
@@ -81,6 +84,7 @@ class EpochAverage:
     current: Mapping[str, Tensor]
     tensors: dict[str, Tensor]
     epochs: int = 0
+    sparse: Collection[str] = ()
 
     @property
     def started(self) -> bool:
@@ -102,6 +106,7 @@ class EpochAverage:
             get_swa_multi_avg_fn()(averages, current, self.epochs)
         copied = self.tensors.keys() - set(real) if self.started else self.tensors.keys()
         copy_(self.tensors, {name: self.current[name] for name in copied})
+        keep_zeros_(self)
         self.epochs += 1
 
     def restart(self) -> None:
@@ -120,6 +125,12 @@ class EpochAverage:
 
 
 Average = MovingAverage | EpochAverage
+
+
+def keep_zeros_(average: Average) -> None:
+    """Bring what L1 has at zero now to zero in the average; of a mean no weight stays zero else."""
+    for name in average.sparse:
+        average.tensors[name].mul_(average.current[name] != 0)
 
 
 def first_averaged(epochs: int, share: float) -> int:

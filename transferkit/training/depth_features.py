@@ -1,7 +1,7 @@
 """Features of several depths of pictures, read by a frozen backbone in one pass."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from transferkit.closed_form.depths import (
     make_depth_engine,
     top_depths,
 )
+from transferkit.closed_form.sums import Sums
 from transferkit.config import Solve
 from transferkit.data.loader import CLEAN, ahead
 from transferkit.data.preprocessing import Preprocessing
@@ -47,12 +48,20 @@ class DepthReader:
 class KnownRows:
     """Features that were read before the run began: position in the index -> (D,).
 
-    digest: of the reader that has read them; reader: itself, where it is still there.
+    digest: of the reader that has read them; reader: itself, where it is still there. sums: over
+    training pictures that are there no more and over those of `rows` that are at `summed`.
     """
 
     digest: str
     rows: Mapping[int, Tensor]
     reader: DepthReader | None = None
+    sums: Sums | None = None
+    summed: frozenset[int] = frozenset()
+
+
+def at_size(size: Preprocessing, side_px: int | None) -> Preprocessing:
+    """Return the preprocessing at another input size; None: as it is."""
+    return size if side_px is None else replace(size, height_px=side_px, width_px=side_px)
 
 
 def reader_digest(classifier: Classifier, size: Preprocessing, options: Solve) -> str:

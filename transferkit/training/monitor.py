@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from transferkit.backbones.block_groups import is_opened
 from transferkit.training.gradients import whole
 
 EVERY = 16
@@ -174,8 +175,8 @@ def watch(
 
 def _last_called(module: nn.Module) -> nn.Module:
     """Return what gives a module's result: a plain container may be run part by part."""
-    while isinstance(module, nn.Sequential) and len(module):
-        module = module[-1]
+    while is_opened(module):
+        *_, module = module.children()
     return module
 
 

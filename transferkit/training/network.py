@@ -33,6 +33,7 @@ def make_structure(options: BackboneOptions) -> Structure:
         pooling=options.pooling,
         drop_top_blocks=options.drop_top_blocks,
         replace_activations=options.replace_activations,
+        slope=options.slope if options.replace_activations else None,
     )
 
 
@@ -137,6 +138,7 @@ def scratch_design(options: BackboneOptions) -> ScratchDesign:
         batchnorm=options.batchnorm,
         dropout=options.dropout or 0.0,
         dropout_kind=options.dropout_kind,
+        skip=options.skip,
     )
 
 
@@ -179,7 +181,26 @@ def start_notices(config: Config, backbone: Backbone) -> list[Notice]:
         new = head_design(config)
         why = head_misfit(backbone.num_features, new)
         found.append(pairing_notice("new layers", new.start, new.activation, why))
-    return found
+    return [*found, *selu_notices(config)]
+
+
+def selu_notices(config: Config) -> Iterator[Notice]:
+    """Warn of what takes SELU layers out of mean 0 and variance 1. Source: as `nn.AlphaDropout`."""
+    backbone, head = config.backbone, config.head
+    for where, section, prefix, dropout in (
+        (backbone.name, backbone, "--backbone", backbone.dropout),
+        ("new layers", head, "--head", any(head.dropout) and head.layers),
+    ):
+        kind = {"--backbone": "--backbone-dropout-kind"}.get(prefix, "--dropout-kind")
+        breaks = {
+            f"batch norm (leave {prefix}-batchnorm out)": set(section.batchnorm) - {"first"},
+            f"plain dropout ({kind} alpha keeps them)": dropout and section.dropout_kind != "alpha",
+            "skip connections (--no-backbone-skip)": section is backbone and backbone.skip,
+        }
+        found = " and ".join(text for text, breaks_it in breaks.items() if breaks_it)
+        if section.activation == "selu" and found:
+            text = f"{where}: SELU keeps mean 0 and variance 1 by itself, which ends with {found}"
+            yield Notice(text, warning=True)
 
 
 def pairing_notice(where: str, initializer: str, activation: str, why: str) -> Notice:

@@ -125,6 +125,7 @@ def updater_of(run: Run, stage: PlannedStage, network: nn.Module) -> Updater:
         rules,
         clippable_parameters(twin, named, rules),
         [],  # penalties and max-norm are refused: `shard_problems`
+        {},
         [],
         epoch_average(run.classifier, run.parts.column_of, stage, rules.swa),
         copy.deepcopy(optimizer.state_dict()),

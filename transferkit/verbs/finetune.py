@@ -216,7 +216,9 @@ def draw(run: Run, validation: Validation) -> None:
     """Draw the plots of a finished run."""
     rows, calibration, folder = run.state.rows, validation.calibration, run.folder
     folder.save_plot("curves", curves(rows))
-    folder.save_plot("learning_rates", learning_rates(rows))
+    folder.save_plot(
+        "learning_rates", learning_rates(rows, run.parts.config.schedule.name == "1cycle")
+    )
     folder.save_plot("inside", inside(run.state.monitored, run.plan.columns))
     matrix = validation.evaluation.confusion
     folder.save_plot("confusion", confusion(matrix, run.parts.index.classes))
@@ -228,15 +230,17 @@ def model_description(run: Run, validation: Validation) -> dict[str, Any]:
     """Describe the model so that it can be rebuilt, understood and trusted: model.json."""
     parts, solved = run.parts, run.solved
     config, backbone = parts.config, parts.backbone
+    size = solved.size if solved else backbone.preprocessing
+    resized = size.height_px != backbone.preprocessing.height_px
     return {
         "backbone": config.backbone.name,
-        "image_size": config.backbone.side_px,
+        "image_size": size.height_px if resized else config.backbone.side_px,
         "structure": make_structure(config.backbone).to_dict(),
         "head": (solved.design if solved else head_design(config)).to_dict(),
         **depths_entries(solved),
         "drop_path": config.backbone.drop_path,
         "classes": list(parts.index.classes),
-        "preprocessing": backbone.preprocessing.to_dict(),
+        "preprocessing": size.to_dict(),
         "background": config.data.background,
         **parts.index.reading.entries(),
         "temperature": validation.calibration.temperature,
