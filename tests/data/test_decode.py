@@ -327,6 +327,18 @@ def test_any_mode_and_size_becomes_rgb_of_that_size(tmp_path_factory, mode, widt
     decoded = decode(path)
     assert (decoded.mode, decoded.size) == ("RGB", (width, height))
     assert (probe(path).width, probe(path).height) == (width, height)
+    if mode not in ("I", "F", "I;16"):
+        assert np.array_equal(decoded, shown_by_pillow(path))
+
+
+def shown_by_pillow(path: Path) -> Image.Image:
+    """A file of 8 bits as Pillow shows it, on white."""
+    with Image.open(path) as image:
+        if not image.has_transparency_data:
+            return image.convert("RGB")
+        layer = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(white, layer).convert("RGB")
 
 
 @settings(max_examples=60, deadline=None)

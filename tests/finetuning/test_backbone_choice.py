@@ -71,7 +71,7 @@ def config(strips: Path, tmp_path: Path) -> Config:
 
 
 def chosen(config: Config, told: list[Event], **more: Any) -> Choice:
-    index, _ = read_index(config, told.append, Stopwatch())
+    index = read_index(config, told.append, Stopwatch())
     return choose_backbone(config, index, torch.device("cpu"), told.append, **more)
 
 

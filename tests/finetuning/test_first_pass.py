@@ -98,7 +98,7 @@ def test_batches_are_mixed_equal_and_whole(pictures: Path) -> None:
 def test_the_deviation_of_large_even_pictures_is_exact() -> None:
     pixels = np.full((1, 3, 1000, 1000), 200, np.uint8)
     pixels[..., :2, :2] = 255
-    material: Any = SimpleNamespace(train=np.arange(64), make=lambda position, numbers: pixels)
+    material: Any = SimpleNamespace(train=np.arange(64), make=lambda picture: pixels)
     _, deviation = finished(channel_statistics(material))
     share = Fraction(4, 1_000_000)
     exact = math.sqrt(55**2 * share * (1 - share)) / 255  # of two values, p of them 55 higher

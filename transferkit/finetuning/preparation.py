@@ -61,7 +61,7 @@ def prepare(config: Config, show: Show, watch: Stopwatch | None = None) -> Parts
         check_network(config)
     watch = watch or Stopwatch()
     refuse_sharing(config)
-    index, known = read_index(config, show, watch)
+    index, known = all_pictures(config, show, watch)
     refuse_more_classes(len(index.classes), len(index.of_split("val")))
     if len(index.of_split("train")) < processes.count():
         raise usage_error(f"fewer training pictures than {processes.count()} processes")
@@ -74,15 +74,13 @@ def prepare(config: Config, show: Show, watch: Stopwatch | None = None) -> Parts
         return build(config, index, show, watch, known)
 
 
-def read_index(
-    config: Config, show: Show, watch: Stopwatch
-) -> tuple[DatasetIndex, KnownRows | None]:
-    """Fetch the pictures where they lie elsewhere, and list them, see `scanned`."""
+def read_index(config: Config, show: Show, watch: Stopwatch, use: Use = "train") -> DatasetIndex:
+    """Fetch the pictures where they lie elsewhere, and list them, once for all processes."""
     if address_of(config.data.path or ""):
         with watch.on("fetch"):
             fetch([config.data.path], show)
     with watch.on("scan"):
-        return scanned(config, show)
+        return processes.from_first(scan_pictures, config, show, use)
 
 
 def refuse_sharing(config: Config) -> None:
@@ -107,14 +105,16 @@ def refuse_sharing(config: Config) -> None:
         refuse_old_torch()
 
 
-def scanned(config: Config, show: Show) -> tuple[DatasetIndex, KnownRows | None]:
+def all_pictures(
+    config: Config, show: Show, watch: Stopwatch
+) -> tuple[DatasetIndex, KnownRows | None]:
     """Return the pictures of a run, with those that it goes on from, and what is known of these."""
     runs, data = config.solve.extends, config.data
     if not runs:
-        return processes.from_first(scan_pictures, config, show), None
+        return read_index(config, show, watch), None
     more = None
     if data.path is not None or data.manifest is not None:
-        more = processes.from_first(scan_pictures, config, show, "measure")
+        more = read_index(config, show, watch, "measure")
     index, known, notices = extended(runs, more)
     for text in dict.fromkeys(notices):
         show(Notice(text))

@@ -129,7 +129,13 @@ def summarize(run: Run, evaluation: Evaluation) -> RunSummary:
         zero_weights=zero_weights(run),
         diagnosis=(
             *run.state.divergences,
-            *diagnose(run.state.monitored, run.state.rows, len(run.parts.index.classes)),
+            *diagnose(
+                run.state.monitored,
+                run.state.rows,
+                len(run.parts.index.classes),
+                run.parts.config,
+                run.folder.path,
+            ),
         ),
     )
 

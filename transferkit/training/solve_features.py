@@ -15,7 +15,6 @@ from transferkit.closed_form.sums import Sums, one_hot
 from transferkit.data.preprocessing import Preprocessing
 from transferkit.errors import UserError
 from transferkit.events import Event, Notice, Progress
-from transferkit.stopwatch import Stopwatch
 from transferkit.training.depth_features import (
     DepthReader,
     at_size,
@@ -86,11 +85,11 @@ def see(run: Run, side_px: int | None = None) -> Generator[Event, None, Seen]:
     wanted = np.concatenate([kept, val])
     place = {int(position): row for row, position in enumerate(wanted)}
     features = torch.zeros(len(wanted), num_columns(depths))
-    there = known_rows(run, reader)
+    already = known_rows(run, reader)
     done, total = 0, sum(len(processes.share(part)) for part in parts)
     for part in parts:
         own = processes.share(part)
-        for positions, rows in read(run.watch, reader, material, there, own):
+        for positions, rows in read(run, reader, material, already, own):
             rows = rows[:, columns]
             if sums is not None and part is not val:
                 new = [int(position) not in summed for position in positions]
@@ -161,19 +160,19 @@ def known_rows(run: Run, reader: DepthReader) -> Mapping[int, Tensor]:
 
 
 def read(
-    watch: Stopwatch,
+    run: Run,
     reader: DepthReader,
     material: Material,
-    there: Mapping[int, Tensor],
+    known: Mapping[int, Tensor],
     positions: np.ndarray,
 ) -> Iterator[tuple[np.ndarray, Tensor]]:
     """Yield positions (n,) in the index and the features (n, D) of their pictures."""
-    known = np.array([int(position) in there for position in positions], dtype=bool)
-    if known.any():
-        yield positions[known], torch.stack([there[int(p)] for p in positions[known]])
-    unread = positions[~known]
+    there = np.array([int(position) in known for position in positions], dtype=bool)
+    if there.any():
+        yield positions[there], torch.stack([known[int(p)] for p in positions[there]])
+    unread = positions[~there]
     start = 0
-    for batch in read_batches(reader, material.make, unread, watch):
+    for batch in read_batches(reader, material.make, unread, run.watch):
         yield unread[start : start + len(batch)], batch
         start += len(batch)
 

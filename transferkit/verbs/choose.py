@@ -32,7 +32,7 @@ def choose(
         budget_s = parse_duration(budget) if budget else math.inf
     except ValueError as error:
         raise usage_error(f"--budget {error}") from None
-    index, _ = read_index(config, show, Stopwatch())
+    index = read_index(config, show, Stopwatch())
     choice = choose_backbone(config, index, make_fabric(config).device, show, names, budget_s)
     show(Working("drawing the plot"))
     try:

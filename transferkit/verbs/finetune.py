@@ -10,7 +10,7 @@ from typing import Any
 from transferkit import processes
 from transferkit.config import Config
 from transferkit.errors import usage_error
-from transferkit.evaluation.layer_plots import inside
+from transferkit.evaluation.layer_plots import gradients, inside
 from transferkit.evaluation.plots import confusion, curves, learning_rates
 from transferkit.evaluation.reliability_plot import reliability
 from transferkit.events import Event, Notice, Show, StageEnded, StageStarted, Working, drain
@@ -220,6 +220,8 @@ def draw(run: Run, validation: Validation) -> None:
         "learning_rates", learning_rates(rows, run.parts.config.schedule.name == "1cycle")
     )
     folder.save_plot("inside", inside(run.state.monitored, run.plan.columns))
+    limit = run.parts.config.clipping.norm
+    folder.save_plot("gradients", gradients(run.state.monitored, limit))
     matrix = validation.evaluation.confusion
     folder.save_plot("confusion", confusion(matrix, run.parts.index.classes))
     before, after = calibration.before.reliability, calibration.after.reliability
