@@ -202,9 +202,10 @@ def first_rung(
             continue
         own = replace(bench, config=config, groups=block_groups(backbone))
         sizes, crops = bench.index.sizes[bench.index.of_split("train")], crops_of(own, backbone)
-        for network in (backbone, larger_backbone(config, backbone.preprocessing, sizes)):
+        larger = larger_backbone(config, backbone.preprocessing, sizes)
+        for network in (backbone, larger) if larger else (backbone,):
             tried: list[Contest] = []
-            for crop in crops if network else ():
+            for crop in crops:
                 if field.alive and bench.watch.total() > budget_s:
                     yield f"{name}, {framing(framed(network.preprocessing, crop, None))}"
                     continue
