@@ -20,18 +20,24 @@ def choice_plot(choice: Any) -> Figure:
         for number, row in enumerate(choice.rows):
             colour = ORANGE if number in (choice.best, choice.smallest) else BLUE
             colour = colour if number in named else FAINT
-            axes.errorbar(row.speed, row.accuracy, row.error, fmt="o", color=colour, markersize=5)
-            axes.lines[-1].set_alpha(1 if row.survived else 0.6)
-            if number in named:
-                text = f"{row.backbone}\n{row.image_size} px, {row.framing}"
-                at, size = (row.speed, row.accuracy), FONT_PT - 2
-                axes.annotate(
-                    text, at, (5, -3), textcoords="offset points", va="top", fontsize=size
-                )
+            style = {"color": colour, "markersize": 5, "elinewidth": 1}
+            axes.errorbar(row.speed, row.accuracy, row.error, fmt="o", **style)
+        by_speed = sorted((choice.rows[n] for n in named), key=lambda row: row.speed)
+        for number, row in enumerate(by_speed):  # above and below in turn, not over each other
+            above, text = number % 2, f"{row.backbone}\n{row.image_size} px, {row.framing}"
+            axes.annotate(
+                text,
+                (row.speed, row.accuracy),
+                (5, 4 if above else -4),
+                textcoords="offset points",
+                va="bottom" if above else "top",
+                fontsize=FONT_PT - 2,
+            )
         axes.set(xscale="log", xlabel="pictures per second through the network, on this machine")
         axes.set(ylabel="leave-one-out accuracy")
+        axes.xaxis.set_major_formatter("{x:g}")
         axes.margins(x=0.25)
-        axes.yaxis.set_major_formatter(PercentFormatter(1, 0))
+        axes.yaxis.set_major_formatter(PercentFormatter(1))
         axes.set_title("Backbones: accuracy over speed")
         axes.legend(loc="lower left", frameon=False)
     return figure

@@ -185,9 +185,9 @@ def first_rung(
     show: Show,
 ) -> Iterator[str]:
     """Try every row on the first pictures; yield what the time did not allow to begin."""
+    count = len(bench.parts[0])
     for name, weights, named in wanted:
-        begun = bool(field.alive or field.done)
-        if begun and bench.watch.total() > budget_s:
+        if field.alive and bench.watch.total() > budget_s:
             yield name
             continue
         show(Working(f"reading pictures with {name}"))
@@ -200,34 +200,32 @@ def first_rung(
                 raise
             show(Notice(f"{name} is left out: {error.what}", warning=True))
             continue
-        own, reader = replace(bench, config=config, groups=block_groups(backbone)), None
-        backbone.model.to(bench.device)
-        for network, crop in ways(own, backbone):
-            size = framed(network.preprocessing, crop, options.crop_share)
-            if bench.watch.total() > budget_s and (begun or field.alive):
-                yield f"{name}, {framing(size)}"
-                continue
-            if network is not backbone and size.crop_mode == backbone.preprocessing.crop_mode:
-                reader = None  # the first at the larger size
-            each = replace(own, watch=Stopwatch())
-            contest = Contest(each, begin(each, network, crop, reader), network)
-            reader = contest.trial.reader
-            judge(each, contest.trial, bench.parts[0])
-            field.alive.append(contest)
-            field.halve(len(bench.parts[0]))
+        own = replace(bench, config=config, groups=block_groups(backbone))
+        sizes, crops = bench.index.sizes[bench.index.of_split("train")], crops_of(own, backbone)
+        larger = larger_backbone(config, backbone.preprocessing, sizes)
+        for network in (backbone, larger) if larger else (backbone,):
+            tried: list[Contest] = []
+            for crop in crops:
+                if field.alive and bench.watch.total() > budget_s:
+                    yield f"{name}, {framing(framed(network.preprocessing, crop, None))}"
+                    continue
+                network.model.to(bench.device)
+                each, reader = replace(own, watch=Stopwatch()), tried and tried[0].trial.reader
+                tried.append(Contest(each, begin(each, network, crop, reader or None), network))
+                judge(each, tried[-1].trial, bench.parts[0])
+                field.alive.append(tried[-1])
+                field.halve(count)
+            if tried:  # the larger size is tried at the best framing
+                crops = (min(tried, key=lambda c: float(c.trial.losses[count].mean())).trial.crop,)
 
 
-def ways(bench: Bench, backbone: Backbone) -> Iterator[tuple[Backbone, str]]:
-    """Yield a backbone at its own size and a larger one, each with the framings to try."""
-    options, sizes = bench.config.backbone, bench.index.sizes[bench.index.of_split("train")]
-    crops: tuple[str, ...] = ("backbone" if options.crop == "auto" else options.crop,)
-    if options.crop == "auto" and kept_share(sizes, backbone.preprocessing) < WHOLE:
-        crops += WHOLE_PICTURE
-    larger = larger_backbone(bench.config, backbone.preprocessing, sizes)
-    for network in (backbone, larger):
-        if network is not None:
-            network.model.to(bench.device)
-            yield from ((network, crop) for crop in crops)
+def crops_of(bench: Bench, backbone: Backbone) -> tuple[str, ...]:
+    """Return the framings to try."""
+    wanted, index = bench.config.backbone.crop, bench.index
+    if wanted != "auto":
+        return (wanted,)
+    share = kept_share(index.sizes[index.of_split("train")], backbone.preprocessing)
+    return ("backbone", *WHOLE_PICTURE) if share < WHOLE else ("backbone",)
 
 
 def validated(contest: Contest, positions: np.ndarray, val: np.ndarray) -> float:
