@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -41,7 +42,7 @@ class Retraining:
 def weights_of(classifier: Classifier) -> list[nn.Parameter]:
     """Return the weights of the convolutions and linear layers, from the stem to the last layer."""
     kinds = (nn.modules.conv._ConvNd, nn.Linear)
-    return [m.weight for m in classifier.modules() if isinstance(m, kinds)]
+    return [cast(nn.Parameter, m.weight) for m in classifier.modules() if isinstance(m, kinds)]
 
 
 def prunable(classifier: Classifier) -> list[nn.Parameter]:
