@@ -73,15 +73,13 @@ def test_scope_all_needs_dropout_in_the_backbone(run: Path, pictures: Path, cli:
     whole = pictures / "val"
     decided = rows_of(cli("predict", "deep", whole, *MC, *every, *thresholds))
     kept = [row for row in decided if not row["abstain"]]
-    right = sum(Path(row["path"]).parent.name == row["class"] for row in kept)
+    right = sum(Path(row["path"]).parent.name == row["label"] for row in kept)
     assert not kept or right >= 0.3 * len(kept)  # the pictures that it was chosen on
     inside = [Path(row["path"]).parent.name in row["set"].split(" | ") for row in decided]
     assert sum(inside) >= 0.6 * len(inside)
     assert len(list(Path("deep").glob("sampled-*"))) == 1
     again = rows_of(cli("predict", "deep", whole, *MC, *every, *thresholds))
     assert again == decided
-    never = cli("predict", "deep", whole, *MC, *every, "--target-accuracy", 1.0)
-    assert all(row["abstain"] for row in rows_of(never))
 
 
 def test_views_and_several_runs_are_samples_too(run: Path, pictures: Path, cli: Cli) -> None:
