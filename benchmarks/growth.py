@@ -1,15 +1,21 @@
 """How time, memory and disk grow with the number of pictures, for finetune and for predict.
 
     python benchmarks/growth.py DATA [--base 900] [--times 1 4 16 64] [--run RUN]
-        [--output growth.md] [OPTIONS]
+        [--commands finetune predict] [--output growth.md] [OPTIONS]
 
 DATA has train/ and val/ with a folder per class. Of each class the first pictures are taken, about
 `--base` in all, and linked over and over, as often as each number of `--times` says. OPTIONS are
-further options of finetune. With --run that run predicts, and nothing is fine-tuned. Every command
-starts anew, with an empty cache. Time: on the clock and of the processor. Memory: the highest
+further options of finetune, e.g. `--stages solve`, from 1,000 to 30,000 pictures:
+
+    python benchmarks/growth.py DATA --base 500 --times 2 6 20 60 --commands finetune --stages solve
+
+With --run that run predicts, and nothing is fine-tuned. Every command starts anew, with an empty
+cache. Time: on the clock and of the processor. Memory: the highest
 resident set, as the operating system counts it. Disk: what was left, that is run folder, caches,
 rows. CPU ms per picture are those of the pictures that a row has more than the one before, so that
-what a command takes to start does not count.
+what a command takes to start does not count. Below the table: whether memory is flat, the highest
+peak at most a tenth above that of the fewest pictures; and whether time is linear, no row further
+than a tenth of its time from a straight line (least squares of the relative distances).
 """
 
 import argparse
@@ -22,6 +28,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+COMMANDS = ("finetune", "predict")
+TENTH = 0.1
 STAGES = ("--stages", "head:2, 1:2", "--views", "3")
 COLUMNS = ("command", "pictures", "wall s", "CPU s", "CPU ms per picture", "peak MB", "disk MB")
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
@@ -84,17 +92,20 @@ def used(folder: Path) -> int:
 
 
 def measure(
-    data: Path, files: Sequence[Path], times: int, more: Sequence[str], known: Path | None
+    files: Sequence[Path], times: int, more: Sequence[str], options: argparse.Namespace
 ) -> list[Taken]:
     """Fine-tune on the repeated pictures, then predict them with what came out, or a known run."""
+    known: Path | None = options.run
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
-        count = repeat(data, files, work / "data", times)
+        count = repeat(options.data, files, work / "data", times)
         run, rows = known or work / "run", work / "rows.csv"
         learning = (str(work / "data"), *STAGES, "--out", str(run), *more)
         predicting = (str(run), str(work / "data"), "--output", str(rows))
-        learned = [] if known else [take("finetune", learning, count, work)]
-        return [*learned, take("predict", predicting, count, work)]
+        found = [] if known else [take("finetune", learning, count, work)]
+        if "predict" in options.commands:
+            found.append(take("predict", predicting, count, work))
+        return [row for row in found if row.command in options.commands]
 
 
 def as_table(found: Sequence[Taken]) -> list[str]:
@@ -116,6 +127,39 @@ def per_picture(before: Taken, row: Taken) -> float:
     return (row.cpu_s - before.cpu_s) / (row.pictures - before.pictures)
 
 
+def line_through(rows: Sequence[Taken]) -> tuple[float, float, float]:
+    """Return the straight line of the wall time: s, s per picture, and its largest distance.
+
+    The distances are relative to each row's time, and so are the least squares.
+    """
+    import numpy
+
+    times = numpy.array([row.wall_s for row in rows])
+    terms = numpy.array([(1.0, row.pictures) for row in rows])
+    start, each = numpy.linalg.lstsq(terms / times[:, None], numpy.ones(len(rows)))[0]
+    return start, each, float(abs(terms @ (start, each) / times - 1).max())
+
+
+def judged(found: Sequence[Taken]) -> Iterator[str]:
+    """Yield for each command whether its memory is flat and its time linear."""
+    for command in dict.fromkeys(row.command for row in found):
+        rows = sorted((row for row in found if row.command == command), key=lambda r: r.pictures)
+        first, last = rows[0], rows[-1]
+        if len(rows) < 3:  # any two lie on a line
+            continue
+        highest = max(row.peak for row in rows)
+        flat = "flat" if highest <= (1 + TENTH) * first.peak else "NOT flat"
+        kb = (last.peak - first.peak) / (last.pictures - first.pictures) / 1e3
+        start, each, distance = line_through(rows)
+        linear = "linear" if distance <= TENTH else "NOT linear"
+        yield (
+            f"{command}, {first.pictures:,} to {last.pictures:,} pictures: memory is {flat} "
+            f"(highest {highest / first.peak:.2f} times that of the fewest, {kb:+.1f} kB per "
+            f"picture); time is {linear} ({start:.1f} s + {1000 * each:.2f} ms per picture, "
+            f"furthest from it {distance:.0%})"
+        )
+
+
 def main() -> None:
     """Measure size after size; print the table after each, and write it at the end."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -123,15 +167,17 @@ def main() -> None:
     parser.add_argument("--base", type=int, default=900)
     parser.add_argument("--times", type=int, nargs="+", default=[1, 4, 16, 64])
     parser.add_argument("--run", type=Path)
+    parser.add_argument("--commands", nargs="+", choices=COMMANDS, default=list(COMMANDS))
     parser.add_argument("--output", type=Path)
     options, more = parser.parse_known_args()
     files = list(first_pictures(options.data, options.base))
     found: list[Taken] = []
     for times in options.times:
-        found += measure(options.data, files, times, more, options.run)
-        print("\n".join(as_table(found)), end="\n\n", flush=True)
-    if options.output is not None:
-        options.output.write_text("\n".join(as_table(found)) + "\n")
+        found += measure(files, times, more, options)
+        lines = [*as_table(found), "", *judged(found)]
+        print("\n".join(lines), end="\n\n", flush=True)
+        if options.output is not None:
+            options.output.write_text("\n".join(lines) + "\n")
 
 
 if __name__ == "__main__":

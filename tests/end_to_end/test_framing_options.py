@@ -97,18 +97,3 @@ def test_a_share_of_a_whole_picture_is_refused() -> None:
             UserError, match="crop_share has no effect with backbone.crop = " + crop
         ):
             load_config({"backbone": {"crop": crop, "crop_share": 0.9}})
-
-
-def test_auto_shows_whole_pictures_where_the_middle_tells_nothing(strips: Path, cli: Cli) -> None:
-    options = (*MLP, *QUICK, "--crop", "auto", "--out", "auto", "--json")
-    result = cli("finetune", strips, *options)
-    assert result.code == 0, result.err
-    assert "--crop auto takes squash" in result.err
-    assert open_run(Path("auto")).read_description()["preprocessing"]["crop_mode"] == "squash"
-    assert 'crop = "squash"' in Path("auto/recipe.toml").read_text()
-
-
-def test_auto_leaves_square_pictures_as_the_backbone_has_them(pictures: Path, cli: Cli) -> None:
-    result = cli("plan", pictures, *MLP, "--stages", "all:2", "--crop", "auto")
-    assert result.code == 0, result.err
-    assert "--crop auto takes backbone" in result.out

@@ -99,6 +99,6 @@ def test_the_temperature_of_a_mean_of_samples() -> None:
     def error(temperature: float) -> float:
         return quality(np.log(softmax(samples, temperature).mean(axis=1)), labels).ece
 
-    assert error(temperature) < 0.6 * error(1.0)
+    assert error(temperature) < 0.75 * error(1.0)
     whole = cross_fitted(samples, labels)
     assert quality(whole, labels).ece == pytest.approx(error(temperature), abs=0.01)

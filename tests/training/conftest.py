@@ -7,18 +7,17 @@ from typing import Any
 import pytest
 
 from transferkit.recipes.reading import load_config
-from transferkit.runs.folder import RunFolder, open_run
-from transferkit.verbs.finetune import finetune
+from transferkit.runs.folder import open_run
+from transferkit.verbs import finetune as verb
 
 Ran = Callable[..., Path]
 
 
 @pytest.fixture
 def without_plots(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Plots take longer than these runs; tests/end_to_end looks at them."""
-    for name in ("curves", "learning_rates", "confusion", "inside"):
-        monkeypatch.setattr(f"transferkit.verbs.finetune.{name}", lambda *_: None)
-    monkeypatch.setattr(RunFolder, "save_plot", lambda *_: None)
+    """Plots and reports take longer than these runs; tests/end_to_end looks at them."""
+    monkeypatch.setattr(verb, "draw", lambda *_: None)
+    monkeypatch.setattr(verb, "write_report", lambda *_: None)
 
 
 @pytest.fixture(scope="session")
@@ -44,11 +43,9 @@ def train_with(tmp_path_factory: pytest.TempPathFactory, pictures: Path) -> Ran:
         count[0] += 1
         out = root / f"run{count[0]}"
         with pytest.MonkeyPatch.context() as patch:
-            for name in ("curves", "learning_rates", "confusion", "inside", "reliability"):
-                patch.setattr(f"transferkit.verbs.finetune.{name}", lambda *_: None)
-            patch.setattr("transferkit.verbs.finetune.write_report", lambda *_: None)
-            patch.setattr(RunFolder, "save_plot", lambda *_: None)
-            finetune(load_config(None, (), base | given), out, lambda _: None)
+            patch.setattr(verb, "draw", lambda *_: None)
+            patch.setattr(verb, "write_report", lambda *_: None)
+            verb.finetune(load_config(None, (), base | given), out, lambda _: None)
         return out
 
     return run

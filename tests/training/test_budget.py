@@ -19,7 +19,7 @@ from transferkit.finetuning import time_budget as verb
 from transferkit.finetuning.preparation import prepare
 from transferkit.finetuning.summary import RunSummary
 from transferkit.recipes.reading import load_config
-from transferkit.runs.folder import RunFolder, open_run
+from transferkit.runs.folder import open_run
 from transferkit.stopwatch import Stopwatch
 from transferkit.training.budget import Budget, StageCost, allocate, deepest_that_fits
 from transferkit.verbs.finetune import finetune, resume
@@ -107,16 +107,12 @@ def test_costs_are_learnt_and_survive_a_restart() -> None:
 
 @pytest.fixture
 def within(
-    tiny_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, without_plots: None
 ) -> Callable[[str], Config]:
     """Return the configuration of a run with a budget; what it measures is given.
 
     The clock ticks a second whenever someone looks: about 4 s for a step, 20 s for an epoch.
     """
-    for name in ("curves", "learning_rates", "confusion", "inside"):
-        monkeypatch.setattr(f"transferkit.verbs.finetune.{name}", lambda *_: None)
-    monkeypatch.setattr(RunFolder, "save_plot", lambda *_: None)
-    monkeypatch.setattr("transferkit.verbs.finetune.write_report", lambda *_: None)
     steps = dict.fromkeys(range(4), 1.0)  # a second for a picture, in every stage
     speeds = verb.Speeds(0.1, 0.5, dict.fromkeys(range(20), 0.1), steps, steps)
     monkeypatch.setattr(verb, "CLOSING_S", 11.0)  # so often does the end look at the clock

@@ -26,11 +26,6 @@ MODEL = "model.safetensors"
 pytestmark = pytest.mark.usefixtures("without_plots")
 
 
-@pytest.fixture(autouse=True)
-def _without_reports(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("transferkit.verbs.finetune.write_report", lambda *_: None)
-
-
 @pytest.fixture
 def config(tiny_config: Config) -> Config:
     averaging = Averaging(ema=0.9)

@@ -29,11 +29,6 @@ Stopped = Callable[..., AbstractContextManager[None]]
 pytestmark = pytest.mark.usefixtures("without_plots")
 
 
-@pytest.fixture(autouse=True)
-def _without_reports(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("transferkit.verbs.finetune.write_report", lambda *_: None)
-
-
 def silent(event: Event) -> None:
     pass
 

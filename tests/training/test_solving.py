@@ -16,7 +16,7 @@ from transferkit.inference.predict import head_logits, load_run, picture_engine
 from transferkit.recipes.reading import config_of, load_config
 from transferkit.recipes.typed import parse_stages
 from transferkit.runs.folder import open_run
-from transferkit.training import solving
+from transferkit.training import material, solve_features, solving
 from transferkit.verbs.finetune import finetune, resume
 
 Ran = Callable[..., Path]
@@ -95,7 +95,7 @@ def test_the_best_by_validation_is_kept_whichever_it_is(
     assert [row["stage_name"] for row in trained.read_metrics() if row["best"]][-1] == "top 1"
 
 
-@pytest.mark.parametrize("where", ["read_pictures", "keep", "save_last"])
+@pytest.mark.parametrize("where", ["see", "keep", "save_last"])
 def test_interrupted_in_any_part_it_ends_the_same(
     where: str, train_with: Ran, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -147,7 +147,7 @@ def test_a_backbone_that_has_seen_the_labels_is_judged_by_validation(
 ) -> None:
     asked: list[bool] = []
     true = solving.choose
-    monkeypatch.setattr(solving, "choose", lambda *given: asked.append(given[3]) or true(*given))
+    monkeypatch.setattr(solving, "choose", lambda *given: asked.append(given[2]) or true(*given))
     rows = open_run(train_with(BETWEEN)).read_metrics()
     assert asked == [False, True]
     solves = [row for row in rows if row["stage_name"] == "solve"]
@@ -165,3 +165,57 @@ def test_a_solve_on_an_unchanged_backbone_is_skipped(train_with: Ran) -> None:
     reasons = [stage["reason"] for stage in run.read_json("summary")["stages"]]
     assert reasons[0] == "finished"
     assert reasons[1].startswith("skipped")
+
+
+def test_many_pictures_are_solved_from_their_sums(
+    train_with: Ran, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = SOLVE | {"solve.penalty": 0.1, "solve.depths": 2, "data.balance": "loss"}
+    whole = open_run(train_with(options)).load_validation()
+    monkeypatch.setattr(material, "MOST_JUDGED", 7)
+    folder = open_run(train_with(options))
+    summed = folder.load_validation()
+    assert whole is not None
+    assert summed is not None
+    assert folder.read_json("summary")["leave_one_out"]["pictures"] == 7
+    # the temperature is fitted to those that judge
+    assert torch.allclose(
+        *(each["logits"] / each["logits"].std() for each in (whole, summed)), atol=1e-5
+    )
+
+
+def test_depths_whose_products_do_not_fit_are_left_out(
+    train_with: Ran, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(material, "MOST_JUDGED", 7)
+    monkeypatch.setattr(solve_features, "MOST_COLUMNS", 1)
+    run = train_with(SOLVE | {"solve.depths": 3})
+    assert [depth["name"] for depth in open_run(run).read_description()["depths"]] == ["features"]
+    assert "top 1 depths: more would not fit" in (run / "log.txt").read_text()
+
+
+def test_a_closing_solve_at_another_size(train_with: Ran, pictures: Path) -> None:
+    run = train_with({"stages": "solve,1:1@1e-9,solve@48", "training.metric": "loss"})
+    folder = open_run(run)
+    assert [row["stage_name"] for row in folder.read_metrics()][-1] == "solve@48"
+    alone = train_with({"stages": "solve@48"})
+    description = open_run(alone).read_description()
+    size = description["preprocessing"]
+    assert (description["image_size"], size["width_px"], size["height_px"]) == (48, 48, 48)
+    whole = train_with({"stages": "solve", "backbone.image_size": 48})
+    for name in ("model.safetensors", "predictions.csv"):
+        assert (alone / name).read_bytes() == (whole / name).read_bytes()
+    kept = open_run(alone).load_validation()
+    assert kept is not None
+    found = logits_of(alone, pictures_of(alone, pictures))
+    torch.testing.assert_close(found, kept["logits"], rtol=1e-4, atol=1e-4)
+
+
+def test_solves_of_two_sizes_on_one_backbone_both_run(train_with: Ran) -> None:
+    rows = open_run(train_with({"stages": "solve,solve@48,solve@48"})).read_metrics()
+    assert [row["stage_name"] for row in rows] == ["solve", "solve@48"]
+
+
+def test_a_size_that_the_backbone_does_not_take_is_refused(train_with: Ran) -> None:
+    with pytest.raises(UserError, match="mlp cannot take pictures of that size"):
+        train_with({"stages": "solve@20", "backbone.name": "mlp", "backbone.image_size": 16})

@@ -29,6 +29,7 @@ from transferkit.backbones.scratch import (
 from transferkit.backbones.structure import Structure
 from transferkit.backbones.surgery import operate
 from transferkit.backbones.weights import Loaded, load_weights_file, map_by_order, read_tensors
+from transferkit.config.network import AUTO
 from transferkit.data.preprocessing import Preprocessing
 from transferkit.errors import UserError, usage_error
 
@@ -202,6 +203,9 @@ def resolve_name(name: str) -> str:
     """Return the name of a timm model; a usage error names the nearest ones for an unknown one."""
     short = name.removeprefix("timm/")
     architecture, _, tag = short.partition(".")
+    if architecture == AUTO:
+        what = "--backbone auto needs labelled pictures to choose by"
+        raise usage_error(what, remedy="name one; `transferkit choose DATA` shows which suit DATA")
     if not timm.is_model(architecture):
         nearest = difflib.get_close_matches(architecture.lower(), timm.list_models(), n=3)
         raise usage_error(

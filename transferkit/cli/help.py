@@ -17,8 +17,8 @@ from typer.core import TyperCommand, TyperGroup
 from transferkit.config import OptionField, option_fields
 
 GROUPS = {
-    "Start": ("inspect", "models", "recipes"),
-    "Train": ("finetune", "pretrain", "plan", "find-lr"),
+    "Start": ("inspect", "choose", "models", "recipes"),
+    "Train": ("finetune", "pretrain", "plan", "find-lr", "extend", "merge"),
     "Use": ("predict", "embed", "view"),
     "Understand": ("evaluate", "compare", "explain"),
     "Share": ("report", "export"),

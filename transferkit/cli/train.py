@@ -1,7 +1,7 @@
 """The commands that fine-tune, or plan it."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -20,6 +20,9 @@ from transferkit.cli.options import (
 )
 from transferkit.cli.tables.training import closing_table, plan_table, range_table
 from transferkit.stopwatch import Stopwatch
+
+if TYPE_CHECKING:
+    from transferkit.finetuning.summary import RunSummary
 
 
 @app.command()
@@ -51,8 +54,12 @@ def finetune(
             else:
                 assert config is not None
                 summary = verb.finetune(config, out, view.show, watch)
-    if not processes.is_first():
-        return
+    if processes.is_first():
+        show_summary(summary, json)
+
+
+def show_summary(summary: "RunSummary", json: bool) -> None:
+    """Print what came out of a run."""
     if json:
         console.print_json(summary.to_dict())
     else:
@@ -83,6 +90,40 @@ def plan(
     else:
         plan_table(rows)
         console.print_lines(notices)
+
+
+@app.command()
+def extend(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Run that begins with a solve.")],
+    data: Annotated[Path | None, typer.Argument(metavar="MORE", help=DATA_HELP)] = None,
+    manifest: Annotated[
+        Path | None, typer.Option("--manifest", help="CSV table of the new pictures.")
+    ] = None,
+    out: Out = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Add pictures or classes to a solved run without its old pictures."""
+    with live_view(json) as view:
+        from transferkit.verbs import extend as verb
+
+        summary = verb.extend(run, data, manifest, out, view.show)
+    show_summary(summary, json)
+
+
+@app.command()
+def merge(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Runs of the same options.")],
+    out: Out = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Solve on the pictures of several runs together, without them."""
+    with live_view(json) as view:
+        from transferkit.verbs import extend as verb
+
+        summary = verb.merge(tuple(runs), out, view.show)
+    show_summary(summary, json)
 
 
 @app.command("find-lr")

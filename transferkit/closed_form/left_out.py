@@ -1,20 +1,20 @@
 """What a ridge regression says of pictures that it has not seen, without fitting it again."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from transferkit.closed_form.ridge import Spectrum, decompose
-from transferkit.closed_form.sums import ROWS
+from transferkit.closed_form.ridge import Spectrum, decompose, decompose_sums
+from transferkit.closed_form.sums import ROWS, Sums
 from transferkit.errors import UserError
 
 PENALTIES = tuple(10 ** (k / 3) for k in range(-18, 4))
 """Times the sum of squared coefficients, beside the mean squared error; 1e-6 to 10."""
 MOST_JUDGED = 4096
-"""Pictures that the penalty is chosen by; with more, every so-manieth."""
+"""Pictures that are kept to judge by where there are more."""
 
 
 @dataclass(frozen=True)
@@ -22,17 +22,26 @@ class Problem:
     """Features (N, D) and targets (N, K) of N pictures.
 
     weights: (N,), else 1 each. groups: (N,) of any numbers; the pictures of one leave together,
-    else each alone.
+    else each alone. sums: over all pictures to solve for, of which these are some; None: over
+    these.
     """
 
     features: Tensor
     targets: Tensor
     weights: Tensor | None = None
     groups: Tensor | None = None
+    sums: Sums | None = None
 
     def of_columns(self, columns: slice) -> "Problem":
         """Return the problem with some of the features."""
-        return Problem(self.features[:, columns], self.targets, self.weights, self.groups)
+        sums = None if self.sums is None else self.sums.of_columns(columns)
+        return replace(self, features=self.features[:, columns], sums=sums)
+
+    def decomposed(self, widths: Sequence[int]) -> Spectrum:
+        """Return the regression, decomposed; widths: columns of each depth."""
+        if self.sums is not None:
+            return decompose_sums(self.sums, widths)
+        return decompose(self.features, self.targets, widths, self.weights)
 
 
 @dataclass(frozen=True)
@@ -53,7 +62,7 @@ def solve(problem: Problem, widths: Sequence[int], penalty: float | None = None)
     widths: columns of each depth. Raises UserError for features that are not finite, and where
     nothing remains to learn from when one group is left out.
     """
-    spectrum = decompose(problem.features, problem.targets, widths, problem.weights)
+    spectrum = problem.decomposed(widths)
     if penalty is not None:
         return Solution(spectrum, penalty, ())
     errors = squared_errors(spectrum, problem, PENALTIES)
@@ -67,7 +76,7 @@ def solve_for(
 
     features: (M, D) and targets: (M, K), of the other pictures. `errors` are theirs.
     """
-    spectrum = decompose(problem.features, problem.targets, widths, problem.weights)
+    spectrum = problem.decomposed(widths)
     components, truth = spectrum.components(features), targets.double()
     errors = tuple(
         float((components @ spectrum.shrunk(p) + spectrum.mean - truth).square().sum(1).mean())
@@ -90,15 +99,10 @@ def left_out_scores(spectrum: Spectrum, problem: Problem, penalty: float) -> Ten
 def squared_errors(
     spectrum: Spectrum, problem: Problem, penalties: Sequence[float]
 ) -> tuple[float, ...]:
-    """Return the leave-one-out squared error at every penalty: weighted mean over the pictures.
-
-    Over about `MOST_JUDGED` of them where there are more, always the same.
-    """
-    members = _members(problem)
-    step = -(-len(problem.targets) // MOST_JUDGED)
+    """Return the leave-one-out squared error at every penalty: weighted mean over the pictures."""
     found = torch.zeros(len(penalties), dtype=torch.float64)
     total = 0.0
-    for rows in _batches([of_size[::step] for of_size in members]):
+    for rows in _batches(_members(problem)):
         batch = _Batch(spectrum, problem, rows)
         total += float(batch.weights.sum())
         for i, penalty in enumerate(penalties):

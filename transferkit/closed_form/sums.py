@@ -82,8 +82,24 @@ class Sums:
         return Sums(*kept, targets, crossed)
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return all sums by name, to be written to a file."""
+        """Return all sums by name."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
+
+    def packed(self) -> dict[str, Tensor]:
+        """Return all sums by name, to be written to a file: of the products, half."""
+        rows, columns = torch.triu_indices(*self.products.shape)
+        return self.tensors() | {"products": self.products[rows, columns]}
+
+    @staticmethod
+    def unpacked(tensors: Mapping[str, Tensor]) -> "Sums":
+        """Read what `packed` gave. Raises ValueError or LookupError for what does not fit."""
+        size = len(tensors["features"])
+        products = torch.zeros(size, size, dtype=torch.float64)
+        rows, columns = torch.triu_indices(size, size)
+        if len(rows) != len(tensors["products"]):
+            raise ValueError("sums do not fit together: products")
+        products[rows, columns] = products[columns, rows] = tensors["products"]
+        return Sums.from_tensors({**tensors, "products": products})
 
     @staticmethod
     def from_tensors(tensors: Mapping[str, Tensor]) -> "Sums":

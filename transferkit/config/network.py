@@ -24,6 +24,8 @@ Activation = Literal[
 ]
 FROM_SCRATCH = ("mlp", "cnn")
 """Backbones of our own that start from random weights."""
+AUTO = "auto"
+"""In the place of a backbone's name: the smallest one that leave-one-out finds good enough."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,8 @@ class BackboneOptions(Section):
     """The network under the new head: pretrained, or one of `FROM_SCRATCH`."""
 
     name: Annotated[
-        str, Option("--backbone", "Any timm model (`transferkit models`), or mlp, cnn.", usual=True)
+        str,
+        Option("--backbone", "A timm model (`transferkit models`), mlp, cnn; auto.", usual=True),
     ] = "tf_efficientnet_lite0"
     pretrained: Annotated[
         bool, Option("--pretrained/--no-pretrained", "Start from pretrained weights.")
@@ -44,15 +47,13 @@ class BackboneOptions(Section):
         Option("--from", "Start from the backbone of another run, e.g. of pretrain.", usual=True),
     ] = None
     image_size: Annotated[
-        int | None,
-        Ge(16),
-        Le(2048),
-        Option("--image-size", "Input size in pixels.", "the backbone's", usual=True),
-    ] = None
+        Annotated[int, Ge(16), Le(2048)] | Literal["auto", "backbone"],
+        Option("--image-size", "Input size in pixels; auto: a larger one if it pays.", usual=True),
+    ] = "auto"
     crop: Annotated[
-        Literal["backbone", "center", "squash", "pad", "auto"],
+        Literal["auto", "backbone", "center", "squash", "pad"],
         Option("--crop", "Centre, whole picture squashed or padded; auto: judged.", usual=True),
-    ] = "backbone"
+    ] = "auto"
     crop_share: Annotated[
         float | None,
         Ge(0.5),
@@ -132,7 +133,12 @@ class BackboneOptions(Section):
     @property
     def frames(self) -> bool:
         """Whether pictures are framed otherwise than the backbone's own way."""
-        return self.crop != "backbone" or self.crop_share is not None
+        return self.crop not in ("auto", "backbone") or self.crop_share is not None
+
+    @property
+    def side_px(self) -> int | None:
+        """The input size that was asked for; None for the backbone's own."""
+        return self.image_size if isinstance(self.image_size, int) else None
 
     @property
     def from_scratch(self) -> bool:

@@ -3,7 +3,6 @@
 import copy
 from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
-from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -42,7 +41,8 @@ class Retraining:
 def weights_of(classifier: Classifier) -> list[nn.Parameter]:
     """Return the weights of the convolutions and linear layers, from the stem to the last layer."""
     kinds = (nn.modules.conv._ConvNd, nn.Linear)
-    return [cast(nn.Parameter, m.weight) for m in classifier.modules() if isinstance(m, kinds)]
+    layers = [module for module in classifier.modules() if isinstance(module, kinds)]
+    return [layer.get_parameter("weight") for layer in layers]
 
 
 def prunable(classifier: Classifier) -> list[nn.Parameter]:

@@ -6,25 +6,29 @@ from dataclasses import replace
 import torch
 
 from transferkit import processes
-from transferkit.backbones.chain import find_chain
+from transferkit.backbones.chain import Chain, find_chain
 from transferkit.backbones.create import Backbone
 from transferkit.backbones.recompute import recompute
 from transferkit.backbones.synchronized import synchronize_
 from transferkit.config import Config
+from transferkit.config.network import AUTO
 from transferkit.data.addresses import address_of, fetch
-from transferkit.data.framing import framed, framing_notices
+from transferkit.data.framing import framing_notices
 from transferkit.data.index import DatasetIndex, ScanOptions, Use, depth_notice, scan
 from transferkit.data.loader import ViewMaker
 from transferkit.data.reading import reading_of
 from transferkit.errors import usage_error
 from transferkit.events import Event, Notice, Progress, Show, Working
 from transferkit.files.cache_dir import default_cache_dir
+from transferkit.finetuning.backbone_choice import with_backbone
 from transferkit.finetuning.first_pass import Channels, channel_statistics, recalibrate_batchnorm
-from transferkit.finetuning.framing_choice import judged_framing
+from transferkit.finetuning.input_choice import InputChoice, can_choose, choose_input
 from transferkit.finetuning.transfer import transfer_notice
 from transferkit.stopwatch import Stopwatch
 from transferkit.training.cache_handles import CacheSettings
+from transferkit.training.depth_features import KnownRows
 from transferkit.training.fabric import make_fabric
+from transferkit.training.kept_solve import extended, preprocessing_of
 from transferkit.training.material import Material
 from transferkit.training.memory import batch_size_for, refuse_more_classes
 from transferkit.training.network import (
@@ -41,6 +45,7 @@ from transferkit.training.sharded import refuse_old_torch
 from transferkit.training.stage_checks import (
     cycle_notices,
     refuse_lone_pictures,
+    refuse_size,
     refuse_unfilled,
 )
 from transferkit.training.stages import column_finder, make_plan
@@ -52,30 +57,30 @@ CACHED_VIEWS = 2400
 
 def prepare(config: Config, show: Show, watch: Stopwatch | None = None) -> Parts:
     """Read the pictures, build the model and its plan; progress and notices go to `show`."""
-    check_network(config)
+    if config.backbone.name != AUTO:
+        check_network(config)
     watch = watch or Stopwatch()
     refuse_sharing(config)
-    if address_of(config.data.path or ""):
-        with watch.on("fetch"):
-            fetch([config.data.path], show)
-    with watch.on("scan"):
-        index = processes.from_first(scan_pictures, config, show)
+    index, known = all_pictures(config, show, watch)
     refuse_more_classes(len(index.classes), len(index.of_split("val")))
     if len(index.of_split("train")) < processes.count():
         raise usage_error(f"fewer training pictures than {processes.count()} processes")
     config = with_batch_size(config, index)
+    if config.backbone.name == AUTO:
+        with watch.on("backbone"):
+            config = with_backbone(config, index, make_fabric(config).device, show)
+        check_network(config)
     with watch.on("backbone"):
-        return build(config, index, show, watch)
+        return build(config, index, show, watch, known)
 
 
-def with_judged_framing(
-    config: Config, index: DatasetIndex, backbone: Backbone, show: Show
-) -> Config:
-    """Give the backbone the framing that is judged best; return the configuration that names it."""
-    crop, text = processes.from_first(judged_framing, config, index, backbone)
-    show(Notice(text))
-    backbone.preprocessing = framed(backbone.preprocessing, crop, config.backbone.crop_share)
-    return replace(config, backbone=replace(config.backbone, crop=crop))  # type: ignore[arg-type]
+def read_index(config: Config, show: Show, watch: Stopwatch, use: Use = "train") -> DatasetIndex:
+    """Fetch the pictures where they lie elsewhere, and list them, once for all processes."""
+    if address_of(config.data.path or ""):
+        with watch.on("fetch"):
+            fetch([config.data.path], show)
+    with watch.on("scan"):
+        return processes.from_first(scan_pictures, config, show, use)
 
 
 def refuse_sharing(config: Config) -> None:
@@ -100,24 +105,37 @@ def refuse_sharing(config: Config) -> None:
         refuse_old_torch()
 
 
-def build(config: Config, index: DatasetIndex, show: Show, watch: Stopwatch) -> Parts:
+def all_pictures(
+    config: Config, show: Show, watch: Stopwatch
+) -> tuple[DatasetIndex, KnownRows | None]:
+    """Return the pictures of a run, with those that it goes on from, and what is known of these."""
+    runs, data = config.solve.extends, config.data
+    if not runs:
+        return read_index(config, show, watch), None
+    more = None
+    if data.path is not None or data.manifest is not None:
+        more = read_index(config, show, watch, "measure")
+    index, known, notices = extended(runs, more)
+    for text in dict.fromkeys(notices):
+        show(Notice(text))
+    return index, known
+
+
+def build(
+    config: Config,
+    index: DatasetIndex,
+    show: Show,
+    watch: Stopwatch,
+    known: KnownRows | None = None,
+) -> Parts:
     """Build the model for the pictures of an index, its plan, and what it trains on."""
     show(Working(f"building {config.backbone.name}"))
     fabric = make_fabric(config)
-    backbone = make_backbone(config, config.backbone.pretrained, config.backbone.weights)
-    if config.backbone.crop == "auto":
-        show(Working("choosing the framing"))
-        config = with_judged_framing(config, index, backbone, show)
-    with watch.on("pictures"):
-        for event in set_normalization(config, index, backbone):
-            show(event)
-    for notice in framing_notices(index.sizes, backbone.preprocessing, config.backbone.frames):
-        show(notice)
+    config, backbone, chain, read = make_input(config, index, fabric.device, watch, show)
+    known = known or read
     classifier = make_classifier(config, backbone, len(index.classes))
     classifier.to(fabric.device)
     classifier.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    show(Working(f"checking where {backbone.name} can be cut"))
-    chain = find_chain(backbone.model, random_images(backbone).to(fabric.device))
     reinitialize_above(config, backbone, chain.groups)
     if config.training.checkpoint_activations:
         recompute(backbone.model, [path for group in chain.groups[1:] for path in group.modules])
@@ -132,11 +150,77 @@ def build(config: Config, index: DatasetIndex, show: Show, watch: Stopwatch) -> 
         show(notice)
     column_of = column_finder([group.modules for group in chain.groups])
     refuse_unfilled(backbone, plan.stages, column_of, config.backbone.weights)
+    for stage in plan.stages:
+        if stage.side_px:
+            refuse_size(backbone, stage.side_px, fabric.device)
     if config.training.batch_size == 1:
         image = random_images(backbone)[:1].to(fabric.device)
         refuse_lone_pictures(classifier, plan.stages, column_of, image)
     material, settings = make_material(config, index, backbone), cache_settings(config)
-    return Parts(config, backbone, classifier, chain, plan, material, settings, fabric, watch)
+    built = (config, backbone, classifier, chain, plan, material, settings, fabric, watch)
+    return Parts(*built, known=known)
+
+
+def make_input(
+    config: Config, index: DatasetIndex, device: torch.device, watch: Stopwatch, show: Show
+) -> tuple[Config, Backbone, Chain, KnownRows | None]:
+    """Build the backbone as it is to see the pictures: framing, size and normalisation.
+
+    Returns with it what was chosen, as a configuration, and the features that were read for that.
+    """
+    backbone, chain = make_chain(config, device, show)
+    known = None
+    if can_choose(config, index):
+        show(Working("choosing framing and input size"))
+        choice = chosen_input(config, index, backbone, chain, device, watch)
+        show(Notice(choice.text))
+        config, known = with_input(config, choice.crop, choice.side_px), choice.known
+        if choice.side_px:
+            backbone, chain = make_chain(config, device, show)
+        backbone.preprocessing = choice.size
+    config = with_input(config, "backbone", None)  # where nothing was chosen
+    if config.solve.extends:
+        backbone.preprocessing = preprocessing_of(config.solve.extends[0])
+        return config, backbone, chain, None
+    with watch.on("pictures"):
+        for event in set_normalization(config, index, backbone):
+            show(event)
+    for notice in framing_notices(index.sizes, backbone.preprocessing, config.backbone.frames):
+        show(notice)
+    return config, backbone, chain, known
+
+
+def make_chain(config: Config, device: torch.device, show: Show) -> tuple[Backbone, Chain]:
+    """Build the backbone, and find where it can be cut."""
+    backbone = make_backbone(config, config.backbone.pretrained, config.backbone.weights)
+    backbone.model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    show(Working(f"checking where {backbone.name} can be cut"))
+    return backbone, find_chain(backbone.model, random_images(backbone).to(device))
+
+
+def chosen_input(
+    config: Config,
+    index: DatasetIndex,
+    backbone: Backbone,
+    chain: Chain,
+    device: torch.device,
+    watch: Stopwatch,
+) -> InputChoice:
+    """Return the choice that the first process makes; what it has read stays in it."""
+    given = (config, index, backbone, chain.groups, device, watch)
+    if processes.count() == 1:
+        return choose_input(*given)
+    return processes.from_first(lambda: replace(choose_input(*given), known=None))
+
+
+def with_input(config: Config, crop: str, side_px: int | None) -> Config:
+    """Put a framing and an input size in the place of `auto`; None: the backbone's own size."""
+    backbone = config.backbone
+    if backbone.crop == "auto":
+        backbone = replace(backbone, crop=crop)  # type: ignore[arg-type]
+    if backbone.image_size == "auto":
+        backbone = replace(backbone, image_size=side_px or "backbone")
+    return replace(config, backbone=backbone)
 
 
 def recalibrate(parts: Parts, show: Show) -> None:

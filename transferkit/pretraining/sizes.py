@@ -25,7 +25,7 @@ def fit_size(config: Config, index: DatasetIndex) -> tuple[Config, str]:
     transformer. Returns the configuration and a notice for the user, "" if nothing changed.
     """
     options = config.backbone
-    if options.image_size is not None or config.pretraining.init == "pretrained":
+    if options.side_px is not None or config.pretraining.init == "pretrained":
         return config, ""
     default_px = SIZES_PX.get(options.name) or int(
         pretrained_config(resolve_name(options.name))["input_size"][-1]

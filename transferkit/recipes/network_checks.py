@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from transferkit.config.initializers import parse_initializer
-from transferkit.config.network import BackboneOptions, HeadOptions
+from transferkit.config.network import AUTO, BackboneOptions, HeadOptions
 
 SLOPED = ("leaky_relu", "prelu")
 ONLY_FROM_SCRATCH = (
@@ -109,7 +109,12 @@ def scratch_problems(backbone: BackboneOptions) -> Iterator[str]:
 
 
 def timm_problems(backbone: BackboneOptions) -> Iterator[str]:
-    """Yield the options that only networks from scratch have."""
+    """Yield the options that only networks from scratch have, and what auto cannot choose by."""
+    if backbone.name == AUTO and (backbone.weights is not None or backbone.has_random_blocks):
+        yield (
+            "backbone.name auto chooses by each backbone's own pretrained weights: name one beside "
+            "--weights, --no-pretrained or --reuse-blocks"
+        )
     sloped = backbone.replace_activations in SLOPED
     for name in ONLY_FROM_SCRATCH:
         if name == "slope" and sloped:

@@ -11,10 +11,8 @@ from transferkit.errors import UserError, usage_error
 MAX_SHOWN = 80  # characters of a wrong value
 MOST_TOLD, LONGEST_TOLD = 7, 500
 """Problems that one message lists, and characters of each."""
-UNION_TAGS = (
-    *("literal['head','all','solve']", "literal['auto']"),
-    *("constrained-int", "int", "constrained-float", "NoneType"),
-)
+UNION_TAGS = ("constrained-int", "int", "constrained-float", "NoneType")
+"""What pydantic adds to a key to say which member of a union it tried, besides `literal[...]`."""
 
 
 def refusal(problems: list[str]) -> UserError:
@@ -24,6 +22,11 @@ def refusal(problems: list[str]) -> UserError:
         return usage_error(told[0])
     more = [f"and {len(told) - MOST_TOLD} more"] if len(told) > MOST_TOLD else []
     return usage_error(f"{len(told)} options are wrong", "\n".join(told[:MOST_TOLD] + more))
+
+
+def is_tag(part: str) -> bool:
+    """Whether a part of a location names a member of a union: `int`, `literal['auto']`."""
+    return part in UNION_TAGS or part.startswith("literal[")
 
 
 def describe_problems(items: list[dict[str, Any]]) -> list[str]:
@@ -36,7 +39,7 @@ def describe_problems(items: list[dict[str, Any]]) -> list[str]:
     for item in items:
         if item["type"] == "json_invalid":
             return ["a value is nested too deeply, or its text is not valid UTF-8"]
-        path = [str(part) for part in item["loc"] if str(part) not in UNION_TAGS]
+        path = [str(part) for part in item["loc"] if not is_tag(str(part))]
         key = ".".join(path)
         if item["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
             allowed[unknown_key(path)] = []

@@ -43,6 +43,7 @@ MONITORING = "monitoring.csv"
 PREDICTIONS = "predictions.csv"
 CALIBRATION = "calibration.json"  # see transferkit.inference.calibration.Calibration
 VALIDATION = "validation.safetensors"  # logits (N, K), labels (N,), features (N, D)
+SOLVE = "solve.safetensors"  # what a solve has seen, see transferkit.training.kept_solve
 REFERENCE = "reference.safetensors"  # features (M, D), labels (M,) of training pictures
 LOG = "log.txt"
 REPORT = "report.html"
@@ -139,6 +140,14 @@ class RunFolder:
     def load_validation(self) -> dict[str, "Tensor"] | None:
         """Return the tensors of `save_validation`; None for a run that has none."""
         return self._load_tensors(VALIDATION) if (self.path / VALIDATION).is_file() else None
+
+    def save_solve(self, tensors: Mapping[str, "Tensor"]) -> None:
+        """Write what the first solve has seen, so that another run can go on from it."""
+        self._save_tensors(SOLVE, tensors)
+
+    def load_solve(self) -> dict[str, "Tensor"] | None:
+        """Return the tensors of `save_solve`; None for a run that has none."""
+        return self._load_tensors(SOLVE) if (self.path / SOLVE).is_file() else None
 
     def save_reference(self, tensors: Mapping[str, "Tensor"]) -> None:
         """Write features (M, D), labels (M,) of training pictures, to detect unlike ones."""

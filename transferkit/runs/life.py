@@ -151,5 +151,8 @@ def absolute_paths(config: Config) -> Config:
         data=absolute(config.data, "path", "manifest"),
         backbone=absolute(config.backbone, "weights"),
         cache=absolute(config.cache, "dir"),
+        solve=replace(
+            config.solve, extends=tuple(path.absolute() for path in config.solve.extends)
+        ),
         pretraining=absolute(config.pretraining, "probe", "aux"),
     )

@@ -5,7 +5,7 @@ weights below its boundary as they are when it is opened: blocks that a stage ha
 get a new one.
 """
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from dataclasses import asdict
 from importlib.metadata import version
 from itertools import pairwise
@@ -26,7 +26,7 @@ from transferkit.training.boundary_cache import (
     part_name,
     weights_digest,
 )
-from transferkit.training.material import Views, grouped
+from transferkit.training.material import Views, gathered, grouped
 from transferkit.training.parts import Parts
 
 EXTRACTION_ROWS = 64
@@ -147,7 +147,7 @@ def _extract(
     engine = yield from _trunk_engine(parts, boundary, lists[-1])
     views = ahead(parts.material.make, (item for group in groups[first:end] for item in group))
     for group in groups[first:end]:
-        _append(parts, cache, engine, gathered(parts, views, len(group)))
+        _append(parts, cache, engine, gathered(parts.watch, views, len(group)))
         yield Progress("frozen trunk", cache.rows_done, cache.num_rows)
     return cache
 
@@ -228,12 +228,6 @@ def _reopen(parts: Parts, boundary: int, key: str) -> BoundaryCache:
     cache = part_of(parts, boundary, key, processes.rank())
     caches[boundary] = (key, cache)
     return cache
-
-
-def gathered(parts: Parts, views: Iterator[np.ndarray], count: int) -> Tensor:
-    """Wait for the views (V, 3, H, W) of so many pictures; return them as one batch."""
-    with parts.watch.on("pictures"):
-        return torch.from_numpy(np.concatenate([next(views) for _ in range(count)]))
 
 
 def read_rows(parts: Parts, cache: BoundaryCache | CacheParts, rows: np.ndarray) -> Tensor:

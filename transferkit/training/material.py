@@ -1,13 +1,17 @@
 """What a run trains on: the pictures of a data set and their views."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
+from torch import Tensor
 
+from transferkit.closed_form.left_out import MOST_JUDGED
 from transferkit.data.index import DatasetIndex
 from transferkit.data.kept import KeptPictures
 from transferkit.data.loader import ViewMaker
+from transferkit.stopwatch import Stopwatch
 from transferkit.training.cache_rows import CacheRows
 
 Pick = tuple[np.ndarray, np.ndarray]
@@ -42,9 +46,14 @@ class Material:
         return self.index.of_split("val")
 
     @property
+    def judged(self) -> np.ndarray:
+        """Positions of at most `MOST_JUDGED` training pictures, ascending."""
+        return np.sort(spread_over_classes(self.index.labels, self.train, MOST_JUDGED))
+
+    @property
     def reference(self) -> np.ndarray:
-        """Positions of at most `MOST_REFERENCES` training pictures, each class in its share."""
-        return spread_over_classes(self.index.labels, self.train, MOST_REFERENCES)
+        """Positions of at most `MOST_REFERENCES` of these, each class in its share."""
+        return spread_over_classes(self.index.labels, self.judged, MOST_REFERENCES)
 
     @property
     def num_rows(self) -> int:
@@ -88,3 +97,9 @@ def grouped(lists: Sequence[Views], most_rows: int, cut: int) -> list[list[Views
         size += len(item[1])
         rows += len(item[1])
     return found
+
+
+def gathered(watch: Stopwatch, views: Iterator[np.ndarray], count: int) -> Tensor:
+    """Wait for the views (V, 3, H, W) of so many pictures; return them as one batch."""
+    with watch.on("pictures"):
+        return torch.from_numpy(np.concatenate([next(views) for _ in range(count)]))

@@ -44,7 +44,7 @@ def make_backbone(config: Config, pretrained: bool, weights: Path | None) -> Bac
         options.name,
         pretrained=pretrained,
         weights=weights,
-        image_size=options.image_size,
+        image_size=options.side_px,
         drop_path=options.drop_path,
         seed=config.training.seed,
         structure=make_structure(options),

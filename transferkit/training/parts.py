@@ -14,6 +14,7 @@ from transferkit.config import Config
 from transferkit.data.index import DatasetIndex
 from transferkit.stopwatch import Stopwatch
 from transferkit.training.cache_handles import CacheHandles, CacheSettings
+from transferkit.training.depth_features import KnownRows
 from transferkit.training.material import Material
 from transferkit.training.network import make_structure
 from transferkit.training.stages import StagePlan, column_finder
@@ -24,7 +25,7 @@ class Parts:
     """What a run is built of.
 
     plan: every stage of the configuration. settings: of the caches. handles: what is open of them.
-    watch: counts the time from the start of the command.
+    watch: counts the time from the start of the command. known: features that are there already.
     """
 
     config: Config
@@ -37,6 +38,7 @@ class Parts:
     fabric: Any
     watch: Stopwatch
     handles: CacheHandles = field(default_factory=CacheHandles)
+    known: KnownRows | None = None
 
     @property
     def index(self) -> DatasetIndex:

@@ -1,8 +1,8 @@
 """The closed-form stage: features of several depths, one ridge regression, judged out of sample."""
 
 import time
-from collections.abc import Generator, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,16 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from transferkit import processes
-from transferkit.backbones.engine import choose_engine
-from transferkit.backbones.head import FrozenTrunk, HeadDesign, make_head
-from transferkit.closed_form.depths import (
-    Depth,
-    DepthTrunk,
-    find_depths,
-    make_depth_engine,
-    num_columns,
-    top_depths,
-)
+from transferkit.backbones.head import HeadDesign, make_head
+from transferkit.closed_form.depths import Depth, num_columns
 from transferkit.closed_form.judge import (
     accuracy_interval,
     disagree,
@@ -28,31 +20,25 @@ from transferkit.closed_form.judge import (
     log_losses,
     misses,
 )
-from transferkit.closed_form.left_out import (
-    Problem,
-    Solution,
-    left_out_scores,
-    solve,
-    solve_for,
-)
+from transferkit.closed_form.left_out import Solution, left_out_scores, solve, solve_for
 from transferkit.closed_form.result import DepthClassifier, put_into
 from transferkit.closed_form.sums import one_hot
-from transferkit.data.loader import CLEAN, ahead
+from transferkit.config import Solve
 from transferkit.errors import UserError
-from transferkit.events import EpochEnded, Event, Notice, Progress, StageEnded, StageStarted
+from transferkit.events import EpochEnded, Event, Notice, StageEnded, StageStarted
 from transferkit.files.foreign_files import ODD
-from transferkit.training.cache_filling import gathered
 from transferkit.training.checkpoints import save_last, tensors_above, unfit, write_unsaved
+from transferkit.training.depth_features import USUAL_DEPTHS, at_size
 from transferkit.training.end_check import recorded
+from transferkit.training.kept_solve import keep_solve
 from transferkit.training.run import Run, measured
+from transferkit.training.solve_features import Seen, see
 from transferkit.training.solved import Solved
 from transferkit.training.stages import PlannedStage
-from transferkit.training.supervised import accuracies, balanced_class_weights
+from transferkit.training.supervised import accuracies
 
-BATCH = 64
-USUAL_DEPTHS = 5
-"""Taken unless the last depth alone, or all of them, are better by `CLEARLY` standard errors."""
 CLEARLY = 2.0
+"""Standard errors by which the last depth alone, or all, have to be better than the usual ones."""
 FEW = 2
 """A class of one picture is never seen while that picture is left out."""
 UNCHANGED = "the backbone has not changed since the previous solve"
@@ -73,21 +59,6 @@ class Chosen:
     left_out: Tensor
 
 
-@dataclass(frozen=True)
-class Seen:
-    """Features (N, D) and labels (N,) of the training pictures, and of the validation pictures."""
-
-    features: Tensor
-    labels: Tensor
-    val_features: Tensor
-    val_labels: Tensor
-
-    def of_columns(self, columns: slice) -> "Seen":
-        """Return the same with some of the features."""
-        features, val_features = self.features[:, columns], self.val_features[:, columns]
-        return replace(self, features=features, val_features=val_features)
-
-
 def solve_stage(run: Run, stage: PlannedStage) -> Iterator[Event]:
     """Solve a head on the backbone as it is, and keep it if it is the best solve so far.
 
@@ -99,19 +70,16 @@ def solve_stage(run: Run, stage: PlannedStage) -> Iterator[Event]:
     total = sum(p.numel() for p in run.classifier.parameters())
     learned = has_learned(run)
     yield StageStarted(state.stage, stage.name, 1, 0.0, 0, total, False)
-    depths, rows = yield from read_pictures(run)
-    train, val = rows.split([len(material.train), len(material.val)])  # (N, D), (M, D)
-    labels = torch.from_numpy(material.index.labels)
-    seen = Seen(train, labels[material.train], val, labels[material.val])
+    seen = yield from see(run, stage.side_px)
     with run.watch.on("training"):
-        chosen = choose(run, depths, seen, learned)
+        chosen = choose(run.settings.solve, seen, learned)
         temperature = fit_temperature(chosen.scores, chosen.labels)
-    columns = slice(rows.shape[1] - num_columns(chosen.depths), None)
+    top = seen.on_top(len(chosen.depths))
     classifier, _ = make_solved(run, chosen.depths)
     assert isinstance(classifier.head, nn.Sequential)
     put_into(classifier.head, chosen.solution.spectrum, chosen.solution.penalty, temperature)
     with torch.no_grad():
-        logits = classifier.head.eval()(val[:, columns].float())
+        logits = classifier.head.eval()(top.val_features)
     row: dict[str, Any] = {
         "stage": state.stage,
         "stage_name": stage.name,
@@ -125,11 +93,11 @@ def solve_stage(run: Run, stage: PlannedStage) -> Iterator[Event]:
     }
     row |= processes.agreed(row)  # the clock differs
     if not learned:
+        processes.from_first(keep_solve, run, seen)
         state.left_out = left_out_figures(chosen.left_out, seen.labels, logits, seen.val_labels)
-    place = {int(position): row for row, position in enumerate(material.train)}
-    reference = train[[place[int(position)] for position in material.reference]]
-    features = torch.cat([val, reference])[:, columns]
-    is_best = keep(run, row, classifier, features)
+    reference = np.searchsorted(seen.positions, material.reference)
+    features = torch.cat([top.val_features, top.problem.features[reference]])
+    is_best = keep(run, row, classifier, features, stage.side_px)
     state.rows.append(row | {"best": 0})
     state.epoch = 1
     yield EpochEnded(state.stage, stage.name, 1, row, is_best)
@@ -143,6 +111,13 @@ def solve_stage(run: Run, stage: PlannedStage) -> Iterator[Event]:
     yield StageEnded(state.stage - 1, stage.name, 1, measured(row, "accuracy"), seconds, "finished")
 
 
+def is_solved(run: Run, stage: PlannedStage) -> bool:
+    """Whether a solve of the same input size has solved on the backbone as it is."""
+    ran = {row["stage"] for row in run.state.rows}
+    solves = [run.plan.stages[number] for number in ran if run.plan.stages[number].solves]
+    return not has_learned(run) and any(each.side_px == stage.side_px for each in solves)
+
+
 def has_learned(run: Run) -> bool:
     """Whether a stage before this one has trained blocks of the backbone on the labels."""
     ran = {row["stage"] for row in run.state.rows}
@@ -150,73 +125,30 @@ def has_learned(run: Run) -> bool:
     return any(not s.solves and s.boundary < len(run.plan.groups) for s in stages)
 
 
-def read_pictures(run: Run) -> Generator[Event, None, tuple[tuple[Depth, ...], Tensor]]:
-    """Return the depths, and features (N + M, D) of all training and then all validation pictures.
-
-    One clean view of each. Every process reads its share of the pictures.
-    """
-    parts, material = run.parts, run.material
-    model, device = run.classifier.backbone, parts.device
-    run.classifier.eval()
-    size = material.maker.preprocessing
-    example = torch.zeros(2, 3, size.height_px, size.width_px, dtype=torch.uint8)
-    generator = torch.Generator().manual_seed(0)
-    example.random_(0, 256, generator=generator)
-    inputs = run.classifier.normalize(example.to(device))
-    depths = find_depths(model, parts.chain.groups, inputs)
-    if run.settings.solve.depths == "last":
-        depths = top_depths(depths, 1)
-    elif len(depths) == 1:
-        yield Notice("the backbone's blocks give no activations to read: solving on its output")
-    trunk = DepthTrunk(model, depths, run.settings.solve.mirror)
-    positions = processes.share(np.concatenate([material.train, material.val]))
-    with run.watch.on("trunk"):
-        name = choose_engine(parts.settings.engine, device, len(positions))
-        network = FrozenTrunk(run.classifier, trunk).eval()
-        engine = make_depth_engine(network, depths, example, name, device)
-    if engine.notice:
-        yield Notice(engine.notice)
-    views = ahead(material.make, ((int(position), (CLEAN,)) for position in positions))
-    rows = []
-    for start in range(0, len(positions), BATCH):
-        count = min(BATCH, len(positions) - start)
-        batch = gathered(parts, views, count)
-        with run.watch.on("trunk"):
-            rows.append(engine.run(batch))
-        yield Progress("features", start + count, len(positions))
-    own = torch.cat(rows) if rows else torch.zeros(0, num_columns(depths))
-    return depths, torch.cat(processes.from_all(own))
-
-
-def choose(run: Run, depths: tuple[Depth, ...], seen: Seen, learned: bool) -> Chosen:
+def choose(options: Solve, seen: Seen, learned: bool) -> Chosen:
     """Solve on the depths that are wanted, or on those that are better out of sample.
 
     learned: the backbone has seen the labels, so validation judges and not leave-one-out.
     """
-    options, num_classes = run.settings.solve, len(run.material.index.classes)
+    every = len(seen.depths)
     numbers = [options.depths] if isinstance(options.depths, int) else [USUAL_DEPTHS]
-    numbers += [1, len(depths)] if options.depths == "auto" else []
+    numbers += [1, every] if options.depths == "auto" else []
     candidates = []
-    targets, weights = one_hot(seen.labels, num_classes), None
-    if run.settings.balance != "none":
-        weights = balanced_class_weights(seen.labels.numpy(), num_classes)[seen.labels]
     penalty = None if options.penalty == "auto" else float(options.penalty)
-    for number in dict.fromkeys(min(number, len(depths)) for number in numbers):
-        top = top_depths(depths, number)
-        part = seen.of_columns(slice(seen.features.shape[1] - num_columns(top), None))
-        problem = Problem(part.features, targets, weights)
-        widths = [depth.columns for depth in top]
+    for number in dict.fromkeys(min(number, every) for number in numbers):
+        top = seen.on_top(number)
+        widths = [depth.columns for depth in top.depths]
         if learned and penalty is None:
-            val_targets = one_hot(seen.val_labels, num_classes)
-            solution = solve_for(problem, widths, part.val_features, val_targets)
+            val_targets = one_hot(seen.val_labels, seen.problem.targets.shape[1])
+            solution = solve_for(top.problem, widths, top.val_features, val_targets)
         else:
-            solution = solve(problem, widths, penalty)
-        left_out = left_out_scores(solution.spectrum, problem, solution.penalty)
+            solution = solve(top.problem, widths, penalty)
+        left_out = left_out_scores(solution.spectrum, top.problem, solution.penalty)
         if learned:
-            scores = solution.spectrum.predict(part.val_features, solution.penalty)
-            candidates.append(Chosen(top, solution, scores, seen.val_labels, left_out))
+            scores = solution.spectrum.predict(top.val_features, solution.penalty)
+            candidates.append(Chosen(top.depths, solution, scores, seen.val_labels, left_out))
         else:
-            candidates.append(Chosen(top, solution, left_out, seen.labels, left_out))
+            candidates.append(Chosen(top.depths, solution, left_out, seen.labels, left_out))
     verdict = judge([misses(each.scores, each.labels) for each in candidates], CLEARLY)
     return candidates[verdict.chosen]
 
@@ -272,10 +204,16 @@ def make_solved(run: Run, depths: tuple[Depth, ...]) -> tuple[DepthClassifier, H
     return DepthClassifier(own.backbone, head, mean, std, depths, mirror).eval(), design
 
 
-def keep(run: Run, row: dict[str, Any], solved: DepthClassifier, features: Tensor) -> bool:
+def keep(
+    run: Run,
+    row: dict[str, Any],
+    solved: DepthClassifier,
+    features: Tensor,
+    side_px: int | None,
+) -> bool:
     """Write a solve down if it is the best one on validation so far; True if it is.
 
-    features: of `Solved`.
+    features: of `Solved`. side_px: its input size where it is not the run's.
     """
     metric = run.settings.metric
     value = (measured(row, metric), -row["val_loss"])
@@ -293,6 +231,7 @@ def keep(run: Run, row: dict[str, Any], solved: DepthClassifier, features: Tenso
         "depths": [depth.to_dict() for depth in solved.depths],
         "row": row,
         "features": features,
+        "side_px": side_px,
     }
     run.folder.save_checkpoint("solved", state)
     return True
@@ -323,4 +262,5 @@ def take_solved(run: Run) -> Solved | None:
         raise unfit(run, "solved", error) from error
     state.rows = [r | {"best": int(r["stage"] == row["stage"])} for r in state.rows]
     run.folder.write_metrics(state.rows)
-    return Solved(classifier, design, row, checkpoint["features"])
+    size = at_size(run.parts.backbone.preprocessing, checkpoint.get("side_px"))
+    return Solved(classifier, design, row, checkpoint["features"], size)

@@ -16,11 +16,10 @@ from transferkit.training.cache_filling import (
     DERIVATION_ROWS,
     EXTRACTION_ROWS,
     fill,
-    gathered,
     read_rows,
     whole,
 )
-from transferkit.training.material import Pick
+from transferkit.training.material import Pick, gathered
 from transferkit.training.parts import Parts
 from transferkit.training.stages import PlannedStage
 
@@ -90,13 +89,13 @@ def _live(parts: Parts) -> Source:
         pairs = [list(zip(*pick, strict=True)) for pick in picks]
         views = ahead(make, [(int(train[i]), (int(v),)) for pick in pairs for i, v in pick])
         for pick in pairs:
-            yield gathered(parts, views, len(pick))
+            yield gathered(parts.watch, views, len(pick))
 
     def val_inputs() -> Iterator[Tensor]:
         items = [(int(p), (CLEAN,)) for p in processes.share(material.val)]
         views = ahead(make, items)
         for start in range(0, len(items), EXTRACTION_ROWS):
-            yield gathered(parts, views, min(EXTRACTION_ROWS, len(items) - start))
+            yield gathered(parts.watch, views, min(EXTRACTION_ROWS, len(items) - start))
 
     return Source(parts.classifier, train_inputs, val_inputs, False, material.live_views)
 

@@ -69,6 +69,21 @@ def cycle_notices(config: Config, stages: Sequence[PlannedStage]) -> Iterator[No
 
 
 @torch.no_grad()
+def refuse_size(backbone: Backbone, side_px: int, device: torch.device) -> None:
+    """Raise a usage error where a backbone, as it is built, takes no pictures of a size."""
+    trains = backbone.model.training
+    try:
+        backbone.model.eval()(torch.zeros(1, 3, side_px, side_px, device=device))
+    except (AssertionError, IndexError, RuntimeError, ValueError):
+        what = f"stages: solve@{side_px}: {backbone.name} cannot take pictures of that size"
+        size = backbone.preprocessing.width_px
+        where = f"it is built for {size} px"
+        raise usage_error(what, where, f"leave @{side_px} out, or --image-size {side_px}") from None
+    finally:
+        backbone.model.train(trains)
+
+
+@torch.no_grad()
 def refuse_lone_pictures(
     classifier: nn.Module,
     stages: Sequence[PlannedStage],

@@ -232,15 +232,17 @@ def model_description(run: Run, validation: Validation) -> dict[str, Any]:
     """Describe the model so that it can be rebuilt, understood and trusted: model.json."""
     parts, solved = run.parts, run.solved
     config, backbone = parts.config, parts.backbone
+    size = solved.size if solved else backbone.preprocessing
+    resized = size.height_px != backbone.preprocessing.height_px
     return {
         "backbone": config.backbone.name,
-        "image_size": config.backbone.image_size,
+        "image_size": size.height_px if resized else config.backbone.side_px,
         "structure": make_structure(config.backbone).to_dict(),
         "head": (solved.design if solved else head_design(config)).to_dict(),
         **depths_entries(solved),
         "drop_path": config.backbone.drop_path,
         "classes": list(parts.index.classes),
-        "preprocessing": backbone.preprocessing.to_dict(),
+        "preprocessing": size.to_dict(),
         "background": config.data.background,
         **parts.index.reading.entries(),
         "temperature": validation.calibration.temperature,

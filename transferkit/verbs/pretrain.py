@@ -119,9 +119,6 @@ def prepare(config: Config, show: Show) -> PretrainingSession:
     fabric = make_fabric(config)
     probe_index = processes.from_first(scan_probe, config, show)
     index = processes.from_first(scan_pictures, config, show)
-    if config.backbone.crop == "auto":
-        what = "--crop auto judges by labels, which pretraining does not use"
-        raise usage_error(what, "", "choose one: --crop center, squash or pad")
     config, resized = fit_size(config, index)
     show(Working(f"building {config.backbone.name}"))
     backbone = make_backbone(config, options.init == "pretrained", config.backbone.weights)
@@ -295,7 +292,7 @@ def model_description(session: PretrainingSession) -> dict[str, Any]:
         "task": TASK,
         "method": config.pretraining.method,
         "backbone": config.backbone.name,
-        "image_size": config.backbone.image_size,
+        "image_size": config.backbone.side_px,
         "structure": make_structure(config.backbone).to_dict(),
         "preprocessing": backbone.preprocessing.to_dict(),
         "background": config.data.background,
