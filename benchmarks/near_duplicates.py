@@ -88,7 +88,6 @@ def sheet(files: Sequence[Path], pairs: Pairs, path: Path) -> None:
 def feature_scores(files: Sequence[Path], pairs: Pairs) -> np.ndarray:
     """Return the mean cosine over the top depths of the default backbone for each pair."""
     import torch
-    from transferkit.finetuning.framing_choice import depth_network
 
     from transferkit.backbones.chain import find_chain
     from transferkit.backbones.create import create_backbone

@@ -14,6 +14,9 @@ from transferkit.backbones.hub import cached_weights, why_unreachable
 LARGEST_BYTES = 400_000_000
 """Files in the hub's cache that are larger, of 100 M parameters, are not tried unless named."""
 
+HUB_FOLDER = "--".join(("models", "timm", ""))
+"""How the hub's cache calls the folders of timm's models."""
+
 
 @dataclass(frozen=True)
 class Known:
@@ -66,8 +69,8 @@ def find_candidates() -> tuple[list[str], str]:
 
 def in_hub_cache() -> Iterator[str]:
     """Yield the timm models whose weights were downloaded before."""
-    for folder in sorted(Path(constants.HF_HUB_CACHE).glob("models--timm--*")):
-        name = folder.name.removeprefix("models--timm--")
+    for folder in sorted(Path(constants.HF_HUB_CACHE).glob(f"{HUB_FOLDER}*")):
+        name = folder.name.removeprefix(HUB_FOLDER)
         if not timm.is_model(name.partition(".")[0]):
             continue
         path = cached_weights(pretrained_config(name))

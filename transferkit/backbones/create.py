@@ -146,10 +146,7 @@ def create_backbone(
 def blank_backbone(
     name: str, image_size: int | None, drop_path: float, structure: Structure
 ) -> Backbone:
-    """Build a backbone for weights to be loaded, as a finished run describes it.
-
-    As `create_backbone`, but without a dry run of the picture size, which the run has passed.
-    """
+    """Build a backbone for the weights of a finished run: no dry run of the picture size."""
     if name in NETWORKS:
         return create_scratch(name, structure, image_size, None, seed=0)
     name = resolve_name(name)
@@ -204,8 +201,7 @@ def resolve_name(name: str) -> str:
     short = name.removeprefix("timm/")
     architecture, _, tag = short.partition(".")
     if architecture == AUTO:
-        what = "--backbone auto needs labelled pictures to choose by"
-        raise usage_error(what, remedy="name one; `transferkit choose DATA` shows which suit DATA")
+        raise usage_error("--backbone auto needs labelled pictures", "", "name a backbone")
     if not timm.is_model(architecture):
         nearest = difflib.get_close_matches(architecture.lower(), timm.list_models(), n=3)
         raise usage_error(

@@ -86,7 +86,7 @@ def choose(
     debug: Debug = False,
     **flags: Any,
 ) -> None:
-    """Compare backbones, input sizes and framings on DATA, without training."""
+    """Compare backbones, input sizes and framings, without training."""
     with live_view(json) as view:
         require_manifest(allow_outside, manifest)
         if flags["backbone__name"] and not flags["backbone__weights"]:

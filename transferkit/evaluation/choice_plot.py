@@ -20,8 +20,15 @@ def choice_plot(choice: Any) -> Figure:
         for number, row in enumerate(choice.rows):
             colour = ORANGE if number in (choice.best, choice.smallest) else BLUE
             colour = colour if number in named else FAINT
-            style = {"color": colour, "markersize": 5, "elinewidth": 1}
-            axes.errorbar(row.speed, row.accuracy, row.error, fmt="o", **style)
+            axes.errorbar(
+                row.speed,
+                row.accuracy,
+                row.error,
+                fmt="o",
+                color=colour,
+                markersize=5,
+                elinewidth=1,
+            )
         by_speed = sorted((choice.rows[n] for n in named), key=lambda row: row.speed)
         for number, row in enumerate(by_speed):  # above and below in turn, not over each other
             above, text = number % 2, f"{row.backbone}\n{row.image_size} px, {row.framing}"

@@ -200,7 +200,7 @@ def refuse_combinations(options: ExportOptions, output: Path | None) -> str:
         raise usage_error(
             f"--sparsity has no effect with --format {options.format}",
             "it stores zeros in full, and its kernels compute with them",
-            "choose --format safetensors",
+            "use --format safetensors",
         )
     if options.sparse_epochs and not options.sparsity:
         raise usage_error("--sparse-epochs has no effect without --sparsity")
