@@ -35,7 +35,7 @@ def test_a_run_folder_is_complete_and_agrees_with_itself(run: Path) -> None:
         *("reference.safetensors", "README.md"),
         *("checkpoints/last.pt", "checkpoints/best.pt"),
         "monitoring.csv",
-        "plots/inside.png",
+        *("plots/inside.png", "plots/gradients.png"),
         *("plots/curves.png", "plots/learning_rates.png", "plots/confusion.png"),
     }
     summary = json.loads((run / "summary.json").read_text())
