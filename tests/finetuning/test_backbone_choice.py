@@ -230,6 +230,15 @@ def test_one_candidate_alone_is_told_with_what_to_install(
     assert "pip install 'transferkit[offline]'" in text
 
 
+def test_where_nothing_can_be_tried_a_line_says_so(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unfit = replace(config, backbone=replace(config.backbone, image_size=40))
+    monkeypatch.setattr(backbone_choice, "find_candidates", lambda: (["test_vit"], ""))
+    with pytest.raises(UserError, match="there is no backbone to try"):
+        chosen(unfit, [])
+
+
 @pytest.mark.parametrize("given", [{"weights": "a.pt"}, {"pretrained": False}, {"reuse_blocks": 1}])
 def test_auto_beside_other_weights_is_refused(given: dict[str, Any]) -> None:
     with pytest.raises(UserError, match="name auto") as caught:

@@ -139,6 +139,10 @@ def choose_backbone(
     watch, parts = Stopwatch(), tried_parts(index.labels, train)
     bench, field = Bench(config, index, (), device, watch, parts), Field([], [])
     skipped = tuple(first_rung(bench, field, candidates(config, names, show), budget_s, show))
+    if not field.alive:
+        raise UserError(
+            "there is no backbone to try", remedy=f"name one: --backbones, or {OFFLINE}"
+        )
     count = len(parts[0])
     for end in range(2, len(parts) + 1):
         positions = np.concatenate(parts[:end])
