@@ -6,10 +6,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from transferkit.backbones.create import create_backbone
 from transferkit.config import BackboneOptions, Cache, Config, Data, Device, Stage
@@ -28,35 +26,16 @@ SMALL, LARGE = "test_efficientnet", "test_resnet"
 
 
 @pytest.fixture(autouse=True)
-def _two_tiny_backbones(monkeypatch: pytest.MonkeyPatch) -> None:
+def _two_tiny_backbones(few_are_enough: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Few pictures are enough; the backbones at hand are two of random weights."""
-    for module in (backbone_choice, input_choice):
-        monkeypatch.setattr(module, "LEAST_PICTURES", 10)
-    monkeypatch.setattr(backbone_choice, "WHOLE_PICTURE", ("squash",))
-    monkeypatch.setattr(depth_features, "MOST_TRIED", 24)
-    monkeypatch.setattr(depth_features, "FEW_TRIED", 8)
-    monkeypatch.setattr(depth_features, "EACH_CLASS", 1)
-    monkeypatch.setattr(depth_features, "BATCH", 4)
+    monkeypatch.setattr(backbone_choice, "LEAST_PICTURES", 10)
+    monkeypatch.setattr(input_choice, "WHOLE_PICTURE", ("squash",))
     monkeypatch.setattr(backbone_choice, "find_candidates", lambda: ([SMALL, LARGE], "no route"))
     monkeypatch.setattr(
         network,
         "create_backbone",
         lambda *given, **more: create_backbone(*given, **more | {"pretrained": False}),
     )
-
-
-@pytest.fixture(scope="module")
-def strips(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two classes of 192 × 48 pixels that differ at the left end alone."""
-    root, generator = tmp_path_factory.mktemp("strips"), np.random.default_rng(0)
-    for label, name in enumerate(("dark", "light")):
-        for number in range(22):
-            pixels = generator.integers(90, 160, (48, 192, 3), dtype=np.uint8)
-            pixels[:, :40] = 40 + 180 * label
-            file = root / ("train" if number < 16 else "val") / name / f"{number}.png"
-            file.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(pixels).save(file)
-    return root
 
 
 @pytest.fixture

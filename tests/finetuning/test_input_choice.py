@@ -4,10 +4,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from transferkit.backbones.create import create_backbone
 from transferkit.config import BackboneOptions, Cache, Config, Data, Device, Stage
@@ -19,28 +17,7 @@ from transferkit.runs.folder import open_run
 from transferkit.training import depth_features, solving
 from transferkit.verbs.finetune import finetune, resume
 
-
-@pytest.fixture(autouse=True)
-def _few_are_enough(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(input_choice, "LEAST_PICTURES", 10)
-    monkeypatch.setattr(depth_features, "MOST_TRIED", 24)
-    monkeypatch.setattr(depth_features, "FEW_TRIED", 8)
-    monkeypatch.setattr(depth_features, "EACH_CLASS", 1)
-    monkeypatch.setattr(depth_features, "BATCH", 4)
-
-
-@pytest.fixture(scope="module")
-def strips(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two classes of 192 × 48 pixels that differ at the left end alone."""
-    root, generator = tmp_path_factory.mktemp("strips"), np.random.default_rng(0)
-    for label, name in enumerate(("dark", "light")):
-        for number in range(22):
-            pixels = generator.integers(90, 160, (48, 192, 3), dtype=np.uint8)
-            pixels[:, :40] = 40 + 180 * label
-            file = root / ("train" if number < 16 else "val") / name / f"{number}.png"
-            file.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(pixels).save(file)
-    return root
+pytestmark = pytest.mark.usefixtures("few_are_enough")
 
 
 @pytest.fixture

@@ -13,8 +13,6 @@ from transferkit.errors import UserError
 
 PENALTIES = tuple(10 ** (k / 3) for k in range(-18, 4))
 """Times the sum of squared coefficients, beside the mean squared error; 1e-6 to 10."""
-MOST_JUDGED = 4096
-"""Pictures that are kept to judge by where there are more."""
 
 
 @dataclass(frozen=True)

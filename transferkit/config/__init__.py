@@ -80,6 +80,11 @@ class Config:
         return usual and self.training.budget is None
 
     @property
+    def only_solves(self) -> bool:
+        """Whether no stage takes gradient steps."""
+        return bool(self.stages) and all(stage.solves for stage in self.stages)
+
+    @property
     def head_trains_first(self) -> bool:
         """Whether the first stage of gradient steps trains the head alone."""
         if self.stages:

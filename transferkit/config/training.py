@@ -67,7 +67,7 @@ class Solve(Section):
     ] = False
     extends: Annotated[
         tuple[Path, ...],
-        Option("--extends", "Runs whose solve goes on with more pictures; see extend, merge."),
+        Option("--extends", "Runs whose solve is extended, as the commands extend and merge do."),
     ] = ()
 
 

@@ -107,6 +107,21 @@ def png_of(figure: "Figure") -> Callable[[BinaryIO], object]:
     return lambda file: figure.savefig(file, format="png", dpi=PLOT_DPI, metadata=metadata)
 
 
+def require_png(path: Path) -> Path:
+    """Return the path of a plot. Raises a usage error where its name says something else."""
+    if path.suffix.lower() != ".png":
+        raise usage_error(f"--output {path}: the name must end in .png")
+    return path
+
+
+def write_plot(path: Path, figure: "Figure") -> None:
+    """Draw a figure as a PNG. Raises UserError where it cannot be written."""
+    try:
+        write_atomically(path, png_of(figure))
+    except OSError as error:
+        raise disk_error(path.parent, error) from error
+
+
 def disk_error(folder: Path, error: OSError) -> UserError:
     """Return the error for a `folder` that cannot be written."""
     if error.errno == errno.ENAMETOOLONG:

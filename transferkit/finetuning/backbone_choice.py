@@ -15,25 +15,24 @@ from transferkit.backbones.create import DEFAULT_BACKBONE, Backbone, resolve_nam
 from transferkit.closed_form.judge import gain_of
 from transferkit.config import Config
 from transferkit.config.network import AUTO
-from transferkit.data.framing import CROP_MODES, framed, framing, kept_share
+from transferkit.data.framing import CROP_MODES, framed, framing
 from transferkit.data.index import DatasetIndex
 from transferkit.errors import UserError, usage_error
 from transferkit.events import Notice, Show, Working
 from transferkit.finetuning.input_choice import (
     LEAST_PICTURES,
-    WHOLE,
-    WHOLE_PICTURE,
     Bench,
     Trial,
     begin,
-    cache_root,
     features_of,
+    framings,
     judge,
     larger_backbone,
     read,
     solved,
 )
 from transferkit.stopwatch import OUTSIDE, Stopwatch
+from transferkit.training.cache_handles import cache_settings
 from transferkit.training.depth_features import MOST_TRIED, tried_parts
 from transferkit.training.kept_features import keep_rows
 from transferkit.training.material import spread_over_classes
@@ -205,7 +204,8 @@ def first_rung(
             show(Notice(f"{name} is left out: {error.what}", warning=True))
             continue
         own = replace(bench, config=config, groups=block_groups(backbone))
-        sizes, crops = bench.index.sizes[bench.index.of_split("train")], crops_of(own, backbone)
+        sizes = bench.index.sizes[bench.index.of_split("train")]
+        crops = framings(own, backbone.preprocessing)
         larger = larger_backbone(config, backbone.preprocessing, sizes)
         for network in (backbone, larger) if larger else (backbone,):
             tried: list[Contest] = []
@@ -221,15 +221,6 @@ def first_rung(
                 field.halve(count)
             if tried:  # the larger size is tried at the best framing
                 crops = (min(tried, key=lambda c: float(c.trial.losses[count].mean())).trial.crop,)
-
-
-def crops_of(bench: Bench, backbone: Backbone) -> tuple[str, ...]:
-    """Return the framings to try."""
-    wanted, index = bench.config.backbone.crop, bench.index
-    if wanted != "auto":
-        return (wanted,)
-    share = kept_share(index.sizes[index.of_split("train")], backbone.preprocessing)
-    return ("backbone", *WHOLE_PICTURE) if share < WHOLE else ("backbone",)
 
 
 def validated(contest: Contest, positions: np.ndarray, val: np.ndarray) -> float:
@@ -249,9 +240,9 @@ def finished(contest: Contest, count: int) -> Row:
     index, size = bench.index, trial.size
     train, val = index.of_split("train"), index.of_split("val")
     whole = len(val) <= MOST_TRIED  # a run reads validation pictures as a whole
-    if root := cache_root(bench.config):
+    if (cache := cache_settings(bench.config)).enabled:
         mine = {p: row for p, row in trial.rows.items() if whole or index.splits[p] != "val"}
-        keep_rows(root, trial.reader, index, mine)
+        keep_rows(cache.root, trial.reader, index, mine)
     spent = bench.watch.read()[OUTSIDE]
     seconds = spent["trunk"] + spent["pictures"]
     accuracy, known = trial.accuracies[count], KNOWN.get(backbone.name.removesuffix(".in1k"))

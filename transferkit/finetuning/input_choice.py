@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -23,8 +22,8 @@ from transferkit.data.index import DatasetIndex
 from transferkit.data.loader import ViewMaker
 from transferkit.data.preprocessing import Preprocessing
 from transferkit.errors import UserError
-from transferkit.files.cache_dir import default_cache_dir
 from transferkit.stopwatch import Stopwatch
+from transferkit.training.cache_handles import cache_settings
 from transferkit.training.depth_features import (
     USUAL_DEPTHS,
     DepthReader,
@@ -125,18 +124,18 @@ def choose_input(
     """
     train = index.of_split("train")
     bench = Bench(config, index, groups, device, watch, tried_parts(index.labels, train))
-    own, options = backbone.preprocessing, config.backbone
-    best = go_on(bench, backbone, "backbone" if options.crop == "auto" else options.crop)
+    own = backbone.preprocessing
+    first, *others = framings(bench, own)
+    best = begin_with_kept(bench, backbone, first)
     trials = [best]
-    if options.crop == "auto" and kept_share(index.sizes[train], own) < WHOLE:
-        for crop in WHOLE_PICTURE:
-            trials.append(go_on(bench, backbone, crop, best.reader))
-            best = trials[-1] if is_better(bench, trials[-1], best, CLEARLY) else best
-            if len(trials[-1].losses) == 1:  # not even the few speak for seeing all
-                break
+    for crop in others:
+        trials.append(begin_with_kept(bench, backbone, crop, best.reader))
+        best = trials[-1] if is_better(bench, trials[-1], best, CLEARLY) else best
+        if len(trials[-1].losses) == 1:  # not even the few speak for seeing all
+            break
     if larger := larger_backbone(config, own, index.sizes[train]):
-        trials.append(go_on(bench, larger, best.crop))
-        errors = CLEARLY if only_solves(config) else -CLEARLY
+        trials.append(begin_with_kept(bench, larger, best.crop))
+        errors = CLEARLY if config.only_solves else -CLEARLY
         best = trials[-1] if is_better(bench, trials[-1], best, errors) else best
     judge(bench, best, np.concatenate(bench.parts))
     shown = ", ".join(trial.described for trial in trials)
@@ -144,6 +143,15 @@ def choose_input(
     known = KnownRows(best.reader.digest, best.rows, best.reader)
     side_px = best.size.width_px if best.size.width_px != own.width_px else None
     return InputChoice(best.crop, side_px, best.size, text, known)
+
+
+def framings(bench: Bench, own: Preprocessing) -> tuple[str, ...]:
+    """Return the values of `--crop` to try, the first one first."""
+    wanted, index = bench.config.backbone.crop, bench.index
+    if wanted != "auto":
+        return (wanted,)
+    share = kept_share(index.sizes[index.of_split("train")], own)
+    return ("backbone", *WHOLE_PICTURE) if share < WHOLE else ("backbone",)
 
 
 def larger_backbone(config: Config, own: Preprocessing, sizes: np.ndarray) -> Backbone | None:
@@ -177,24 +185,14 @@ def begin(bench: Bench, backbone: Backbone, crop: str, reader: DepthReader | Non
     return Trial(crop, size, made)
 
 
-def go_on(bench: Bench, backbone: Backbone, crop: str, reader: DepthReader | None = None) -> Trial:
+def begin_with_kept(
+    bench: Bench, backbone: Backbone, crop: str, reader: DepthReader | None = None
+) -> Trial:
     """Prepare as `begin`, with the features that an earlier choice has kept."""
-    trial = begin(bench, backbone, crop, reader)
-    if (root := cache_root(bench.config)) and processes.count() == 1:
-        trial.rows.update(kept_rows(root, trial.reader, bench.index))
+    trial, cache = begin(bench, backbone, crop, reader), cache_settings(bench.config)
+    if cache.enabled and processes.count() == 1:
+        trial.rows.update(kept_rows(cache.root, trial.reader, bench.index))
     return trial
-
-
-def cache_root(config: Config) -> Path | None:
-    """Return the folder of caches; None where nothing is to be cached."""
-    if not config.cache.enabled:
-        return None
-    return (config.cache.dir or default_cache_dir()).expanduser()
-
-
-def only_solves(config: Config) -> bool:
-    """Whether no stage trains anything by gradient steps."""
-    return bool(config.stages) and all(stage.solves for stage in config.stages)
 
 
 def is_better(bench: Bench, rival: Trial, best: Trial, errors: float) -> bool:

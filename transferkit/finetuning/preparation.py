@@ -19,13 +19,12 @@ from transferkit.data.loader import ViewMaker
 from transferkit.data.reading import reading_of
 from transferkit.errors import usage_error
 from transferkit.events import Event, Notice, Progress, Show, Working
-from transferkit.files.cache_dir import default_cache_dir
 from transferkit.finetuning.backbone_choice import with_backbone
 from transferkit.finetuning.first_pass import Channels, channel_statistics, recalibrate_batchnorm
 from transferkit.finetuning.input_choice import InputChoice, can_choose, choose_input
 from transferkit.finetuning.transfer import transfer_notice
 from transferkit.stopwatch import Stopwatch
-from transferkit.training.cache_handles import CacheSettings
+from transferkit.training.cache_handles import cache_settings
 from transferkit.training.depth_features import KnownRows
 from transferkit.training.fabric import make_fabric
 from transferkit.training.kept_solve import extended, preprocessing_of
@@ -49,7 +48,6 @@ from transferkit.training.stage_checks import (
     refuse_unfilled,
 )
 from transferkit.training.stages import column_finder, make_plan
-from transferkit.units import parse_bytes
 
 CACHED_VIEWS = 2400
 """Views to compute in all when caching, if the pictures are few; at least 3, at most 8 for each."""
@@ -108,7 +106,7 @@ def refuse_sharing(config: Config) -> None:
 def all_pictures(
     config: Config, show: Show, watch: Stopwatch
 ) -> tuple[DatasetIndex, KnownRows | None]:
-    """Return the pictures of a run, with those that it goes on from, and what is known of these."""
+    """Return the pictures of a run and of those that it extends, and what is known of these."""
     runs, data = config.solve.extends, config.data
     if not runs:
         return read_index(config, show, watch), None
@@ -135,7 +133,6 @@ def build(
     known = known or read
     classifier = make_classifier(config, backbone, len(index.classes))
     classifier.to(fabric.device)
-    classifier.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     reinitialize_above(config, backbone, chain.groups)
     if config.training.checkpoint_activations:
         recompute(backbone.model, [path for group in chain.groups[1:] for path in group.modules])
@@ -157,8 +154,9 @@ def build(
         image = random_images(backbone)[:1].to(fabric.device)
         refuse_lone_pictures(classifier, plan.stages, column_of, image)
     material, settings = make_material(config, index, backbone), cache_settings(config)
-    built = (config, backbone, classifier, chain, plan, material, settings, fabric, watch)
-    return Parts(*built, known=known)
+    return Parts(
+        config, backbone, classifier, chain, plan, material, settings, fabric, watch, known=known
+    )
 
 
 def make_input(
@@ -308,14 +306,3 @@ def make_material(config: Config, index: DatasetIndex, backbone: Backbone) -> Ma
         return Material(index, maker, num_views=count, live_views=count)
     varied = min(8, max(3, CACHED_VIEWS // len(index.of_split("train")) - 1))
     return Material(index, maker, num_views=varied + 1, live_views=None)
-
-
-def cache_settings(config: Config) -> CacheSettings:
-    """Resolve where caches lie and how large they may be."""
-    return CacheSettings(
-        root=(config.cache.dir or default_cache_dir()).expanduser(),
-        budget_bytes=parse_bytes(config.cache.budget),
-        dtype=config.cache.dtype,
-        engine=config.device.engine,
-        enabled=config.cache.enabled,
-    )

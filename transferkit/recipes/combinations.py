@@ -35,8 +35,8 @@ def combination_problems(config: Config) -> list[str]:
         found.append("augment.views has no effect with augment.level = none: leave one out")
     if config.stages and config.stages[0].if_improving:
         found.append("stages: the first stage cannot depend on the one before (if_improving)")
-    if config.solve.extends and not (config.stages and all(s.solves for s in config.stages)):
-        found.append("solve.extends goes on from a solve: it needs stages = solve alone")
+    if config.solve.extends and not config.only_solves:
+        found.append("solve.extends adds pictures to a solve: it needs stages = solve alone")
     if any(stage.image_size and not stage.solves for stage in config.stages):
         found.append("stages: image_size belongs to a solve, as in solve@288")
     if config.solve != Solve() and not config.solves:

@@ -142,7 +142,7 @@ class RunFolder:
         return self._load_tensors(VALIDATION) if (self.path / VALIDATION).is_file() else None
 
     def save_solve(self, tensors: Mapping[str, "Tensor"]) -> None:
-        """Write what the first solve has seen, so that another run can go on from it."""
+        """Write what the first solve has seen, so that another run can extend it."""
         self._save_tensors(SOLVE, tensors)
 
     def load_solve(self) -> dict[str, "Tensor"] | None:

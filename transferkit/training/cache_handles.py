@@ -4,8 +4,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from transferkit.backbones.engine import Engine
+from transferkit.config import Config
 from transferkit.data.kept import KeptPictures
+from transferkit.files.cache_dir import default_cache_dir
 from transferkit.training.boundary_cache import BoundaryCache
+from transferkit.units import parse_bytes
 
 
 @dataclass(frozen=True)
@@ -21,6 +24,17 @@ class CacheSettings:
     dtype: str = "float16"
     engine: str = "auto"
     enabled: bool = True
+
+
+def cache_settings(config: Config) -> CacheSettings:
+    """Resolve where caches lie and how large they may be."""
+    return CacheSettings(
+        root=(config.cache.dir or default_cache_dir()).expanduser(),
+        budget_bytes=parse_bytes(config.cache.budget),
+        dtype=config.cache.dtype,
+        engine=config.device.engine,
+        enabled=config.cache.enabled,
+    )
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""What a run keeps of its first solve, so that others can go on from it without its pictures."""
+"""What a run keeps of its first solve, so that it can be extended without its pictures."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -59,7 +59,7 @@ def read_kept(path: Path) -> KeptSolve:
     folder = open_run(path)
     tensors, known = folder.load_solve(), folder.read_json("solve")
     if tensors is None or known is None:
-        what = f"{path} keeps no solve that could be gone on from"
+        what = f"{path} keeps no solve that could be extended"
         remedy = "train it with a plan that begins with one: transferkit finetune DATA"
         raise UserError(what, "", f"{remedy} --stages solve")
     try:

@@ -7,7 +7,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from transferkit.closed_form.left_out import MOST_JUDGED
 from transferkit.data.index import DatasetIndex
 from transferkit.data.kept import KeptPictures
 from transferkit.data.loader import ViewMaker
@@ -18,6 +17,8 @@ Pick = tuple[np.ndarray, np.ndarray]
 """Positions into the training set (n,) and the view number (n,) of each."""
 Views = tuple[int, tuple[int, ...]]
 """The position of a picture in the index, and view numbers."""
+MOST_JUDGED = 4096
+"""Training pictures whose features a solve keeps, to judge by; of more it keeps sums."""
 MOST_REFERENCES = 2000
 """Training pictures whose features a run keeps."""
 

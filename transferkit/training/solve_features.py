@@ -118,15 +118,15 @@ def depths_to_solve(
 ) -> tuple[tuple[Depth, ...], list[str]]:
     """Return the depths that can be solved on, and notices. many: sums of products are needed.
 
-    Raises UserError where a run to go on from has seen pictures otherwise.
+    Raises UserError where an extended run has seen pictures otherwise.
     """
     known, depths = run.parts.known, reader.depths
     notices = [reader.engine.notice] if reader.engine.notice else []
     if len(depths) == 1 and run.settings.solve.depths != "last":
         notices.append("the backbone's blocks give no activations to read: solving on its output")
     if run.settings.solve.extends and known and known.digest != reader.digest:
-        what = "the backbone is not the one that the runs to go on from have solved on"
-        raise UserError(what, "its weights or their release differ", "train on all pictures")
+        what = "the backbone is not the one that the extended run has solved on"
+        raise UserError(what, "its weights or the release differ", "train on all pictures")
     if known and known.sums is not None:
         return affordable(depths, len(known.sums.features)), notices
     if many:

@@ -8,7 +8,7 @@ from transferkit.config import Config
 from transferkit.errors import usage_error
 from transferkit.evaluation.choice_plot import choice_plot
 from transferkit.events import Show, Working
-from transferkit.files.atomic_write import disk_error, png_of, write_atomically
+from transferkit.files.atomic_write import require_png, write_plot
 from transferkit.finetuning.backbone_choice import Choice, choose_backbone
 from transferkit.finetuning.preparation import read_index
 from transferkit.stopwatch import Stopwatch
@@ -25,9 +25,7 @@ def choose(
     choice-<name>.png in the current folder.
     """
     source = config.data.path or config.data.manifest or Path("data")
-    path = output or Path(f"choice-{source.resolve().stem}.png")
-    if path.suffix.lower() != ".png":
-        raise usage_error(f"--output {path}: the name must end in .png")
+    path = require_png(output or Path(f"choice-{source.resolve().stem}.png"))
     try:
         budget_s = parse_duration(budget) if budget else math.inf
     except ValueError as error:
@@ -35,8 +33,5 @@ def choose(
     index = read_index(config, show, Stopwatch())
     choice = choose_backbone(config, index, make_fabric(config).device, show, names, budget_s)
     show(Working("drawing the plot"))
-    try:
-        write_atomically(path, png_of(choice_plot(choice)))
-    except OSError as error:
-        raise disk_error(path.parent, error) from error
+    write_plot(path, choice_plot(choice))
     return choice, path

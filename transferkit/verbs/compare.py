@@ -13,7 +13,7 @@ from transferkit.evaluation.comparison import (
     stages_of,
 )
 from transferkit.evaluation.comparison_plot import side_by_side
-from transferkit.files.atomic_write import disk_error, png_of, write_atomically
+from transferkit.files.atomic_write import require_png, write_plot
 from transferkit.files.foreign_files import understood
 from transferkit.recipes.reading import config_of
 from transferkit.runs.folder import RunFolder, open_run
@@ -27,8 +27,8 @@ def compare(paths: Sequence[Path], plot: Path | None) -> Comparison:
     """
     if len({path.resolve() for path in paths}) < max(2, len(paths)):
         raise usage_error("compare needs two or more different runs", remedy="name them all")
-    if plot is not None and plot.suffix.lower() != ".png":
-        raise usage_error(f"--output {plot}: the name must end in .png")
+    if plot is not None:
+        require_png(plot)
     folders = [open_run(path) for path in paths]
     names = short_names(paths)
     with understood(" and ".join(map(str, paths))):
@@ -42,10 +42,7 @@ def compare(paths: Sequence[Path], plot: Path | None) -> Comparison:
         if plot is None:
             return found
         figure = side_by_side(dict(zip(names, (f.read_metrics() for f in folders), strict=True)))
-    try:
-        write_atomically(plot, png_of(figure))
-    except OSError as error:
-        raise disk_error(plot.parent, error) from error
+    write_plot(plot, figure)
     return found
 
 

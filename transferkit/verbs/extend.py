@@ -1,4 +1,4 @@
-"""The verbs `extend` and `merge`: a solve goes on with more pictures, without those it has seen."""
+"""The verbs `extend` and `merge`: pictures are added to a solve, without those it has seen."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -24,25 +24,25 @@ def extend(
     if more is None and manifest is None:
         remedy = f"name a folder: transferkit extend {run} MORE, or a table: --manifest my.csv"
         raise usage_error("no pictures given", "", remedy)
-    return go_on((run,), Data(path=more, manifest=manifest), out, show)
+    return solve_again((run,), Data(path=more, manifest=manifest), out, show)
 
 
 def merge(runs: tuple[Path, ...], out: Path | None, show: Show) -> RunSummary:
     """Solve on the pictures of several runs, of the same options, together."""
     if len({run.resolve() for run in runs}) < 2:
         raise usage_error("merge needs two runs or more", "", "transferkit merge RUN RUN")
-    return go_on(runs, Data(), out, show)
+    return solve_again(runs, Data(), out, show)
 
 
-def go_on(runs: tuple[Path, ...], data: Data, out: Path | None, show: Show) -> RunSummary:
+def solve_again(runs: tuple[Path, ...], data: Data, out: Path | None, show: Show) -> RunSummary:
     """Solve on what runs have kept and on the pictures of `data`, into a new run."""
     for run in runs:
         if text := beyond(run):
             show(Notice(text, warning=True))
     first = config_of(open_run(runs[0]))
-    sums = any(read_kept(run).sums is not None for run in runs)
-    if first.training.batchnorm == "recalibrate" or (sums and first.data.balance != "none"):
-        what = f"{runs[0]} cannot be gone on from"
+    weighted = first.data.balance != "none" and any(read_kept(run).sums for run in runs)
+    if weighted or first.training.batchnorm == "recalibrate":
+        what = f"{runs[0]} cannot be extended"
         where = "its class weights or batch-norm statistics depend on pictures that are gone"
         raise usage_error(what, where, "train on all pictures")
     config = Config(
@@ -59,7 +59,7 @@ def go_on(runs: tuple[Path, ...], data: Data, out: Path | None, show: Show) -> R
 
 
 def beyond(run: Path) -> str:
-    """Say whether a run has trained after its solve, which what goes on from it does not know."""
+    """Return a warning where a run has trained after its solve, which is all that is extended."""
     summary = open_run(run).read_json("summary") or {}
     trained = [
         stage["name"]
@@ -69,4 +69,4 @@ def beyond(run: Path) -> str:
     if not trained:
         return ""
     what = f"{run} went on after its solve ({', '.join(trained)})"
-    return f"{what}: the new model goes on from the solve, and has nothing of what they learned"
+    return f"{what}: the new model starts from the solve, without what they learned"

@@ -7,7 +7,7 @@ from transferkit.config import Config
 from transferkit.errors import usage_error
 from transferkit.evaluation.rate_plot import rate_range
 from transferkit.events import Notice, Show, Working, drain
-from transferkit.files.atomic_write import disk_error, png_of, write_atomically
+from transferkit.files.atomic_write import require_png, write_plot
 from transferkit.finetuning.preparation import prepare, recalibrate
 from transferkit.training.budget import Budget, used_stages
 from transferkit.training.cache_choice import choose_base
@@ -30,19 +30,14 @@ def find_lr(
             "--from-lr must be below --to-lr", f"{tried.lowest:g} against {tried.highest:g}"
         )
     source = config.data.path or config.data.manifest or Path("data")
-    path = output or Path(f"learning-rate-{source.resolve().stem}.png")
-    if path.suffix.lower() != ".png":
-        raise usage_error(f"--output {path}: the name must end in .png")
+    path = require_png(output or Path(f"learning-rate-{source.resolve().stem}.png"))
     parts = prepare(config, show)
     try:
         result = measure(parts, tried, show)
     finally:
         parts.handles.close()
     show(Working("drawing the plot"))
-    try:
-        write_atomically(path, png_of(rate_range(result)))
-    except OSError as error:
-        raise disk_error(path.parent, error) from error
+    write_plot(path, rate_range(result))
     return result, path
 
 
