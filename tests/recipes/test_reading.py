@@ -289,3 +289,13 @@ def test_a_run_of_an_earlier_release_loads_though_its_options_are_refused_today(
     assert config_of(run).schedule.patience == 9
     with pytest.raises(UserError, match="never acts"):
         load_config(tomllib.loads(text))
+
+
+def test_a_run_older_than_the_choice_of_framing_and_size_is_not_judged_anew(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    run.write_recipe("training.seed = 3\n")
+    backbone = config_of(run).backbone
+    assert (backbone.crop, backbone.image_size) == ("backbone", "backbone")
+    run.write_recipe('[backbone]\ncrop = "pad"\nimage_size = 64\n')
+    backbone = config_of(run).backbone
+    assert (backbone.crop, backbone.image_size) == ("pad", 64)

@@ -76,10 +76,14 @@ def read_recipe(path: Path) -> dict[str, Any]:
 def config_of(run: RunFolder) -> Config:
     """Return the configuration that a run was started with. Raises UserError when it is damaged.
 
-    Combinations that are refused today may have been taken when it was started.
+    Combinations that are refused today may have been taken when it was started. A run that names no
+    framing or no input size is older than their choice, and has the backbone's own.
     """
     try:
-        return validate(merged(parse_toml(run.read_recipe()), (), None), combinations=False)
+        recipe = parse_toml(run.read_recipe())
+        if isinstance(section := recipe.setdefault("backbone", {}), dict):
+            recipe["backbone"] = {"crop": "backbone", "image_size": "backbone", **section}
+        return validate(merged(recipe, (), None), combinations=False)
     except ValueError as error:
         raise UserError(f"the recipe in {run.path} is damaged", str(error)[:200]) from None
 
