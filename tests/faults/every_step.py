@@ -180,7 +180,8 @@ def outcome(folder: Path) -> dict[str, Any]:
             found[name] = [timeless(row) for row in from_csv((folder / name).read_text())]
     for name in ("summary.json", "interpolation.json"):
         if (folder / name).is_file():
-            found[name] = timeless(json.loads((folder / name).read_text()))
+            text = (folder / name).read_text().replace(str(folder), "")  # in the next command
+            found[name] = timeless(json.loads(text))
     return found
 
 
@@ -245,10 +246,19 @@ def ground_of(name: str, root: Path) -> Ground:
     return Ground(name, config, finetune_verb.prepare(config, silent), folder)
 
 
-def differing(one: dict[str, Any], other: dict[str, Any]) -> str:
+def differing(one: dict[Any, Any], other: dict[Any, Any]) -> str:
     """Name what differs, "" where nothing does."""
     names = [name for name in one.keys() | other.keys() if one.get(name) != other.get(name)]
-    return ", ".join(sorted(names))
+    return ", ".join(named(name, one.get(name), other.get(name)) for name in sorted(names))
+
+
+def named(name: Any, one: Any, other: Any) -> str:
+    """Return a name with the keys below it that differ and their two values."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        return f"{name}: {differing(one, other)}"
+    if isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
+        return f"{name}: {differing(dict(enumerate(one)), dict(enumerate(other)))}"
+    return str(name) if isinstance(one, bytes) else f"{name} ({str(one)[:300]}, {str(other)[:300]})"
 
 
 def trial(ground: Ground, fault: Fault, expected: dict[str, Any], ended: tuple[int, Any]) -> str:
