@@ -10,6 +10,8 @@ import torch
 from sklearn.linear_model import Ridge
 
 from transferkit.errors import UserError
+from transferkit.finetuning import final_validation
+from transferkit.inference.calibration import fit_temperature
 from transferkit.inference.members import Extractor
 from transferkit.inference.pipeline import batches
 from transferkit.inference.predict import head_logits, load_run, picture_engine
@@ -219,3 +221,49 @@ def test_solves_of_two_sizes_on_one_backbone_both_run(train_with: Ran) -> None:
 def test_a_size_that_the_backbone_does_not_take_is_refused(train_with: Ran) -> None:
     with pytest.raises(UserError, match="mlp cannot take pictures of that size"):
         train_with({"stages": "solve@20", "backbone.name": "mlp", "backbone.image_size": 16})
+
+
+def test_with_few_validation_pictures_it_is_calibrated_on_leave_one_out(
+    train_with: Ran, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    penalty = 0.03
+    run = train_with(SOLVE | {"solve.penalty": penalty, "solve.depths": "last"})
+    folder = open_run(run)
+    reference, kept = folder.load_reference(), folder.load_validation()
+    assert reference is not None
+    assert kept is not None
+    features, labels = reference["features"].double().numpy(), reference["labels"].numpy()
+    std = features.std(0)
+    z = (features - features.mean(0)) / (np.where(std > 0, std, 1) * features.shape[1] ** 0.5)
+    targets, scores = np.eye(3)[labels], np.empty((len(labels), 3))
+    for n in range(len(labels)):
+        rest = np.arange(len(labels)) != n
+        ridge = Ridge(alpha=penalty * len(labels)).fit(z[rest], targets[rest])
+        scores[n] = ridge.predict(z[n : n + 1])[0]
+    order = np.array([np.abs(scores / scores.std() - s).sum(1).argmin() for s in unit(kept)])
+    assert sorted(order) == list(range(len(labels)))
+    ratio = scores[order] / kept["left_out_logits"].double().numpy()
+    assert ratio == pytest.approx(np.full_like(ratio, ratio.mean()), rel=0.02)  # one temperature
+    found = folder.read_json("calibration")
+    assert found is not None
+    assert (found["judged_on"], found["pictures"]) == ("leave-one-out", len(labels))
+    own = fit_temperature(kept["left_out_logits"].double(), kept["left_out_labels"])
+    assert found["temperature"] == pytest.approx(own)
+    monkeypatch.setattr(final_validation, "FEW_TO_CALIBRATE", 0)
+    plain = open_run(train_with(SOLVE)).read_json("calibration")
+    assert plain is not None
+    assert (plain["judged_on"], plain["pictures"]) == ("validation", 12)
+
+
+def unit(kept: dict[str, torch.Tensor]) -> np.ndarray:
+    logits = kept["left_out_logits"].double().numpy()
+    return np.asarray(logits / logits.std())
+
+
+def test_what_a_trained_backbone_says_of_its_training_pictures_calibrates_nothing(
+    train_with: Ran, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(solving, "has_learned", lambda run: True)
+    found = open_run(train_with(SOLVE)).read_json("calibration")
+    assert found is not None
+    assert found["judged_on"] == "validation"

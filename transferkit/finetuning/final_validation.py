@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 
 from transferkit.config import Predict
 from transferkit.errors import UserError
@@ -23,12 +24,19 @@ from transferkit.training.cached_features import cached_features
 from transferkit.training.parts import Parts
 from transferkit.training.run import Run
 
+FEW_TO_CALIBRATE = 200
+"""With fewer validation pictures, leave-one-out on the training pictures says more."""
+
 
 @dataclass(frozen=True)
 class Validation:
-    """What validation says: the metrics, with the temperature applied, and the calibration."""
+    """What validation says: the metrics, with the temperature applied, and the calibration.
+
+    loss: without any temperature.
+    """
 
     evaluation: Evaluation
+    loss: float
     calibration: Calibration
 
 
@@ -49,8 +57,19 @@ def validate(run: Run, show: Show) -> Validation:
     )
     logits = head_logits(run.model, features)  # (N, K)
     labels = torch.from_numpy(index.labels[material.val])  # (N,)
-    folder.save_validation({"logits": logits, "labels": labels, "features": features.half()})
+    kept = {"logits": logits, "labels": labels, "features": features.half()}
+    left_out = run.solved.left_out if run.solved and len(labels) < FEW_TO_CALIBRATE else None
     calibration = calibrate(logits, labels)
+    if left_out is not None and len(left_out["labels"]) > len(labels):
+        kept |= {f"left_out_{name}": tensor for name, tensor in left_out.items()}
+        calibration = calibrate(**left_out, judged_on="leave-one-out")
+        show(
+            Notice(
+                f"calibrated on {calibration.pictures:,} pictures by leave-one-out, "
+                f"since validation has only {len(labels):,}"
+            )
+        )
+    folder.save_validation(kept)
     folder.write_json("calibration", calibration.to_dict())
     probabilities = softmax(logits, calibration.temperature)[:, None]  # (N, 1, K)
     prediction = Prediction(probabilities, uncertainty_of(probabilities), features)
@@ -65,7 +84,8 @@ def validate(run: Run, show: Show) -> Validation:
     logs = log_softmax(logits, calibration.temperature)
     evaluation = evaluate_logits(logs, labels, index.classes)
     intervals = bootstrap_intervals(logs, labels.numpy())
-    return Validation(replace(evaluation, intervals=intervals), calibration)
+    loss = float(cross_entropy(logits.double(), labels))
+    return Validation(replace(evaluation, intervals=intervals), loss, calibration)
 
 
 def features_at(run: Run, positions: np.ndarray) -> Tensor:

@@ -39,9 +39,10 @@ class Quality:
 
 @dataclass(frozen=True)
 class Calibration:
-    """The calibration of a model on validation.
+    """The calibration of a model on pictures that it was not fitted on.
 
-    temperature: divides the logits; fitted on all of validation. before, after: without it, and
+    judged_on: "validation", or "leave-one-out" of training pictures. temperature: divides the
+    logits; fitted on all of them. before, after: without it, and
     with each picture's temperature fitted on other folds (cross-fitted). risk_coverage: points of
     the curve of `1 - confidence`. wrong_detection: AUROC of each measure as a detector of errors.
     """
@@ -53,6 +54,7 @@ class Calibration:
     risk_coverage: tuple[dict[str, float], ...]
     aurc: float
     wrong_detection: dict[str, float]
+    judged_on: str = "validation"
     format: int = FORMAT
 
     def to_dict(self) -> dict[str, Any]:
@@ -139,8 +141,11 @@ def quality(log_probabilities: Floats, labels: Integers) -> Quality:
     )
 
 
-def calibrate(logits: ArrayLike, labels: ArrayLike) -> Calibration:
-    """Fit the temperature on validation logits (N, K) and labels (N,), N >= 1; measure the rest."""
+def calibrate(logits: ArrayLike, labels: ArrayLike, judged_on: str = "validation") -> Calibration:
+    """Fit the temperature on logits (N, K) and labels (N,) of unseen pictures; measure the rest.
+
+    N >= 1. judged_on: as in `Calibration`.
+    """
     scores, truth = np.asarray(logits, dtype=np.float64), np.asarray(labels, dtype=np.int64)
     temperature = fit_temperature(scores, truth)
     probabilities = softmax(scores, temperature)
@@ -159,4 +164,5 @@ def calibrate(logits: ArrayLike, labels: ArrayLike) -> Calibration:
         risk_coverage=tuple(curve.points()),
         aurc=curve.area,
         wrong_detection={name: detection_auroc(v, wrong) for name, v in measures.items()},
+        judged_on=judged_on,
     )

@@ -56,11 +56,11 @@ def fit_rule(members: Sequence[Member], options: Predict) -> DecisionRule:
             threshold = NEVER if chosen is None else chosen[0]
             note = (
                 f"abstains from every picture: no threshold of {options.abstain_by} reaches an "
-                f"accuracy of {options.target_accuracy:.1%} on validation, the most certain "
+                f"accuracy of {options.target_accuracy:.1%} on held-out pictures, the most certain "
                 f"pictures reach {curve.accuracy.max():.1%}; ask for less, or try --abstain-by"
                 if chosen is None
-                else f"abstains above {options.abstain_by} {threshold:.4g}: on validation this "
-                f"kept {chosen[1]:.1%} of the pictures, {chosen[2]:.1%} of them right"
+                else f"abstains above {options.abstain_by} {threshold:.4g}: on held-out pictures "
+                f"this kept {chosen[1]:.1%} of the pictures, {chosen[2]:.1%} of them right"
             )
         if options.coverage is not None:
             mean, coverage = uncertainty.mean, options.coverage

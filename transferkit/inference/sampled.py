@@ -90,11 +90,12 @@ def validation_logits(
     measure: see `calibrated`. Raises UserError as `validation_samples`.
     """
     found, labels = [], None
-    for member in members:
-        stored = member.folder.load_validation() if member.folder else None
-        if stored is None:
-            what = f"{member.path} holds no validation features to choose thresholds on"
-            raise UserError(what, remedy="train it again with this release")
+    held = [stored_validation(member) for member in members]
+    plain = not (options.mc_dropout or options.tta > 1)
+    if plain and all("left_out_logits" in each for each in held):  # few validation pictures
+        names = ("logits", "labels")
+        held = [{name: each[f"left_out_{name}"] for name in names} for each in held]
+    for member, stored in zip(members, held, strict=True):
         position = np.argsort(member.order)  # of the member's classes among the first member's
         with understood(member.path):
             member_labels = position[stored["labels"].numpy()]
@@ -114,6 +115,15 @@ def validation_logits(
         found.append(logits.double().numpy()[..., member.order])
     assert labels is not None
     return found, labels
+
+
+def stored_validation(member: Member) -> dict[str, Tensor]:
+    """Return what a member keeps of its validation. Raises UserError where it keeps nothing."""
+    stored = member.folder.load_validation() if member.folder else None
+    if stored is None:
+        what = f"{member.path} holds no validation features to choose thresholds on"
+        raise UserError(what, remedy="train it again with this release")
+    return stored
 
 
 def of_pictures(member: Member, options: Predict, plain: Tensor, measure: bool) -> Tensor:

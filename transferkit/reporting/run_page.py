@@ -119,7 +119,8 @@ def certainty(run: RunData) -> dict[str, Any]:
         ],
         "reliability_note": "On the dashed line the model is calibrated, below it overconfident. "
         f"Expected calibration error (ECE) {before:.3f} as trained, {after:.3f} with "
-        f"temperature {calibration['temperature']:.2f}.",
+        f"temperature {calibration['temperature']:.2f}, on {calibration['pictures']:,} pictures of "
+        f"{calibration.get('judged_on', 'validation')}.",
         "coverage": figures.coverage_chart(calibration),
     }
 

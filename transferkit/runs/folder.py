@@ -133,7 +133,8 @@ class RunFolder:
     def save_validation(self, tensors: Mapping[str, "Tensor"]) -> None:
         """Write the final model's outputs for the validation pictures, in their order.
 
-        tensors: logits (N, K), before any temperature; labels (N,); features (N, D).
+        tensors: logits (N, K), before any temperature; labels (N,); features (N, D); where these
+        are few, left_out_logits (M, K) and left_out_labels (M,) of training pictures.
         """
         self._save_tensors(VALIDATION, tensors)
 

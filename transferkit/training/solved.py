@@ -16,7 +16,9 @@ from transferkit.training.material import Material
 class Solved:
     """A solve that is kept as the model. design: of its head; row: of metrics.csv.
 
-    features: (M, D) of the pictures at `positions`. size: how it sees pictures.
+    features: (M, D) of the pictures at `positions`. size: how it sees pictures. left_out: logits
+    (N, K) and labels (N,) of training pictures, each by the solve without it; None where the
+    backbone had learned their labels, or validation contradicts them.
     """
 
     classifier: DepthClassifier
@@ -24,6 +26,7 @@ class Solved:
     row: dict[str, Any]
     features: Tensor
     size: Preprocessing
+    left_out: dict[str, Tensor] | None = None
 
     @staticmethod
     def positions(material: Material) -> np.ndarray:

@@ -97,7 +97,9 @@ def solve_stage(run: Run, stage: PlannedStage) -> Iterator[Event]:
         state.left_out = left_out_figures(chosen.left_out, seen.labels, logits, seen.val_labels)
     reference = np.searchsorted(seen.positions, material.reference)
     features = torch.cat([top.val_features, top.problem.features[reference]])
-    is_best = keep(run, row, classifier, features, stage.side_px)
+    trusted = not learned and state.left_out is not None and not state.left_out["differs"]
+    left_out = to_calibrate(chosen, seen.labels, temperature) if trusted else None
+    is_best = keep(run, row, classifier, features, stage.side_px, left_out)
     state.rows.append(row | {"best": 0})
     state.epoch = 1
     yield EpochEnded(state.stage, stage.name, 1, row, is_best)
@@ -166,6 +168,12 @@ def description(chosen: Chosen, seen: Seen, learned: bool) -> str:
     return text + (f"; {lone} classes of one picture are always missed there" if lone else "")
 
 
+def to_calibrate(chosen: Chosen, labels: Tensor, temperature: float) -> dict[str, Tensor]:
+    """Return logits (N, K) and labels (N,) of the pictures whose class has others beside them."""
+    seen = labels.bincount()[labels] >= FEW
+    return {"logits": (chosen.left_out[seen] / temperature).float(), "labels": labels[seen]}
+
+
 def left_out_figures(
     scores: Tensor, labels: Tensor, val_logits: Tensor, val_labels: Tensor
 ) -> dict[str, Any]:
@@ -210,10 +218,11 @@ def keep(
     solved: DepthClassifier,
     features: Tensor,
     side_px: int | None,
+    left_out: dict[str, Tensor] | None,
 ) -> bool:
     """Write a solve down if it is the best one on validation so far; True if it is.
 
-    features: of `Solved`. side_px: its input size where it is not the run's.
+    features, left_out: of `Solved`. side_px: its input size where it is not the run's.
     """
     metric = run.settings.metric
     value = (measured(row, metric), -row["val_loss"])
@@ -232,6 +241,7 @@ def keep(
         "row": row,
         "features": features,
         "side_px": side_px,
+        "left_out": left_out,
     }
     run.folder.save_checkpoint("solved", state)
     return True
@@ -263,4 +273,5 @@ def take_solved(run: Run) -> Solved | None:
     state.rows = [r | {"best": int(r["stage"] == row["stage"])} for r in state.rows]
     run.folder.write_metrics(state.rows)
     size = at_size(run.parts.backbone.preprocessing, checkpoint.get("side_px"))
-    return Solved(classifier, design, row, checkpoint["features"], size)
+    left_out = checkpoint.get("left_out")
+    return Solved(classifier, design, row, checkpoint["features"], size, left_out)

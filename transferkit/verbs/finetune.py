@@ -193,8 +193,7 @@ def finish(run: Run, show: Show) -> RunSummary:
     with watch.on("final validation"):
         validation = validate(run, show)
     evaluation = validation.evaluation
-    loss = validation.calibration.before.log_loss
-    require_as_recorded(run, evaluation.headline["accuracy"], loss)
+    require_as_recorded(run, evaluation.headline["accuracy"], validation.loss)
     tensors = {
         name: tensor.detach().cpu().contiguous() for name, tensor in run.model.state_dict().items()
     }
