@@ -73,6 +73,8 @@ def kinds(head: nn.Sequential) -> str:
         (HeadDesign((8, 4), batchnorm=("first", "after")), "BdLrBdLrBdL"),
         (HeadDesign((8,), "selu", dropout=(0.1,), dropout_kind="alpha"), "dLsaL"),
         (HeadDesign((8,), "selu", dropout_kind="alpha", selu_features=True), "aLsaL"),
+        (HeadDesign(dropout_kind="alpha", selu_features=True), "aL"),
+        (HeadDesign((8,), dropout_kind="alpha", selu_features=True), "aLrdL"),
     ],
 )
 def test_what_is_built_in_which_order(design: HeadDesign, expected: str) -> None:

@@ -131,3 +131,58 @@ def test_a_structure_survives_being_written(name: str) -> None:
     structure = Structure(replace(DEFAULTS[name], batchnorm=("first",), slope=0.1))
     assert Structure.from_dict(json.loads(json.dumps(structure.to_dict()))) == structure
     assert Structure.from_dict(json.loads(json.dumps(Structure().to_dict()))) == Structure()
+
+
+def test_skip_connections_add_what_comes_in() -> None:
+    design = replace(SMALL["mlp"], skip=True)
+    model = make_scratch("mlp", design, 16, seed=0)
+    x = (images().flatten(1) @ model.blocks[0].linear.weight.T).clamp_min(0)
+    for block in model.blocks[1:]:
+        x = x + (x @ block.linear.weight.T).clamp_min(0)
+    torch.testing.assert_close(model(images()), x)
+    plain = make_scratch("mlp", SMALL["mlp"], 16, seed=0)
+    shares = [plain.blocks[i].linear.weight / model.blocks[i].linear.weight for i in range(4)]
+    assert torch.equal(shares[0], torch.ones_like(shares[0]))  # no connection beside the first
+    for share in shares[1:]:
+        torch.testing.assert_close(share, torch.full_like(share, 3**0.5))
+
+
+def test_skip_connections_take_every_second_pixel_and_pad_channels() -> None:
+    model = make_scratch("cnn", ScratchDesign(6, 4, skip=True), 50, seed=0)
+    x = model.blocks[0](images(50))
+    for block, halves in zip(model.blocks[1:], (1, 1, 0, 1, 1), strict=True):
+        above = nn.Sequential(*block.children())(x)
+        assert (above.shape[-1] == x.shape[-1]) != halves
+        expected = above.clone()
+        expected[:, : x.shape[1]] += x[..., ::2, ::2] if halves else x
+        x = block(x)
+        torch.testing.assert_close(x, expected)
+    assert model(images(50)).shape == (3, model.num_features)
+
+
+@pytest.mark.parametrize("activation", ["logistic", "relu"])
+def test_skip_connections_keep_the_gradient_through_fifty_layers(activation: str) -> None:
+    def share(skip: bool) -> float:
+        model = make_scratch("mlp", ScratchDesign(50, 64, activation, skip=skip), 16, seed=0)
+        (
+            model(images()) * torch.randn(3, 64, generator=torch.Generator().manual_seed(2))
+        ).sum().backward()
+        norms = [model.blocks[i].linear.weight.grad.norm().item() for i in (1, 49)]
+        return norms[0] / norms[1]
+
+    assert 0.02 < share(True) < 3
+    if activation == "logistic":
+        assert share(False) < 1e-20
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_a_network_with_skip_connections_is_cut_and_rebuilt(name: str) -> None:
+    structure = Structure(replace(SMALL[name], skip=True))
+    model = make_scratch(name, structure.scratch, 16, seed=0).eval()
+    chain = find_chain(model, images())
+    assert chain.verified, chain.reason
+    assert len(chain.groups) == structure.scratch.depth
+    assert Structure.from_dict(json.loads(json.dumps(structure.to_dict()))) == structure
+    older = structure.to_dict()
+    del older["scratch"]["skip"]  # a run folder of an earlier release
+    assert not Structure.from_dict(older).scratch.skip

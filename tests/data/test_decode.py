@@ -71,6 +71,23 @@ def test_every_exif_orientation_is_undone(tmp_path, orientation):
         assert (found.width, found.height) == (6, 4)
 
 
+@pytest.mark.parametrize("orientation", range(2, 9))
+@pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "I;16"])
+def test_a_large_picture_is_turned_in_strips(tmp_path, monkeypatch, orientation, mode):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    deep = Image.fromarray(np.arange(5757, dtype=np.uint16).reshape(101, 57) * 11)
+    picture = deep if mode == "I;16" else noise(57, 101).convert(mode)
+    picture.save(tmp_path / "a.png", exif=exif)
+    picture.save(tmp_path / "unturned.png")
+    decode(tmp_path / "unturned.png").reduce(3).save(tmp_path / "small.png", exif=exif)
+    expected = [decode(tmp_path / "a.png"), decode(tmp_path / "small.png")]
+    monkeypatch.setattr("transferkit.data.decode._LARGE_PIXELS", 1000)
+    monkeypatch.setattr("transferkit.data.decode._STRIP_PIXELS", 1000)
+    found = [decode(tmp_path / "a.png"), decode(tmp_path / "a.png", at_least_px=19)]
+    assert [np.array_equal(*pair) for pair in zip(found, expected, strict=True)] == [True, True]
+
+
 @pytest.mark.parametrize(
     ("mode", "colour", "expected"),
     [
@@ -310,6 +327,18 @@ def test_any_mode_and_size_becomes_rgb_of_that_size(tmp_path_factory, mode, widt
     decoded = decode(path)
     assert (decoded.mode, decoded.size) == ("RGB", (width, height))
     assert (probe(path).width, probe(path).height) == (width, height)
+    if mode not in ("I", "F", "I;16"):
+        assert np.array_equal(decoded, shown_by_pillow(path))
+
+
+def shown_by_pillow(path: Path) -> Image.Image:
+    """A file of 8 bits as Pillow shows it, on white."""
+    with Image.open(path) as image:
+        if not image.has_transparency_data:
+            return image.convert("RGB")
+        layer = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(white, layer).convert("RGB")
 
 
 @settings(max_examples=60, deadline=None)

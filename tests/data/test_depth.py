@@ -93,6 +93,13 @@ def test_any_tiff_of_any_bands_is_read_band_by_band(
         expected = expected / full * 255
     found = np.asarray(decode(path, reading))
     assert np.abs(found - expected).max() <= 0.51
+    if dtype == "uint8" and count == 1:  # what Pillow reads by itself
+        with Image.open(path) as shown:
+            assert np.array_equal(found, shown.convert("RGB"))
+    if dtype == "uint8" and count == 3:
+        write_tiff(path, values, photometric=2, compression=compression, **layout)
+        with Image.open(path) as shown:
+            assert np.array_equal(decode(path, reading), shown.convert("RGB"))
 
 
 def test_many_bands_without_a_name_are_a_true_line(tmp_path):

@@ -106,11 +106,11 @@ def test_pictures_alike_in_grey_but_not_in_colour_are_not_near(tmp_path):
         save(Image.fromarray(coloured), tmp_path / f"{name}.png")
     same_hash = np.zeros(2, dtype=np.uint64)
     files = [tmp_path / "a.png", tmp_path / "b.png"]
-    assert near_groups(files, ["x", "y"], same_hash) == ([], False)
+    assert near_groups(files, ["x", "y"], same_hash) == ([], "")
     shutil.copy(files[0], files[1])
-    assert near_groups(files, ["x", "y"], same_hash) == ([[0, 1]], False)
+    assert near_groups(files, ["x", "y"], same_hash) == ([[0, 1]], "")
     files[1].unlink()
-    assert near_groups(files, ["x", "y"], same_hash) == ([], False)
+    assert near_groups(files, ["x", "y"], same_hash) == ([], "")
 
 
 @settings(max_examples=60, deadline=None)

@@ -118,8 +118,23 @@ def test_what_is_no_manifest(tmp_path, text, what):
 def test_a_manifest_that_cannot_be_opened(tmp_path):
     assert failure(tmp_path / "gone.csv").exit_code == 2
     assert failure(tmp_path).what == f"--manifest {tmp_path} is a folder"
-    (tmp_path / "latin.csv").write_bytes("path,label\n1.png,b\u00e4r\n".encode("latin-1"))
-    assert failure(tmp_path / "latin.csv").what == f"{tmp_path}/latin.csv is not UTF-8 text"
+    for more in (b"\xe4 \xc3\xa4", b"\x81", b"\xe4\0"):  # in part UTF-8; no character; binary
+        (tmp_path / "odd.csv").write_bytes(b"path,label\n1.png," + more + b"\n")
+        assert failure(tmp_path / "odd.csv").what == f"{tmp_path}/odd.csv is not UTF-8 text"
+
+
+def test_a_manifest_of_an_older_excel_is_read_as_windows_1252(tmp_path):
+    pictures(tmp_path, "Bären/Fuß 1.png", "2.png")
+    text = "path;label\r\nBären\\Fuß 1.png;größer 5 €\r\n2.png;a\r\n"
+    (tmp_path / "t.csv").write_bytes(text.encode("cp1252"))
+    listing = read_manifest(tmp_path / "t.csv")
+    assert [(e.path, e.label) for e in listing.entries] == [
+        ("Bären/Fuß 1.png", "größer 5 €"), ("2.png", "a"),
+    ]  # fmt: skip
+    assert listing.warnings == [
+        f"{tmp_path}/t.csv is not UTF-8 and was read as Windows-1252 (Bären\\Fuß); if that is "
+        "wrong, save it as UTF-8"
+    ]
 
 
 def test_a_repeated_row_is_counted(tmp_path):

@@ -79,7 +79,8 @@ def test_a_jpeg_that_lacks_its_end_marker_is_whole(tmp_path, options, lost):
     data = saved("JPEG", **options)
     (tmp_path / "whole.jpg").write_bytes(data)
     (tmp_path / "a.jpg").write_bytes(data[:-lost])
-    assert np.array_equal(decode(tmp_path / "a.jpg"), decode(tmp_path / "whole.jpg"))
+    with Image.open(tmp_path / "whole.jpg") as shown:
+        assert np.array_equal(decode(tmp_path / "a.jpg"), shown)
     assert probe(tmp_path / "a.jpg").dhash == probe(tmp_path / "whole.jpg").dhash
 
 

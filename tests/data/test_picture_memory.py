@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from transferkit.data.decode import DecodeError
+from transferkit.data.decode import DecodeError, decode
 from transferkit.data.loader import ViewMaker
 from transferkit.data.preprocessing import Preprocessing
 
@@ -41,13 +41,13 @@ def write(path: Path, generator: np.random.Generator, most: float) -> str:
     more |= {"progressive": bool(generator.integers(2))} if kind == "JPEG" else {}
     more |= {"compress_level": 1} if kind == "PNG" else {}
     Image.new(mode, (width, height)).save(path, kind, **more)
-    return f"{kind} {mode} {width} x {height}"
+    return f"{kind} {mode} {width} x {height}, {more}, orientation {exif[0x0112]}"
 
 
 def check(path: Path, count: int, most: float, seed: int) -> tuple[float, int]:
     """Read `count` pictures; return the highest peak in bytes and how many were read."""
     generator = np.random.default_rng(seed)
-    worst, done = 0.0, 0
+    worst, done, above = 0.0, 0, []
     for _ in range(count):
         what = write(path, generator, most)
         RESET.write_text("5")  # the peak is now what is held
@@ -59,8 +59,10 @@ def check(path: Path, count: int, most: float, seed: int) -> tuple[float, int]:
             if "--max-pixels" not in str(error):
                 raise
         peak = status("VmHWM") - before
-        assert peak <= MOST_BYTES, f"{what}: {peak / 1e6:.0f} MB"
+        if peak > MOST_BYTES:
+            above.append(f"{what}: {peak / 1e6:.0f} MB")
         worst = max(worst, peak)
+    assert above == []
     return worst, done
 
 
@@ -81,6 +83,18 @@ def test_a_strip_of_a_pixel_is_read_in_little_memory(tmp_path):
         before = status("VmRSS")
         MAKER.readable_views(tmp_path / "a.png", 0, (0,))
         assert status("VmHWM") - before < 200e6
+
+
+@needs_peaks
+def test_a_long_picture_is_turned_without_a_second_copy(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("L", (280_000, 140)).save(tmp_path / "a.png", exif=exif, compress_level=1)
+    RESET.write_text("5")
+    before = status("VmRSS")
+    image = decode(tmp_path / "a.png", at_least_px=256)
+    assert image.size == (140, 280_000)
+    assert status("VmHWM") - before < 260e6  # of 39 million pixels: 1 byte and 4, not 4 again
 
 
 @pytest.mark.slow

@@ -28,7 +28,8 @@ main()
 """
 COMMANDS = {
     **{name: ["DATA"] for name in ("finetune", "pretrain", "plan", "find-lr", "inspect")},
-    **{name: ["RUN", "IMAGE"] for name in ("predict", "evaluate")},
+    **{name: ["RUN", "IMAGE"] for name in ("predict", "evaluate", "extend")},
+    "merge": ["RUN", "RUN"],
     "embed": ["RUN", "IMAGE", "-o", "features.csv"],
     **{name: ["RUN"] for name in ("export", "report", "view", "compare")},
     "models": [],

@@ -88,6 +88,18 @@ def test_learning_rates_draw_the_rows():
     assert png(figure).startswith(b"\x89PNG")
 
 
+def test_a_cycle_is_drawn_on_a_linear_axis_with_its_momentum_below():
+    rows = [
+        row | {"momentum": value} for row, value in zip(ROWS, (0.9, 0.8, 0.9, 0.8), strict=True)
+    ]
+    axes, below = learning_rates(rows, linear=True).axes
+    assert axes.get_yscale() == "linear"
+    assert axes.get_ylim()[0] == 0
+    drawn = line_of(below, "momentum").get_ydata()
+    np.testing.assert_equal(drawn, [0.9, 0.8, math.nan, 0.9, 0.8])
+    assert below.get_xlim() == axes.get_xlim()
+
+
 @pytest.mark.parametrize("rows", [[], ROWS[:1], [{"stage_name": "x"}], [{"val_loss": math.nan}]])
 def test_few_or_empty_rows(rows):
     assert png(curves(rows)).startswith(b"\x89PNG")

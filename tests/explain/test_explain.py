@@ -1,6 +1,8 @@
 """Every option and every member of a family is on a page, and pages say only what is there."""
 
+import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,6 +14,10 @@ from transferkit.recipes.problems import all_keys
 
 TOPICS = list(topics())
 OPTIONS = {item.key: item for item in option_fields()}
+
+
+def page_of(topic: str) -> dict[str, Any]:
+    return tomllib.loads((explain.FOLDER / f"{topic}.toml").read_text())
 
 
 def written(topic: str, text: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -28,7 +34,7 @@ def test_a_page_is_whole(topic: str) -> None:
     assert page.title
     assert page.what
     assert page.when
-    assert page.options or topic == "monitoring"  # which is always on
+    assert page.options or topic in ("monitoring", "export")  # always on; options of its own
     assert all(page.source)
     assert page.source
     assert all(all(row) and len(row) == len(t.headings) for t in page.tables for row in t.rows)
@@ -78,6 +84,13 @@ def test_a_member_without_a_cell_has_the_first_line_of_its_docstring() -> None:
     assert ("cosine", "Half a cosine from 1 at progress 0 to 0 at progress 1.") in table.rows
 
 
+def test_an_alias_leads_to_one_page() -> None:
+    aliases = [word for topic in TOPICS for word in page_of(topic).get("aliases", ())]
+    assert len(set(aliases)) == len(aliases)
+    assert not set(aliases) & set(TOPICS)
+    assert all(word == word.lower() and " " not in word for word in aliases)
+
+
 def test_a_page_that_explains_what_is_not_there_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -100,6 +113,17 @@ def test_a_page_that_explains_what_is_not_there_is_refused(
         ("no-flip", "augmentation"),
         ("views", "augmentation"),
         ("adamw", "optimizers"),
+        *((word, "gradients") for word in ("vanishing", "exploding", "gradients", "gradient")),
+        *((word, "stages") for word in ("freezing", "unfreezing")),
+        *((word, "transfer") for word in ("transfer", "transfer learning", "fine-tuning")),
+        *((word, "guidelines") for word in ("guidelines", "recipes")),
+        *((word, "export") for word in ("export", "low-latency", "pruning", "folding")),
+        ("self-normalizing", "activations"),
+        ("dropout", "regularization"),
+        ("mlp", "scratch"),
+        ("calibration", "uncertainty"),
+        ("skip", "skip"),
+        ("backbone.skip", "skip"),
     ],
 )
 def test_a_topic_is_found_by_what_belongs_to_it(text: str, topic: str) -> None:

@@ -1,8 +1,11 @@
 """What is measured on the training pictures, against numpy over all of them at once."""
 
+import math
 from collections.abc import Generator
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -90,3 +93,18 @@ def test_batches_are_mixed_equal_and_whole(pictures: Path) -> None:
     place = [next(i for i, view in enumerate(listed) if np.array_equal(view, v)) for v in shown]
     assert sorted(place) == list(range(18))
     assert all(len(set(labels[place[i : i + 5]])) > 1 for i in (0, 5))
+
+
+def test_the_deviation_of_large_even_pictures_is_exact() -> None:
+    pixels = np.full((1, 3, 1000, 1000), 200, np.uint8)
+    pixels[..., :2, :2] = 255
+    material: Any = SimpleNamespace(train=np.arange(64), make=lambda item: pixels)
+    _, deviation = finished(channel_statistics(material))
+    share = Fraction(4, 1_000_000)
+    exact = math.sqrt(55**2 * share * (1 - share)) / 255  # of two values, p of them 55 higher
+    assert deviation == (max(exact, 1 / 255),) * 3
+    pixels[..., :64, :64] = 255
+    share = Fraction(4096, 1_000_000)
+    exact = math.sqrt(55**2 * share * (1 - share)) / 255
+    _, deviation = finished(channel_statistics(material))
+    assert deviation == pytest.approx((exact,) * 3, rel=4e-16)

@@ -9,6 +9,7 @@ from transferkit.inference.calibration import (
     cross_fitted,
     fit_temperature,
     log_softmax,
+    quality,
     softmax,
 )
 
@@ -78,3 +79,26 @@ def test_cross_fitting_leaves_the_own_fold_out():
     own = fit_temperature(logits[~inside], labels[~inside])
     np.testing.assert_allclose(found[inside], log_softmax(logits[inside], own))
     np.testing.assert_array_equal(cross_fitted(logits[:9], labels[:9]), log_softmax(logits[:9]))
+
+
+def test_the_temperature_of_a_mean_of_samples() -> None:
+    """Logits with noise, as of dropout masks: the mean is less certain than it should be."""
+    generator = np.random.default_rng(0)
+    logits = 3 * generator.standard_normal((1500, 4))
+    shares = softmax(logits)
+    labels = np.array([generator.choice(4, p=share) for share in shares])
+    samples = logits[:, None] + 1.5 * generator.standard_normal((1500, 20, 4))
+    assert fit_temperature(logits[:, None], labels) == fit_temperature(logits, labels)
+    temperature = fit_temperature(samples, labels)
+    assert temperature < 0.9 < fit_temperature(logits, labels)
+    grid = np.exp(np.linspace(-1.5, 0.5, 81))
+    means = [np.log(softmax(samples, t).mean(axis=1)) for t in grid]
+    losses = [-mean[np.arange(1500), labels].mean() for mean in means]
+    assert temperature == pytest.approx(grid[np.argmin(losses)], rel=0.05)
+
+    def error(temperature: float) -> float:
+        return quality(np.log(softmax(samples, temperature).mean(axis=1)), labels).ece
+
+    assert error(temperature) < 0.75 * error(1.0)
+    whole = cross_fitted(samples, labels)
+    assert quality(whole, labels).ece == pytest.approx(error(temperature), abs=0.01)

@@ -16,15 +16,15 @@ from transferkit.pretraining.sizes import fit_size
         ("resnet18", 28, 32),
         ("resnet18", 64, 64),
         ("resnet18", 65, 96),
-        ("resnet18", 400, None),
+        ("resnet18", 400, "auto"),
         ("cnn", 30, 32),
-        ("cnn", 100, None),
-        ("mlp", 28, None),
+        ("cnn", 100, "auto"),
+        ("mlp", 28, "auto"),
         ("vit_tiny_patch16_224", 40, 128),
     ],
 )
 def test_the_input_is_as_small_as_the_pictures(
-    backbone: str, side: int, expected: int | None, tmp_path: Path
+    backbone: str, side: int, expected: int | str, tmp_path: Path
 ) -> None:
     for number in range(3):
         pixels = np.full((side, 2 * side, 3), number, np.uint8)
@@ -33,7 +33,7 @@ def test_the_input_is_as_small_as_the_pictures(
     config = Config(backbone=BackboneOptions(name=backbone))
     found, text = fit_size(config, index)
     assert found.backbone.image_size == expected
-    assert bool(text) == (expected is not None)
+    assert bool(text) == (expected != "auto")
     given = replace(config, backbone=replace(config.backbone, image_size=128))
     assert fit_size(given, index) == (given, "")
     pretrained = replace(config, pretraining=Pretraining(init="pretrained"))

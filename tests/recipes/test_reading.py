@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from transferkit.config import Augmentation, Config, Data, HeadOptions, Stage, Training
 from transferkit.errors import UserError
 from transferkit.recipes.reading import (
+    config_of,
     describe_recipe,
     find_recipe,
     load_config,
@@ -20,6 +21,7 @@ from transferkit.recipes.reading import (
     to_toml,
 )
 from transferkit.recipes.typed import parse_set, parse_stages
+from transferkit.runs.folder import RunFolder
 
 WHAT = st.one_of(st.sampled_from(["head", "all"]), st.integers(1, 999))
 RATES = st.none() | st.floats(1e-9, 10, allow_nan=False)
@@ -276,3 +278,14 @@ def test_shipped_recipes_load_and_are_described(name: str) -> None:
 
 def test_a_recipe_without_a_comment_has_no_description(tmp_path: Path) -> None:
     assert describe_recipe(recipe_file(tmp_path, b"[training]\nlr = 1\n")) == ""
+
+
+def test_a_run_of_an_earlier_release_loads_though_its_options_are_refused_today(
+    tmp_path: Path,
+) -> None:
+    run = RunFolder(tmp_path)
+    text = '[schedule]\nname = "performance"\npatience = 9\n'
+    run.write_recipe(text)
+    assert config_of(run).schedule.patience == 9
+    with pytest.raises(UserError, match="never acts"):
+        load_config(tomllib.loads(text))

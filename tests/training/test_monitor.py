@@ -1,14 +1,17 @@
 """What is read inside the network equals what it is, by hand, and reading changes nothing."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 from transferkit.finetuning.diagnosis import diagnose
-from transferkit.training.monitor import EVERY, Monitor, watch
+from transferkit.recipes.reading import load_config
+from transferkit.training.monitor import EVERY, Group, Monitor, watch
 
 
 class Deep(nn.Module):
@@ -107,6 +110,30 @@ def test_one_step_by_hand() -> None:
     assert row["activation_std"] == pytest.approx(hidden.std(correction=0).item())
     assert row["dead"] == pytest.approx((hidden.amax(0) <= 0).float().mean().item())
     assert "saturated" not in row
+    whole = torch.cat([p.grad.flatten() for p in model.parameters()]).norm().item()  # type: ignore[union-attr]
+    for name in ("median", "95", "max"):
+        assert row[f"global_norm_{name}"] == head[f"global_norm_{name}"] == pytest.approx(whole)
+
+
+def test_the_norm_of_the_whole_gradient_is_read_on_every_step() -> None:
+    weight = nn.Parameter(torch.zeros(2))
+    monitor = Monitor([Group("head", 0, [weight])], lambda: 2.0)
+    monitor.begin(100)
+    for step in range(100):
+        with monitor.forward(step):
+            weight.grad = torch.tensor([3.0, 4.0]) * step
+        monitor.backward()
+        if step == 49:
+            state = monitor.state_dict()
+            monitor.begin(100)
+            monitor.load_state_dict(state)
+    (row,) = monitor.rows()
+    expected = np.quantile(2.5 * np.arange(100), [0.5, 0.95, 1])
+    found = [row[f"global_norm_{name}"] for name in ("median", "95", "max")]
+    assert found == pytest.approx(expected)
+    del state["norms"]  # as an earlier release left it
+    monitor.load_state_dict(state)
+    assert monitor.norms == []
 
 
 def test_saturated_and_dead_units_are_counted() -> None:
@@ -153,6 +180,13 @@ def test_reading_changes_no_bit() -> None:
         assert torch.equal(ours, theirs)
 
 
+def diagnosed(monitored: list[Any], epochs: list[Any], num_classes: int) -> list[str]:
+    config = load_config(None, (), {"backbone.name": "mlp"})
+    *lines, last = diagnose(monitored, epochs, num_classes, config, Path("r")) or [""]
+    assert last.startswith("next: transferkit finetune --recipe r --") or not last
+    return lines
+
+
 SICK = {
     "logistic, Glorot": (nn.Sigmoid, lambda n: n**-0.5, "vanishing"),
     "logistic, normal 1": (nn.Sigmoid, lambda n: 1.0, "saturated"),
@@ -171,7 +205,7 @@ WELL = {
 def test_a_badly_started_network_is_diagnosed(name: str) -> None:
     activation, std, word = SICK[name]
     width = 128 if word == "saturated" else 48
-    lines = diagnose(*readings(network(activation, std, width=width)), 5)
+    lines = diagnosed(*readings(network(activation, std, width=width)), 5)
     assert any(word in line for line in lines), lines
     assert all(line.startswith("stage all: ") for line in lines)
     assert any("vanishing" in line or "exploding" in line for line in lines)
@@ -179,7 +213,7 @@ def test_a_badly_started_network_is_diagnosed(name: str) -> None:
 
 @pytest.mark.parametrize("name", WELL)
 def test_a_well_started_network_is_not(name: str) -> None:
-    assert diagnose(*readings(network(*WELL[name])), 5) == []
+    assert diagnosed(*readings(network(*WELL[name])), 5) == []
 
 
 def row(group: str, epoch: int = 1, **values: float) -> dict[str, Any]:
@@ -189,17 +223,17 @@ def row(group: str, epoch: int = 1, **values: float) -> dict[str, Any]:
 def test_what_the_lines_say() -> None:
     epochs = [{"stage": 0, "stage_name": "all", "train_loss": 1.0}]
     low = row("block 2", gradient_norm=3e-6, dead=0.8, update_ratio=0.3)
-    lines = diagnose(
+    lines = diagnosed(
         [row("stem", gradient_norm=2e-5), low, row("head", gradient_norm=1.0)], epochs, 5
     )
     assert [line.split("; try")[0] for line in lines] == [
         "stage all: block 2 receives 3e-6 of the head's gradient (1 more block likewise): "
         "vanishing",
         "stage all: 80% of the ReLUs of block 2 never fire: dead",
-        "stage all: a step moves the weights of block 2 by 30%: too fast (0.1 % is usual)",
+        "stage all: a step moves the weights of block 2 by 30% (0.1 % is usual): too fast",
     ]
     epochs = [{"stage": 0, "stage_name": "all", "train_loss": 500.0}]
-    (line,) = diagnose([row("head", gradient_norm=1.0)], epochs, 5)
+    (line,) = diagnosed([row("head", gradient_norm=1.0)], epochs, 5)
     assert "the training loss was 500 in epoch 1, guessing has 1.6: exploding" in line
 
 
@@ -207,5 +241,5 @@ def test_a_head_that_starts_at_zero_is_no_finding() -> None:
     epochs = [{"stage": 0, "stage_name": "all", "train_loss": 1.0}] * 2
     first = [row("stem", 1, gradient_norm=0.0), row("head", 1, gradient_norm=1.0)]
     second = [row("stem", 2, gradient_norm=0.1), row("head", 2, gradient_norm=1.0)]
-    assert diagnose(first, epochs, 5) == []
-    assert diagnose(first + second, epochs, 5) == []
+    assert diagnosed(first, epochs, 5) == []
+    assert diagnosed(first + second, epochs, 5) == []

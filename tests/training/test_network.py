@@ -5,13 +5,19 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from transferkit.backbones.create import create_backbone
 from transferkit.backbones.scratch import ScratchDesign
 from transferkit.config import BackboneOptions, Config
 from transferkit.errors import UserError
 from transferkit.events import Notice
 from transferkit.finetuning.preparation import prepare
 from transferkit.recipes.reading import load_config
-from transferkit.training.network import head_design, make_structure, random_backbone
+from transferkit.training.network import (
+    head_design,
+    make_structure,
+    random_backbone,
+    selu_notices,
+)
 
 MLP: dict[str, Any] = {
     **{"backbone.name": "mlp", "backbone.image_size": 16, "backbone.width": 8},
@@ -160,3 +166,44 @@ def test_a_drop_path_that_nothing_calls_is_refused() -> None:
         assert caught.value.exit_code == 2
         random_backbone(backbone(name, 0.0))
     random_backbone(backbone("test_resnet", 0.2))
+
+
+SELU = {"backbone.name": "mlp", "backbone.activation": "selu"}
+ALPHA = {"backbone.dropout": 0.1, "backbone.dropout_kind": "alpha", "head.dropout_kind": "alpha"}
+SELU_HEAD = {"head.layers": [8], "head.activation": "selu"}
+
+
+@pytest.mark.parametrize(
+    ("given", "reasons"),
+    [
+        (SELU, []),
+        (SELU | ALPHA, []),  # also before the classifier, of a head without hidden layers
+        (SELU | {"backbone.batchnorm": ["first"]}, []),  # which standardises
+        (SELU | {"backbone.batchnorm": ["before"]}, ["mlp: batch norm"]),
+        (SELU | {"backbone.dropout": 0.1}, ["mlp: plain dropout"]),
+        (SELU | {"backbone.skip": True}, ["mlp: skip connections"]),
+        (SELU_HEAD, ["new layers: plain dropout"]),
+        (SELU_HEAD | {"head.dropout": 0.0}, []),
+        (SELU_HEAD | {"head.dropout_kind": "alpha", "head.batchnorm": ["after"]},
+         ["new layers: batch norm"]),
+    ],
+)  # fmt: skip
+def test_selu_warns_of_what_it_cannot_live_with(given: dict[str, Any], reasons: list[str]) -> None:
+    found = list(selu_notices(load_config(None, (), given)))
+    assert all(notice.warning for notice in found)
+    assert len(found) == len(reasons)
+    for notice, reason in zip(found, reasons, strict=True):
+        where, what = reason.split(": ")
+        assert notice.text.startswith(f"{where}: SELU")
+        assert f"ends with {what}" in notice.text
+
+
+def test_replaced_activations_take_a_slope() -> None:
+    given = {"backbone.replace_activations": "leaky_relu", "backbone.slope": 0.2}
+    structure = make_structure(load_config(None, (), given).backbone)
+    assert (structure.replace_activations, structure.slope) == ("leaky_relu", 0.2)
+    backbone = create_backbone("test_resnet", pretrained=False, structure=structure)
+    slopes = [m.negative_slope for m in backbone.model.modules() if isinstance(m, nn.LeakyReLU)]
+    assert set(slopes) == {0.2}
+    with pytest.raises(UserError, match=r"backbone\.slope belongs to"):
+        load_config(None, (), given | {"backbone.replace_activations": "tanh"})

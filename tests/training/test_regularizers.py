@@ -9,6 +9,7 @@ from transferkit.training.regularizers import (
     max_norm_,
     penalized,
     penalty_terms,
+    soft_threshold_,
 )
 
 
@@ -24,7 +25,7 @@ def in_head(name: str) -> bool:
 def test_penalties_in_closed_form_with_their_gradients() -> None:
     weight = nn.Parameter(torch.tensor([[3.0, -4.0]]))
     start = torch.tensor([[1.0, -4.0]])
-    expected = {"l1": (7.0, [[1, -1]]), "l2": (12.5, [[3, -4]]), "l2_sp": (2.0, [[2, 0]])}
+    expected = {"l2": (12.5, [[3, -4]]), "l2_sp": (2.0, [[2, 0]])}
     assert expected.keys() == PENALTIES.keys()
     for name, (value, gradient) in expected.items():
         found = PENALTIES[name](weight, start)
@@ -42,7 +43,7 @@ def test_terms_separate_backbone_and_head_and_spare_biases_and_norms() -> None:
     terms = penalty_terms(named, in_head, strengths, starts)
     own = {name: [t.kind for t in terms if t.parameter is p] for name, p in named}
     assert own == {
-        "0.0.weight": ["l1", "l2_sp"],
+        "0.0.weight": ["l2_sp"],
         "0.0.bias": ["l2_sp"],
         "0.1.weight": ["l2_sp"],
         "0.1.bias": ["l2_sp"],
@@ -51,11 +52,24 @@ def test_terms_separate_backbone_and_head_and_spare_biases_and_norms() -> None:
     }
     count = sum(p.numel() for name, p in named if not in_head(name))
     weights = {name: p.detach() for name, p in named}
-    expected = 2 * weights["0.0.weight"].abs().sum() + 1.5 * weights["1.weight"].square().sum()
+    expected = 1.5 * weights["1.weight"].square().sum()  # L1 takes steps of its own
     total = penalized(torch.tensor(1.0), terms)
     assert float(total.detach()) == pytest.approx(float(1 + expected + 5 * 0.5 * count), rel=1e-5)
     model[0].requires_grad_(False)
     assert {t.kind for t in penalty_terms(named, in_head, strengths, starts)} == {"l2"}
+
+
+def test_l1_is_of_weights_alone() -> None:
+    strengths = Strengths(backbone_l1=2, head_l1=3)
+    found = {n: strengths.l1_of(in_head(n), p) for n, p in network().named_parameters()}
+    assert {name: size for name, size in found.items() if size} == {"0.0.weight": 2, "1.weight": 3}
+
+
+def test_the_soft_threshold_in_closed_form() -> None:
+    weight = torch.tensor([3.0, -3.0, 0.5, -0.5, 0.0])
+    assert soft_threshold_(weight.clone(), 0.5).tolist() == [2.5, -2.5, 0.0, 0.0, 0.0]
+    limits = torch.tensor([1.0, 4.0, 0.0, 0.25, 9.0])
+    assert soft_threshold_(weight.clone(), limits).tolist() == [2.0, 0.0, 0.5, -0.25, 0.0]
 
 
 def test_max_norm_rescales_only_what_is_too_long() -> None:

@@ -192,3 +192,30 @@ def test_depths_whose_products_do_not_fit_are_left_out(
     run = train_with(SOLVE | {"solve.depths": 3})
     assert [depth["name"] for depth in open_run(run).read_description()["depths"]] == ["features"]
     assert "top 1 depths: more would not fit" in (run / "log.txt").read_text()
+
+
+def test_a_closing_solve_at_another_size(train_with: Ran, pictures: Path) -> None:
+    run = train_with({"stages": "solve,1:1@1e-9,solve@48", "training.metric": "loss"})
+    folder = open_run(run)
+    assert [row["stage_name"] for row in folder.read_metrics()][-1] == "solve@48"
+    alone = train_with({"stages": "solve@48"})
+    description = open_run(alone).read_description()
+    size = description["preprocessing"]
+    assert (description["image_size"], size["width_px"], size["height_px"]) == (48, 48, 48)
+    whole = train_with({"stages": "solve", "backbone.image_size": 48})
+    for name in ("model.safetensors", "predictions.csv"):
+        assert (alone / name).read_bytes() == (whole / name).read_bytes()
+    kept = open_run(alone).load_validation()
+    assert kept is not None
+    found = logits_of(alone, pictures_of(alone, pictures))
+    torch.testing.assert_close(found, kept["logits"], rtol=1e-4, atol=1e-4)
+
+
+def test_solves_of_two_sizes_on_one_backbone_both_run(train_with: Ran) -> None:
+    rows = open_run(train_with({"stages": "solve,solve@48,solve@48"})).read_metrics()
+    assert [row["stage_name"] for row in rows] == ["solve", "solve@48"]
+
+
+def test_a_size_that_the_backbone_does_not_take_is_refused(train_with: Ran) -> None:
+    with pytest.raises(UserError, match="mlp cannot take pictures of that size"):
+        train_with({"stages": "solve@20", "backbone.name": "mlp", "backbone.image_size": 16})

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -124,3 +125,46 @@ def saved(state: Any) -> Any:
     torch.save(state, buffer)
     buffer.seek(0)
     return buffer
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_l1_finds_the_lasso_with_every_optimiser(name: str) -> None:
+    """Half a square each: the lasso is the soft threshold of the targets, in closed form."""
+    targets = torch.tensor([[1.0, -0.7, 0.05, -0.1, 0.0, 0.3]])
+    model = nn.ModuleDict({"1": nn.Linear(6, 1, bias=False), "2": nn.Linear(6, 1, bias=False)})
+    nn.init.constant_(model["1"].weight, 0.2)
+    nn.init.constant_(model["2"].weight, 0.2)
+    rules = Rules(name, weight_decays=(0.0, 0.0), penalties=Strengths(head_l1=0.2), ema=0.5)
+    fabric = Fabric(accelerator="cpu", devices=1)
+    updater = make_updater(model, model, column_of, STAGE, rules, {}, fabric)
+    for number in range(300):
+        set_rates(updater.optimizer, (1.0 if name == "adagrad" else 0.1) * (1 - number / 300))
+        updater.begin()
+        errors = [(model[n].weight - targets).square().sum() / 2 for n in ("1", "2")]
+        updater.backward(errors[0] + errors[1])
+        updater.step(Monitor([]))
+    found = model["2"].weight.detach()
+    expected = torch.tensor([[0.8, -0.5, 0.0, 0.0, 0.0, 0.1]])
+    assert torch.equal(found == 0, expected == 0)
+    torch.testing.assert_close(found, expected, atol=0.01, rtol=0)
+    torch.testing.assert_close(model["1"].weight.detach(), targets, atol=0.01, rtol=0)
+    assert updater.average is not None
+    assert torch.equal(updater.average.tensors["2.weight"] == 0, expected == 0)
+
+
+@pytest.mark.parametrize("rules", [Rules(ema=0.9), Rules(swa=1.0)])
+def test_an_average_keeps_the_zeros_of_l1(rules: Rules) -> None:
+    rules = replace(rules, penalties=Strengths(head_l1=0.05))
+    _, updater = prepared(rules)
+    average = updater.average
+    assert average is not None
+    for number in range(3):
+        step(updater, number)
+        average.end_epoch(number)
+    with torch.no_grad():
+        average.current["2.weight"][:, :2] = 0
+        average.current["1.0.weight"][:, :2] = 0
+    average.update()
+    average.end_epoch(3)
+    assert (average.tensors["2.weight"][:, :2] == 0).all()
+    assert (average.tensors["1.0.weight"][:, :2] != 0).all()  # without L1

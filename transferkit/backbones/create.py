@@ -29,6 +29,7 @@ from transferkit.backbones.scratch import (
 from transferkit.backbones.structure import Structure
 from transferkit.backbones.surgery import operate
 from transferkit.backbones.weights import Loaded, load_weights_file, map_by_order, read_tensors
+from transferkit.config.network import AUTO
 from transferkit.data.preprocessing import Preprocessing
 from transferkit.errors import UserError, usage_error
 
@@ -146,10 +147,7 @@ def create_backbone(
 def blank_backbone(
     name: str, image_size: int | None, drop_path: float, structure: Structure
 ) -> Backbone:
-    """Build a backbone for weights to be loaded, as a finished run describes it.
-
-    As `create_backbone`, but without a dry run of the picture size, which the run has passed.
-    """
+    """Build a backbone for the weights of a finished run: no dry run of the picture size."""
     if name in NETWORKS:
         return create_scratch(name, structure, image_size, None, seed=0)
     name = resolve_name(name)
@@ -203,6 +201,8 @@ def resolve_name(name: str) -> str:
     """Return the name of a timm model; a usage error names the nearest ones for an unknown one."""
     short = name.removeprefix("timm/")
     architecture, _, tag = short.partition(".")
+    if architecture == AUTO:
+        raise usage_error("--backbone auto needs labelled pictures", "", "name a backbone")
     if not timm.is_model(architecture):
         nearest = difflib.get_close_matches(architecture.lower(), timm.list_models(), n=3)
         raise usage_error(

@@ -84,7 +84,8 @@ def make_head(
 
 def _dropout(design: HeadDesign, number: int) -> nn.Module:
     """Make the dropout before a new layer; alpha only where SELU was before it."""
-    alpha = design.dropout_kind == "alpha" and (number > 0 or design.selu_features)
+    after_selu = design.activation == "selu" if number else design.selu_features
+    alpha = design.dropout_kind == "alpha" and after_selu
     return (nn.AlphaDropout if alpha else nn.Dropout)(design.rates[number])
 
 

@@ -9,11 +9,13 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import transferkit.timm_import  # noqa: F401  # isort: skip
 import torch
 from timm.layers import SelectAdaptivePool2d
 from torch import Tensor, nn
+from torch.nn import functional
 
 from transferkit.backbones.layers import initialize_, make_activation, uninitialized
 from transferkit.config.initializers import misfit, paired_initializer
@@ -32,6 +34,7 @@ class ScratchDesign:
     layer. slope: of leaky_relu and prelu. initializer: see `parse_initializer`; None takes what
     suits the activation. batchnorm: any of "first" (of the input) and "before" or "after" every
     activation. dropout: after every layer, 0..1. dropout_kind: "plain", "alpha" or "spatial".
+    skip: see `Residual`.
     """
 
     depth: int
@@ -42,6 +45,7 @@ class ScratchDesign:
     batchnorm: tuple[str, ...] = ()
     dropout: float = 0.0
     dropout_kind: str = "plain"
+    skip: bool = False
 
     @property
     def start(self) -> str:
@@ -57,7 +61,24 @@ DROPOUTS: dict[str, Callable[[float], nn.Module]] = {
 }
 
 
-def make_block(layer: nn.Linear | nn.Conv2d, design: ScratchDesign) -> nn.Sequential:
+class Residual(nn.Sequential):
+    """A hidden layer that adds its input to its result.
+
+    Where it has half the maps' size or more channels, every second pixel of the input is taken, and
+    the channels that it lacks are zeros, so that the connection has no weights.
+    Source: He et al., "Deep Residual Learning for Image Recognition", CVPR 2016, shortcut A.
+    """
+
+    def forward(self, below: Tensor) -> Tensor:
+        """Run the layer: (N, D) -> (N, D), or maps (N, C, H, W)."""
+        result: Tensor = super().forward(below)
+        if below.ndim == 4:
+            below = below[:, :, ::2, ::2] if below.shape[2:] != result.shape[2:] else below
+            below = functional.pad(below, (0, 0, 0, 0, 0, result.shape[1] - below.shape[1]))
+        return below + result
+
+
+def make_block(layer: nn.Linear | nn.Conv2d, design: ScratchDesign, skips: bool) -> nn.Sequential:
     """Build one hidden layer: linear, [batch norm], activation, [batch norm], [dropout]."""
     maps = isinstance(layer, nn.Conv2d)
     width = layer.out_channels if isinstance(layer, nn.Conv2d) else layer.out_features
@@ -69,7 +90,7 @@ def make_block(layer: nn.Linear | nn.Conv2d, design: ScratchDesign) -> nn.Sequen
         parts["norm"] = nn.BatchNorm2d(width) if maps else nn.BatchNorm1d(width)
     if design.dropout:
         parts["drop"] = DROPOUTS[design.dropout_kind](design.dropout)
-    return nn.Sequential(OrderedDict(parts))
+    return (Residual if skips else nn.Sequential)(OrderedDict(parts))
 
 
 class Scratch(nn.Module):
@@ -118,7 +139,7 @@ def make_mlp(design: ScratchDesign, side_px: int) -> Scratch:
     return Scratch(
         nn.BatchNorm2d(3) if "first" in design.batchnorm else nn.Identity(),
         True,
-        [make_block(layer, design) for layer in layers],
+        [make_block(layer, design, design.skip and i > 0) for i, layer in enumerate(layers)],
         design.width,
     )
 
@@ -137,7 +158,7 @@ def make_cnn(design: ScratchDesign, side_px: int) -> Scratch:
         layer = uninitialized(
             nn.Conv2d, channels, width, 3, 1 + due - done, 1, bias="before" not in design.batchnorm
         )
-        blocks.append(make_block(layer, design))
+        blocks.append(make_block(layer, design, design.skip and i > 0))
         channels = width
     norm = nn.BatchNorm2d(3) if "first" in design.batchnorm else nn.Identity()
     return Scratch(norm, False, blocks, channels)
@@ -150,14 +171,19 @@ def make_scratch(name: str, design: ScratchDesign, side_px: int, seed: int) -> S
     """Build the network `name` of `NETWORKS` for pictures of side_px, its weights from `seed`.
 
     Biases start at 0; a layer with batch norm right after it has none, for that would undo it.
+    Weights beside skip connections are divided by the root of their number, so that the variance of
+    the sum grows by a factor of about e, whatever the depth.
+    Source: Hayou et al., "Stable ResNet", AISTATS 2021.
     """
     generator = torch.Generator().manual_seed(seed + 2**32)  # other numbers than the head's
     model = NETWORKS[name](design, side_px)
-    for module in model.blocks.modules():
-        if isinstance(module, nn.Linear | nn.Conv2d):
-            initialize_(module.weight, design.start, generator)
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
+    for block in model.blocks:
+        layer: Any = block.get_submodule("linear")
+        initialize_(layer.weight, design.start, generator)
+        if isinstance(block, Residual):
+            layer.weight.data /= math.sqrt(design.depth - 1)
+        if layer.bias is not None:
+            nn.init.zeros_(layer.bias)
     return model
 
 

@@ -12,7 +12,8 @@ class Structure:
     """How a backbone differs from timm's model of that name.
 
     scratch: the design of a network of our own, None for a timm model. pooling: see `set_pooling`;
-    drop_top_blocks: block groups taken off; replace_activations: another activation in all blocks.
+    drop_top_blocks: block groups taken off; replace_activations: another activation in all blocks,
+    slope: its slope.
     What is None or 0 stays as it is.
     """
 
@@ -20,6 +21,7 @@ class Structure:
     pooling: str | None = None
     drop_top_blocks: int = 0
     replace_activations: str | None = None
+    slope: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for model.json."""

@@ -42,7 +42,12 @@ def operate(
     images = torch.randn(shape, generator=generator)
     notices = []
     if structure.replace_activations is not None:
+<<<<<<< HEAD
         notices.append(replace_activations(name, model, structure.replace_activations))
+=======
+        wanted = structure.replace_activations
+        told.append(replace_activations(name, model, wanted, structure.slope))
+>>>>>>> main
     if structure.pooling is not None:
         set_pooling(name, model, structure.pooling, images)
     if structure.drop_top_blocks:
@@ -50,7 +55,9 @@ def operate(
     return notices
 
 
-def replace_activations(name: str, model: nn.Module, wanted: str) -> str:
+def replace_activations(
+    name: str, model: nn.Module, wanted: str, slope: float | None = None
+) -> str:
     """Put the activation `wanted` in the place of all those between a model's layers.
 
     Gates of attention modules stay, and activations that a model calls as functions cannot be
@@ -60,7 +67,7 @@ def replace_activations(name: str, model: nn.Module, wanted: str) -> str:
     for parent in list(model.modules()):
         for child_name, child in list(parent.named_children()):
             if isinstance(child, ACTIVATION_CLASSES) and child_name != "gate":
-                setattr(parent, child_name, make_activation(wanted))
+                setattr(parent, child_name, make_activation(wanted, slope))
                 kind = type(child).__name__
                 replaced[kind] = replaced.get(kind, 0) + 1
     if not replaced:

@@ -10,10 +10,12 @@ from transferkit.cli.app import Debug, Json, app, live_view
 from transferkit.cli.options import (
     DATA_HELP,
     AllowOutside,
+    build_config,
     require_manifest,
     take_data,
     with_options,
 )
+from transferkit.cli.tables.choice import choice_table
 from transferkit.cli.tables.comparison import comparison_table
 from transferkit.cli.tables.explanations import page_text, topics_table
 from transferkit.cli.tables.results import inspection_table
@@ -55,6 +57,51 @@ def inspect(
     else:
         inspection_table(found)
         console.print_lines([f"all findings: {path}"])
+
+
+@app.command()
+@with_options(
+    *("data.val_fraction", "data.exclude", "data.strict", "data.background", "data.max_pixels"),
+    *("data.depth_range", "data.bands", "backbone.name", "backbone.weights"),
+    *("backbone.image_size", "backbone.crop", "backbone.crop_share", "solve.depths"),
+    *("solve.mirror", "training.seed", "cache.enabled", "cache.dir", "device.accelerator"),
+    "device.engine",
+)
+def choose(
+    data: Annotated[Path | None, typer.Argument(metavar="DATA", help=DATA_HELP)] = None,
+    manifest: Annotated[
+        Path | None, typer.Option("--manifest", help="CSV with columns path,label[,split].")
+    ] = None,
+    backbones: Annotated[
+        str, typer.Option("--backbones", help="Names to try, a,b,c [all that are at hand].")
+    ] = "",
+    budget: Annotated[
+        str | None, typer.Option("--budget", help="Begin nothing new after, e.g. 90s or 10m.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="File for the plot [choice-DATA.png].")
+    ] = None,
+    allow_outside: AllowOutside = False,
+    json: Json = False,
+    debug: Debug = False,
+    **flags: Any,
+) -> None:
+    """Compare backbones, input sizes and framings, without training."""
+    with live_view(json) as view:
+        require_manifest(allow_outside, manifest)
+        if flags["backbone__name"] and not flags["backbone__weights"]:
+            remedy = f"to try it: --backbones {flags['backbone__name']}"
+            raise usage_error("--backbone says here what --weights FILE is of", "", remedy)
+        flags |= {"data__manifest": manifest, "data__allow_outside": allow_outside or None}
+        config = build_config(data, None, None, None, flags)
+        from transferkit.verbs import choose as verb
+
+        names = list(dict.fromkeys(name.strip() for name in backbones.split(",") if name.strip()))
+        found, path = verb.choose(config, names, budget, output, view.show)
+    if json:
+        console.print_json({**found.to_dict(), "output": path})
+    else:
+        choice_table(found, path)
 
 
 @app.command()

@@ -20,7 +20,7 @@ Sparsity = Annotated[
     ),
 ]
 SparseEpochs = Annotated[
-    int, typer.Option("--sparse-epochs", min=0, help="Epochs of fine-tuning after pruning.")
+    int, typer.Option("--sparse-epochs", min=0, help="Epochs of training while weights are pruned.")
 ]
 
 

@@ -118,7 +118,7 @@ def merge(
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Solve on the pictures of several solved runs together, without them."""
+    """Solve on the pictures of several runs together, without them."""
     with live_view(json) as view:
         from transferkit.verbs import extend as verb
 

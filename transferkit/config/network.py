@@ -24,6 +24,8 @@ Activation = Literal[
 ]
 FROM_SCRATCH = ("mlp", "cnn")
 """Backbones of our own that start from random weights."""
+AUTO = "auto"
+"""In the place of a backbone's name: the smallest one that leave-one-out finds good enough."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,8 @@ class BackboneOptions(Section):
     """The network under the new head: pretrained, or one of `FROM_SCRATCH`."""
 
     name: Annotated[
-        str, Option("--backbone", "Any timm model (`transferkit models`), or mlp, cnn.", usual=True)
+        str,
+        Option("--backbone", "A timm model (`transferkit models`), mlp, cnn; auto.", usual=True),
     ] = "tf_efficientnet_lite0"
     pretrained: Annotated[
         bool, Option("--pretrained/--no-pretrained", "Start from pretrained weights.")
@@ -82,9 +85,7 @@ class BackboneOptions(Section):
         float | None,
         Ge(0),
         Lt(1),
-        Option(
-            "--slope", "mlp, cnn: slope of leaky_relu, initial slope of prelu.", "0.01; prelu 0.25"
-        ),
+        Option("--slope", "Slope of leaky_relu, initial slope of prelu.", "0.01; prelu 0.25"),
     ] = None
     initializer: Annotated[
         str | None,
@@ -104,7 +105,12 @@ class BackboneOptions(Section):
         Literal["plain", "alpha", "spatial"],
         Option("--backbone-dropout-kind", "mlp, cnn: alpha suits SELU, spatial suits cnn."),
     ] = "plain"
-
+    skip: Annotated[
+        bool,
+        Option(
+            "--backbone-skip/--no-backbone-skip", "mlp, cnn: every layer adds its input (ResNet)."
+        ),
+    ] = False
     pooling: Annotated[
         Literal["avg", "max", "avgmax", "catavgmax", "token"] | None,
         Option("--pooling", "Global pooling of the last feature maps or tokens.", "its own"),

@@ -55,7 +55,7 @@ class OptimizerOptions(Section):
         float | None,
         Ge(0),
         Lt(1),
-        Option("--rho", "RMSProp: decay rate of the mean squared gradient.", "0.99"),
+        Option("--rho", "RMSProp: decay rate of the mean squared gradient.", "0.99; Keras 0.9"),
     ] = None
     eps: Annotated[
         float | None,

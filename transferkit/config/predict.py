@@ -124,22 +124,6 @@ def predict_problems(options: Predict) -> list[str]:
         found.append("predict.abstain_by has no effect without abstaining: add --abstain-above")
     if options.by != "entropy" and options.select is None:
         found.append("predict.by has no effect without predict.select: add --select 50")
-    calibrated = [
-        flag
-        for flag, value in (
-            ("--coverage", options.coverage),
-            ("--target-accuracy", options.target_accuracy),
-        )
-        if value is not None
-    ]
-    varied = ["--tta"] if options.tta else []
-    varied += ["--mc-scope all"] if options.mc_dropout and options.mc_scope == "all" else []
-    found += [
-        f"{flag} is calibrated on the run's validation features, which {other} does not go "
-        "through: leave one out"
-        for flag in calibrated
-        for other in varied
-    ]
     if options.select is not None and (abstains or options.coverage is not None):
         found.append("--select names pictures to label: leave --coverage and abstaining out")
     if not samples and options.abstain_by in ("mutual_information", "variation_ratio"):

@@ -68,11 +68,13 @@ class Pretraining(Section):
         Option("--weight-decay", "Weight decay; biases and norms are exempt.", "by method"),
     ] = None
     warmup: Annotated[
-        float,
+        float | None,
         Ge(0),
         Lt(1),
-        Option("--warmup", "Fraction of the steps over which the learning rate warms up."),
-    ] = 0.1
+        Option(
+            "--warmup", "Share of the steps in which the learning rate warms up.", "0.1; 1cycle 0"
+        ),
+    ] = None
     holdout: Annotated[
         float,
         Ge(0),

@@ -24,6 +24,7 @@ class Stage(Section):
     lr: the head's peak learning rate; None takes the training section's.
     decay: each deeper block group learns at the rate above it times this.
     if_improving: run only when the stage before improved validation by `training.min_delta`.
+    image_size: of a solve, the input side in pixels; None is the run's.
     """
 
     unfreeze: Annotated[int, Ge(1)] | Literal["head", "all", "solve"]
@@ -31,6 +32,7 @@ class Stage(Section):
     lr: Annotated[float, Gt(0)] | None = None
     decay: Annotated[float, Gt(0), Le(1)] | None = None
     if_improving: bool = False
+    image_size: Annotated[int, Ge(16), Le(2048)] | None = None
 
     @property
     def solves(self) -> bool:
@@ -41,7 +43,7 @@ class Stage(Section):
     def text(self) -> str:
         """The stage as `--stages` takes it."""
         if self.solves:
-            return "solve"
+            return "solve" if self.image_size is None else f"solve@{self.image_size}"
         rate = "" if self.lr is None else f"@{self.lr:g}"
         decay = "" if self.decay is None else f"~{self.decay:g}"
         return f"{self.unfreeze}:{self.epochs}{rate}{decay}{'?' * self.if_improving}"
@@ -114,11 +116,11 @@ class Training(Section):
         ),
     ] = False
     warmup: Annotated[
-        float,
+        float | None,
         Ge(0),
         Lt(1),
-        Option("--warmup", "Fraction of each stage's steps over which the learning rate warms up."),
-    ] = 0.1
+        Option("--warmup", "Share of a stage's steps in which the rate warms up.", "0.1; 1cycle 0"),
+    ] = None
     label_smoothing: Annotated[
         float,
         Ge(0),

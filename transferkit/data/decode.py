@@ -31,6 +31,12 @@ _TRANSPOSE = {
     **{5: Transpose.TRANSPOSE, 6: Transpose.ROTATE_270},
     **{7: Transpose.TRANSVERSE, 8: Transpose.ROTATE_90},
 }
+_FROM_THE_END = (
+    *(Transpose.ROTATE_180, Transpose.FLIP_TOP_BOTTOM),
+    *(Transpose.ROTATE_270, Transpose.TRANSVERSE),
+)
+"""Turned so, the first row becomes the last row or column."""
+_SIDEWAYS = (Transpose.ROTATE_90, Transpose.ROTATE_270, Transpose.TRANSPOSE, Transpose.TRANSVERSE)
 _PROBE_PX = 32
 _LARGE_PIXELS = 25_000_000
 _STRIP_PIXELS = 2**20
@@ -165,23 +171,18 @@ def _read_whole(
             elif measured and deep_colour:  # bright ones count as well, by their upper bytes
                 upper = np.asarray(image)[..., :3].astype(np.uint16)
                 value_range = depth.measured_range(upper * 257)
+            how = (reading.background, factor, _TRANSPOSE.get(orientation))
             if values is not None:
                 full = image.mode.startswith("I;16") or image.format in ("PNG", "PPM")
                 full = full and image.mode != "F"
                 scale = reading.depth_range or depth.own_range(values, full_16=full)
-                rgb = _in_strips(image, values, scale, reading.background, factor)
+                rgb = _in_strips(image, values, scale, *how)
             else:
-                rgb = _to_rgb(image, reading.background, factor, orientation > 1)
-            probe = Probe(*size, image.mode, image.format or "", value_range)
-            return _upright(rgb, probe, orientation)
-
-
-def _upright(image: Image.Image, probe: Probe, orientation: int) -> tuple[Image.Image, Probe]:
-    if orientation in _TRANSPOSE:
-        image = image.transpose(_TRANSPOSE[orientation])
-    if orientation in (5, 6, 7, 8):
-        probe = replace(probe, width=probe.height, height=probe.width)
-    return image, probe
+                if how[2] is not None and image.mode == "RGB":
+                    _require_memory(image.size, prod(image.size) * (4 + 4 / factor**2), reading)
+                rgb = _to_rgb(image, *how)
+            size = size[::-1] if orientation in (5, 6, 7, 8) else size
+            return rgb, Probe(*size, image.mode, image.format or "", value_range)
 
 
 def _deep_values(
@@ -222,9 +223,11 @@ def _read_bands(
         opacity = values[..., -1]
         opacity = depth.to_8_bit(opacity, depth.own_range(opacity, full_16=full))
         image.putalpha(Image.fromarray(opacity))
-    rgb = _to_rgb(image, reading.background, _factor(size, at_least_px), False)
-    probe = Probe(*size, f"{bands.count} × {bands.dtype.name}", "TIFF", value_range)
-    return _upright(rgb, probe, int(bands.tags.get(_ORIENTATION, 1)))
+    orientation = int(bands.tags.get(_ORIENTATION, 1))
+    turn = _TRANSPOSE.get(orientation)
+    rgb = _to_rgb(image, reading.background, _factor(size, at_least_px), turn)
+    size = size[::-1] if orientation in (5, 6, 7, 8) else size
+    return rgb, Probe(*size, f"{bands.count} × {bands.dtype.name}", "TIFF", value_range)
 
 
 def _chosen(bands: Bands, wanted: tuple[int, ...]) -> list[int]:
@@ -261,18 +264,18 @@ def _factor(size: tuple[int, int], at_least_px: int | None) -> int:
 
 
 def _to_rgb(
-    image: Image.Image, background: tuple[int, int, int], factor: int, turned: bool
+    image: Image.Image, background: tuple[int, int, int], factor: int, turn: Transpose | None
 ) -> Image.Image:
-    """Convert any of Pillow's 8-bit modes to RGB; transparent pixels lie over `background`.
+    """Convert any of Pillow's 8-bit modes to RGB, upright; transparent parts lie over `background`.
 
     factor: shrinks what must be copied anyway: in another mode than RGB, or to be turned.
     """
-    clear = image.has_transparency_data
-    if image.mode == "RGB" and not clear and not (turned and factor > 1):
+    if image.mode == "RGB" and not image.has_transparency_data and turn is None:
         return image
     if prod(image.size) <= _LARGE_PIXELS:
-        return _opaque(image, background)
-    return _in_strips(image, None, (0.0, 1.0), background, factor)
+        rgb = _opaque(image, background)
+        return rgb if turn is None else rgb.transpose(turn)
+    return _in_strips(image, None, (0.0, 1.0), background, factor, turn)
 
 
 def _opaque(image: Image.Image, background: tuple[int, int, int]) -> Image.Image:
@@ -290,11 +293,14 @@ def _in_strips(
     scale: depth.Range,
     background: tuple[int, int, int],
     factor: int,
+    turn: Transpose | None,
 ) -> Image.Image:
-    """Convert a picture, or its deep values, row by row, shrunk by a whole factor."""
+    """Convert a picture, or its deep values, row by row, shrunk by a whole factor and turned."""
     width, height = image.size
     rows = max(1, _STRIP_PIXELS // width // factor) * factor
-    rgb = Image.new("RGB", (-(-width // factor), -(-height // factor)))
+    columns, lines = -(-width // factor), -(-height // factor)
+    sideways = turn in _SIDEWAYS
+    rgb = Image.new("RGB", (lines, columns) if sideways else (columns, lines))
     for top in range(0, height, rows):
         box = (0, top, width, min(top + rows, height))
         if values is None:
@@ -305,7 +311,10 @@ def _in_strips(
                 shades[..., -1] = values[top : box[3], :, -1] >> 8
             part = Image.fromarray(shades)
         part = _opaque(part, background)
-        rgb.paste(part.reduce(factor) if factor > 1 else part, (0, top // factor))
+        part = part.reduce(factor) if factor > 1 else part
+        at = lines - top // factor - part.height if turn in _FROM_THE_END else top // factor
+        part = part if turn is None else part.transpose(turn)
+        rgb.paste(part, (at, 0) if sideways else (0, at))
     return rgb
 
 

@@ -5,11 +5,12 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from transferkit.data.duplicates import MAX_CANDIDATES, exact_groups, near_groups
+from transferkit.data.duplicates import exact_groups, near_groups
 from transferkit.data.framing import cut_away
 from transferkit.data.index import DatasetIndex, Unreadable, depth_notice
 from transferkit.data.names import count, shown
 from transferkit.data.preprocessing import Preprocessing
+from transferkit.events import Show, silent
 
 SMALL_PX = 32
 IMBALANCE_RATIO = 3.0
@@ -73,15 +74,15 @@ class Inspection:
         return plain
 
 
-def inspect(index: DatasetIndex) -> Inspection:
+def inspect(index: DatasetIndex, show: Show = silent) -> Inspection:
     """Return counts, sizes, duplicates and warnings of a data set.
 
     Reads only the few pictures whose hashes are similar once more.
     """
     exact = _groups(index, exact_groups(index.digests))
     files = [index.file(position) for position in range(len(index))]
-    near_positions, cut_short = near_groups(files, index.digests, index.dhashes, index.reading)
-    near = _groups(index, near_positions)
+    found, note = near_groups(files, index.digests, index.dhashes, index.reading, show)
+    near = _groups(index, found)
     counts = index.counts
     train = [splits["train"] for splits in counts.values()]
     sizes = _sizes(index)
@@ -94,12 +95,8 @@ def inspect(index: DatasetIndex) -> Inspection:
         *_count_warnings(counts),
         *_size_warnings(sizes, len(index)),
         *cut_away(index.sizes, USUAL_FRAMING, "finetune "),
+        *([note] if note else []),
     ]
-    if cut_short:
-        warnings.append(
-            f"more than {MAX_CANDIDATES:,} pairs of pictures look similar: the search for near "
-            "duplicates stopped there; look for blank pictures"
-        )
     return Inspection(
         root=str(index.root),
         fingerprint=index.fingerprint,

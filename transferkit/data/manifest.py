@@ -12,7 +12,7 @@ from transferkit.data.listing import SPLITS, Entry, Listing
 from transferkit.data.names import class_name, did_you_mean, listed, shown
 from transferkit.data.split_columns import TABLE_SPLITS, split_reader
 from transferkit.data.tar_members import archive_of
-from transferkit.data.written_paths import Finder, read_text, text_lines
+from transferkit.data.written_paths import Finder, read_text, text_lines, western_text
 from transferkit.errors import UserError, usage_error
 
 _FORMAT = "a manifest is a CSV file with the columns path,label or path,label,split"
@@ -41,8 +41,8 @@ def read_manifest(
 ) -> Listing:
     """List the pictures of a manifest; other columns are ignored, but see `split_reader`.
 
-    manifest: UTF-8 or UTF-16 text, separated by commas, semicolons, tabs or bars. Paths are
-        understood as `Finder.find` says.
+    manifest: UTF-8, UTF-16 or Windows-1252 text, separated by commas, semicolons, tabs or bars.
+        Paths are understood as `Finder.find` says.
     root: the folder that relative paths start from; None: the manifest's own.
     exclude: class names to leave out. allow_outside: paths may lead out of the root; else somebody
     else's table could have any file of this machine read.
@@ -53,7 +53,8 @@ def read_manifest(
     base = Path(os.path.abspath(root if root is not None else manifest.parent))
     listing = Listing(root=base)
     rows = _Rows(Finder(base), allow_outside)
-    columns, lines = _table(manifest)
+    text, listing.warnings = _text(manifest)
+    columns, lines = _table(manifest, text)
     split_of, notes = split_reader(columns, [row for _, row in lines])
     listing.warnings += notes
     for line, row in lines:
@@ -79,9 +80,8 @@ def _undecided(entry: Entry) -> Entry:
     return Entry(entry.path, entry.label, "") if entry.split == "train" else entry
 
 
-def _table(manifest: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
+def _table(manifest: Path, text: str) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
     """Return the columns, and the number and the cells of each line that is not blank."""
-    text = _text(manifest)
     name = shown(str(manifest))
     first = text_lines(text)[0]
     stated = _SEPARATOR.fullmatch(first.strip('"'))  # Excel's
@@ -110,14 +110,24 @@ def _table(manifest: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]
     return columns, rows
 
 
-def _text(manifest: Path) -> str:
-    name = shown(str(manifest))
+def _text(manifest: Path) -> tuple[str, list[str]]:
+    """Return the text of a manifest, and a warning where its encoding had to be guessed."""
+    name, warnings = shown(str(manifest)), []
     if manifest.is_dir():
         raise usage_error(f"--manifest {name} is a folder", remedy=_FORMAT)
     if manifest.exists() and not manifest.is_file():
         raise usage_error(f"--manifest {name} is not a regular file", remedy=_FORMAT)
     try:
-        text = read_text(manifest.read_bytes())
+        data = manifest.read_bytes()
+        try:
+            text = read_text(data)
+        except UnicodeDecodeError:
+            text = western_text(data)
+            odd = shown(next(word for word in text.split() if not word.isascii())[:40])
+            warnings.append(
+                f"{name} is not UTF-8 and was read as Windows-1252 ({odd}); if that is wrong, save "
+                "it as UTF-8"
+            )
     except FileNotFoundError as error:
         raise usage_error(f"--manifest {name} does not exist", remedy=_FORMAT) from error
     except OSError as error:
@@ -129,7 +139,7 @@ def _text(manifest: Path) -> str:
         ) from error
     if not text.strip():
         raise UserError(f"{name} is empty", remedy=_FORMAT)
-    return text
+    return text, warnings
 
 
 def _read_row(rows: _Rows, line: int, row: dict[str, str]) -> None:

@@ -3,11 +3,13 @@
 import os
 import re
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from unicodedata import normalize
 from urllib.parse import unquote
 
 from transferkit.data.formats import picture_kind
+from transferkit.data.names import is_valid_text
 from transferkit.data.tar_members import archive_of
 
 _MARKS = (
@@ -17,6 +19,7 @@ _MARKS = (
     (b"\xfe\xff", "utf-16"),
 )
 _NEWLINE = re.compile(r"\r\n|\r|\n")
+_UTF_8 = re.compile(rb"[\xc2-\xdf][\x80-\xbf]|[\xe0-\xef][\x80-\xbf]{2}|[\xf0-\xf4][\x80-\xbf]{3}")
 _QUOTES = "\"'“”„"
 _DRIVE = re.compile(r"[A-Za-z]:/")
 
@@ -32,6 +35,15 @@ def read_text(data: bytes, errors: str = "strict") -> str:
         halves = ((start[1::2], "utf-16-le"), (start[::2], "utf-16-be"))
         coding = next((name for half, name in halves if half.count(0) > 0.4 * len(start)), coding)
     return data.decode(coding, errors if coding.startswith("utf-8") else "strict")
+
+
+def western_text(data: bytes) -> str:
+    """Decode what is not UTF-8 as Windows-1252, the tables of older Excels in Western languages.
+
+    Raises UnicodeDecodeError, also where a part of it is UTF-8: then the rest is damaged.
+    """
+    other = _UTF_8.search(data) or b"\0" in data
+    return read_text(data) if other else data.decode("cp1252")
 
 
 def text_lines(text: str) -> list[str]:
@@ -122,5 +134,8 @@ def _spellings(written: str) -> Iterator[str]:
     yield from (written, bare)
     bare = bare.replace("\\", "/")
     yield bare
+    if not is_valid_text(bare):  # a line of a list that is not UTF-8, see `listed_files`
+        with suppress(UnicodeError):
+            yield western_text(bare.encode(errors="surrogateescape"))
     if "%" in bare or bare.lower().startswith("file:"):
         yield re.sub("^file:/*", "/", unquote(bare), flags=re.IGNORECASE)

@@ -9,7 +9,22 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from transferkit.evaluation.glyphs import drawable
-from transferkit.evaluation.plots import FAINT, FONT_PT, Floats, Row, _stage_starts, styled
+from transferkit.evaluation.plots import (
+    BLUE,
+    FAINT,
+    FONT_PT,
+    INK,
+    ORANGE,
+    Floats,
+    Row,
+    _column,
+    _label_ends,
+    _last,
+    _line,
+    _stage_bands,
+    _stage_starts,
+    styled,
+)
 
 PANELS = (
     ("gradient_norm", "Gradient norm"),
@@ -17,6 +32,7 @@ PANELS = (
     ("activation_std", "Standard deviation of activations"),
     ("idle", "Dead or saturated units"),
 )
+GLOBAL_NORMS = {"median": "median", "95": "95 %", "max": "maximum"}
 SMALLEST, LARGEST = 1e-12, 1e12  # of a logarithmic scale
 GROUPS_AT_USUAL_HEIGHT = 14
 
@@ -43,6 +59,38 @@ def inside(rows: Sequence[Row], groups: Sequence[str]) -> Figure:
             _stages(panel, [firsts[key] for key in epochs])
         for panel in axes[-1]:
             panel.set_xlabel("epoch")
+    return figure
+
+
+def suggested_clip(rows: Sequence[Row]) -> float | None:
+    """Return a --clip-norm that about 95 % of the steps keep; None where no norm was recorded."""
+    values = [row["global_norm_95"] for row in rows if "global_norm_95" in row]
+    return float(np.median(values)) if values else None
+
+
+def gradients(rows: Sequence[Row], limit: float) -> Figure:
+    """Draw median, 95 % and maximum of the gradient's norm over the steps of each epoch.
+
+    rows: of monitoring.csv. limit: the --clip-norm in force, 0 for none: then one is suggested.
+    """
+    firsts = list({(row["stage"], row["epoch"]): row for row in rows}.values())
+    with styled():
+        figure = Figure((7.2, 4.2), layout="constrained")
+        axes = figure.subplots()
+        _stage_bands(axes, firsts)
+        ends = []
+        for (name, text), colour in zip(GLOBAL_NORMS.items(), (BLUE, INK, ORANGE), strict=True):
+            values = _column(firsts, f"global_norm_{name}")
+            _line(axes, values, colour, text, _stage_starts(firsts))
+            ends.append((_last(values), text, colour))
+        clip = limit or suggested_clip(rows)
+        if clip:
+            axes.set_yscale("log")
+            axes.axhline(clip, color=FAINT, linestyle="--")
+            ends.append((clip, f"{'' if limit else 'suggested '}--clip-norm {clip:.2g}", FAINT))
+        _label_ends(axes, ends)
+        axes.set(xlabel="epoch", ylabel="norm of the gradient, all weights together")
+        axes.set_title("Gradient norm over the steps of each epoch")
     return figure
 
 

@@ -74,16 +74,23 @@ def curves(rows: Sequence[Row]) -> Figure:
     return figure
 
 
-def learning_rates(rows: Sequence[Row]) -> Figure:
+def learning_rates(rows: Sequence[Row], linear: bool = False) -> Figure:
     """Draw the learning rate of every block group at the end of each epoch.
 
     rows: of metrics.csv, with columns lr/<group>; a group without a value is frozen in that epoch.
-    Rates below a tenth of the lowest peak, as at the end of a cosine, are clipped. The labels show
-    the groups' peaks in the last stage.
+    Below is their column momentum, where they have one. Rates below a tenth of the lowest peak, as
+    at the end of a cosine, are clipped, unless the axis is `linear`. The labels show the groups'
+    peaks in the last stage.
     """
+    moves = any("momentum" in row for row in rows)
     with styled():
-        figure = Figure((7.2, 4.2), layout="constrained")
-        axes = figure.subplots()
+        figure = Figure((7.2, 5.6 if moves else 4.2), layout="constrained")
+        axes, *below = figure.subplots(1 + moves, squeeze=False, height_ratios=[3, 1][: 1 + moves])[
+            :, 0
+        ]
+        for lower in below:
+            _line(lower, _column(rows, "momentum"), INK, "momentum", _stage_starts(rows))
+            lower.set(ylabel="momentum", xlim=(0.5, len(rows) + 0.5))
         _stage_bands(axes, rows)
         names = _from_stem_to_head(rows)
         # dark at the top of the network, light at its bottom
@@ -93,7 +100,9 @@ def learning_rates(rows: Sequence[Row]) -> Figure:
         for name, shade in drawn:
             _line(axes, rates[name], shade, name.removeprefix("lr/"), _stage_starts(rows))
         peaks = [float(np.nanmax(r)) for r in rates.values() if np.nanmax(r, initial=0) > 0]
-        if peaks:
+        if linear:
+            axes.set_ylim(bottom=0)
+        elif peaks:
             axes.set(yscale="log", ylim=(min(peaks) / 10, max(peaks) * 1.6))
         last = slice((_stage_starts(rows) or [0])[-1], None)
         peak_of = {name: float(np.fmax.reduce(rates[name][last], initial=0)) for name in names}

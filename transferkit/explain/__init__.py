@@ -4,6 +4,8 @@ A page is a TOML file beside this module. It names options by their key and fami
 table; defaults, ranges, help and the names in a table are read from there, never written twice.
 
     title = "Early stopping: ..."                  # one line, for the list of topics
+    aliases = ["stopping", ...]                    # other words for it; may be left out
+    overview = true                                # its options have pages of their own
     what, when, formula = text                     # formula may be left out
     options = ["training.patience", ...]           # keys of the configuration
     source = ["Author, "Title", where, year", ...]
@@ -91,7 +93,7 @@ def read_page(topic: str) -> Page:
 
 
 def find_topic(text: str) -> str:
-    """Return the topic that is called `text`, or whose page has an option or a row of that name.
+    """Return the topic that `text` names, or whose page has an option or a row of that name.
 
     Raises a usage error that names the nearest topics, or those that it may mean.
     """
@@ -101,7 +103,10 @@ def find_topic(text: str) -> str:
         return name
     found: dict[str, list[str]] = {}
     for topic in every:
-        for word in _words(topic):
+        raw = _read(FOLDER / f"{topic}.toml")
+        if name in (aliases := raw.get("aliases", ())):
+            return topic
+        for word in (*aliases, *(() if raw.get("overview") else _words(topic))):
             found.setdefault(word, []).append(topic)
     meant = list(dict.fromkeys(found.get(name, ())))
     flagged = [topic for topic in meant if name in _flags(read_page(topic))]

@@ -1,8 +1,8 @@
 """An exported model compared with the original, on the same pictures."""
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -18,7 +18,8 @@ class Comparison:
     agreement: share with the same first class. largest_difference: of any logit.
     relative_difference: the same over the largest logit. accuracy_*: 0..1, None for noise instead
     of pictures (`pictures` is 0). speed_*: pictures/s of the network alone, in batches of 32, the
-    better of `ROUNDS` alternating rounds. sparsity: share of zeros among the pruned weights.
+    better of `ROUNDS` alternating rounds; latency_*: ms of one picture, likewise. sparsity: share
+    of zeros among the pruned weights. folded: number of batch norms; unfolded: the others -> why.
     """
 
     pictures: int
@@ -31,7 +32,11 @@ class Comparison:
     bytes_after: int
     speed_before: float
     speed_after: float
+    latency_before: float
+    latency_after: float
     sparsity: float = 0.0
+    folded: int = 0
+    unfolded: dict[str, str] = field(default_factory=dict)
 
     @property
     def accuracy_drop(self) -> float | None:
@@ -54,13 +59,8 @@ def compare(
     """
     expected, exported = run_all(before, images), run_all(after, images)
     difference = (expected - exported).abs().max()
-    times: tuple[list[float], list[float]] = ([], [])
     batch = images[:BATCH]
-    for _ in range(ROUNDS):
-        for run, seconds in zip((before, after), times, strict=True):
-            started = time.perf_counter()
-            run(batch)
-            seconds.append(time.perf_counter() - started)
+    times, latencies = (fastest((before, after), part) for part in (batch, images[:1]))
     return Comparison(
         pictures=0 if labels is None else len(images),
         agreement=(expected.argmax(1) == exported.argmax(1)).double().mean().item(),
@@ -70,9 +70,22 @@ def compare(
         accuracy_after=accuracy(exported, labels),
         bytes_before=sizes[0],
         bytes_after=sizes[1],
-        speed_before=len(batch) / min(times[0]),
-        speed_after=len(batch) / min(times[1]),
+        speed_before=len(batch) / times[0],
+        speed_after=len(batch) / times[1],
+        latency_before=1000 * latencies[0],
+        latency_after=1000 * latencies[1],
     )
+
+
+def fastest(runs: Sequence[Callable[[Tensor], Tensor]], images: Tensor) -> list[float]:
+    """Return the seconds that each takes for the images, the best of alternating rounds."""
+    times: list[list[float]] = [[] for _ in runs]
+    for _ in range(ROUNDS):
+        for run, seconds in zip(runs, times, strict=True):
+            started = time.perf_counter()
+            run(images)
+            seconds.append(time.perf_counter() - started)
+    return [min(seconds) for seconds in times]
 
 
 def accuracy(logits: Tensor, labels: Tensor | None) -> float | None:

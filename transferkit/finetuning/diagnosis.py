@@ -7,8 +7,13 @@ between 0.001 and 30 times the head's, and deviations of activations were below 
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
+from pathlib import Path
 from statistics import median
 from typing import Any
+
+from transferkit.config import Config
+from transferkit.evaluation.layer_plots import suggested_clip
+from transferkit.finetuning.cures import Cure, cures, next_command
 
 Row = Mapping[str, Any]
 
@@ -22,29 +27,36 @@ MOST_DEAD = 0.5  # of a block's rectifiers
 LARGEST_STEP = 0.1  # of the weights, in one step
 LARGEST_LOSS = 20  # times that of guessing
 
-CURES = (
-    "ReLU with He or SELU with LeCun initialisation (--activation relu or selu), batch norm "
-    "(--backbone-batchnorm before), or fewer layers (--backbone-depth)"
-)
-SLOWER = "a lower --lr or --unfrozen-lr, gradient clipping (--clip-norm 1), or a longer --warmup"
+Finding = tuple[str, str]
+"""An illness of `cures`, and the line that says where it was seen."""
 
 
-def diagnose(monitored: Sequence[Row], epochs: Sequence[Row], num_classes: int) -> list[str]:
+def diagnose(
+    monitored: Sequence[Row], epochs: Sequence[Row], num_classes: int, config: Config, run: Path
+) -> list[str]:
     """Return a line for everything that looks ill, stage by stage; none for a healthy run.
 
+    Each says what to try that is not in force yet; the last line is the command to run next.
     monitored: rows of monitoring.csv. epochs: rows of metrics.csv. num_classes: K;
     guessing has a loss of ln K.
     Source: Glorot and Bengio, AISTATS 2010 (gradients and saturation over depth); Lu et al., "Dying
     ReLU and Initialization", 2019; Karpathy, CS231n notes, "Ratio of weights:updates".
     """
-    lines = []
+    lines: list[str] = []
+    firsts: list[Cure] = []
     for stage, rows in groupby(monitored, key=lambda row: row["stage"]):
-        measured = _by_group(list(rows))
+        members = list(rows)
+        measured = _by_group(members)
         own = [row for row in epochs if row["stage"] == stage]
         found = [*_gradients(measured), *_units(measured), *_sizes(measured)]
         found += _loss([row["train_loss"] for row in own], num_classes)
-        lines += [f"stage {own[0]['stage_name']}: {line}" for line in found] if own else []
-    return lines
+        for ill, line in found if own else ():
+            name = own[0]["stage_name"]
+            tries = cures(ill, config, name, suggested_clip(members))
+            advice = ", ".join(f"{what} ({flags})" for flags, what in tries)
+            lines.append(f"stage {name}: {line}: {ill}" + (f"; try {advice}" if tries else ""))
+            firsts += tries[:1]
+    return [*lines, f"next: {next_command(run, config, firsts)}"] if firsts else lines
 
 
 def _by_group(rows: list[Row]) -> dict[str, list[Row]]:
@@ -71,7 +83,7 @@ def _typical(rows: Sequence[Row], name: str) -> float:
     return median(values) if values else math.nan
 
 
-def _gradients(measured: Mapping[str, list[Row]]) -> Iterator[str]:
+def _gradients(measured: Mapping[str, list[Row]]) -> Iterator[Finding]:
     top = _typical(measured.get(HEAD, []), "gradient_norm")
     if not top > 0:
         return
@@ -84,60 +96,45 @@ def _gradients(measured: Mapping[str, list[Row]]) -> Iterator[str]:
     exploded = {name: share for name, share in shares.items() if share > EXPLODED}
     if vanished:
         name = min(vanished, key=lambda name: vanished[name])
-        yield (
-            f"{name} receives {_power(vanished[name])} of the head's gradient{_more(vanished)}: "
-            f"vanishing; try {CURES}"
-        )
+        share = _power(vanished[name])
+        yield "vanishing", f"{name} receives {share} of the head's gradient{_more(vanished)}"
     if exploded:
         name = max(exploded, key=lambda name: exploded[name])
-        yield (
-            f"{name} receives {_power(exploded[name])} times the head's gradient{_more(exploded)}: "
-            f"exploding; try {CURES}"
-        )
+        share = _power(exploded[name])
+        yield "exploding", f"{name} receives {share} times the head's gradient{_more(exploded)}"
 
 
-def _units(measured: Mapping[str, list[Row]]) -> Iterator[str]:
+def _units(measured: Mapping[str, list[Row]]) -> Iterator[Finding]:
     saturated = _above(measured, "saturated", MOST_SATURATED)
     dead = _above(measured, "dead", MOST_DEAD)
     if saturated:
         name = max(saturated, key=lambda name: saturated[name])
-        yield (
-            f"{saturated[name]:.0%} of the units of {name} are saturated{_more(saturated)}: "
-            f"vanishing gradients; try smaller initial weights (--initializer), or {CURES}"
-        )
+        share = f"{saturated[name]:.0%}"
+        yield "vanishing", f"{share} of the units of {name} are saturated{_more(saturated)}"
     if dead:
         name = max(dead, key=lambda name: dead[name])
-        yield (
-            f"{dead[name]:.0%} of the ReLUs of {name} never fire{_more(dead)}: dead; try leaky "
-            "ReLU or ELU (--activation, --replace-activations), a lower --lr, or He initialisation"
-        )
+        yield "dead", f"{dead[name]:.0%} of the ReLUs of {name} never fire{_more(dead)}"
 
 
-def _sizes(measured: Mapping[str, list[Row]]) -> Iterator[str]:
+def _sizes(measured: Mapping[str, list[Row]]) -> Iterator[Finding]:
     large = _above(measured, "activation_std", LARGEST_ACTIVATION)
     fast = _above({n: r for n, r in measured.items() if n != HEAD}, "update_ratio", LARGEST_STEP)
     if large:
         name = max(large, key=lambda name: large[name])
-        yield (
-            f"activations of {name} have a deviation of {_power(large[name])}{_more(large)}: "
-            f"exploding; try smaller initial weights, {SLOWER}, or batch norm"
-        )
+        deviation = _power(large[name])
+        yield "exploding", f"activations of {name} have a deviation of {deviation}{_more(large)}"
     if fast:
         name = max(fast, key=lambda name: fast[name])
-        yield (
-            f"a step moves the weights of {name} by {fast[name]:.0%}{_more(fast)}: too fast "
-            f"(0.1 % is usual); try {SLOWER}"
-        )
+        share = f"{fast[name]:.0%} (0.1 % is usual)"
+        yield "too fast", f"a step moves the weights of {name} by {share}{_more(fast)}"
 
 
-def _loss(losses: Sequence[float], num_classes: int) -> Iterator[str]:
+def _loss(losses: Sequence[float], num_classes: int) -> Iterator[Finding]:
     chance = math.log(num_classes)
     if losses and max(losses) > LARGEST_LOSS * chance:
         epoch = losses.index(max(losses)) + 1
-        yield (
-            f"the training loss was {max(losses):.3g} in epoch {epoch}, guessing has {chance:.2g}: "
-            f"exploding; try {SLOWER}"
-        )
+        loss = f"the training loss was {max(losses):.3g} in epoch {epoch}"
+        yield "exploding", f"{loss}, guessing has {chance:.2g}"
 
 
 def _above(measured: Mapping[str, list[Row]], name: str, limit: float) -> dict[str, float]:

@@ -1,5 +1,6 @@
 """What a run measures on its training pictures before it trains on them."""
 
+import math
 from collections.abc import Generator, Iterator
 
 import numpy as np
@@ -64,7 +65,8 @@ def channel_statistics(material: Material) -> Generator[Progress, None, tuple[Ch
         pixels += views.size // 3
         yield Progress("normalisation", done, total)
     mean = sums / pixels
-    deviation = np.sqrt(np.maximum(squares / pixels - mean**2, 0))
+    variances = [pixels * int(q) - int(s) ** 2 for s, q in zip(sums, squares, strict=True)]
+    deviation = np.array([math.sqrt(variance) for variance in variances]) / pixels
     return (
         tuple(float(value) for value in mean / 255),
         tuple(max(float(value), SMALLEST_DEVIATION) for value in deviation / 255),

@@ -2,18 +2,20 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from transferkit import processes
 from transferkit.backbones.block_groups import BlockGroup
 from transferkit.backbones.create import Backbone
 from transferkit.backbones.engine import choose_engine
 from transferkit.backbones.head import Classifier
 from transferkit.closed_form.depths import num_columns, top_depths
 from transferkit.closed_form.judge import gain_of, squared
-from transferkit.closed_form.left_out import Problem, left_out_scores, solve
+from transferkit.closed_form.left_out import Problem, Solution, left_out_scores, solve
 from transferkit.closed_form.sums import one_hot
 from transferkit.config import Config
 from transferkit.data.framing import framed, framing, kept_share
@@ -21,6 +23,7 @@ from transferkit.data.index import DatasetIndex
 from transferkit.data.loader import ViewMaker
 from transferkit.data.preprocessing import Preprocessing
 from transferkit.errors import UserError
+from transferkit.files.cache_dir import default_cache_dir
 from transferkit.stopwatch import Stopwatch
 from transferkit.training.depth_features import (
     USUAL_DEPTHS,
@@ -31,6 +34,7 @@ from transferkit.training.depth_features import (
     reader_digest,
     tried_parts,
 )
+from transferkit.training.kept_features import kept_rows
 from transferkit.training.material import Material
 from transferkit.training.network import make_backbone
 
@@ -122,16 +126,16 @@ def choose_input(
     train = index.of_split("train")
     bench = Bench(config, index, groups, device, watch, tried_parts(index.labels, train))
     own, options = backbone.preprocessing, config.backbone
-    best = begin(bench, backbone, "backbone" if options.crop == "auto" else options.crop)
+    best = go_on(bench, backbone, "backbone" if options.crop == "auto" else options.crop)
     trials = [best]
     if options.crop == "auto" and kept_share(index.sizes[train], own) < WHOLE:
         for crop in WHOLE_PICTURE:
-            trials.append(begin(bench, backbone, crop, best.reader))
+            trials.append(go_on(bench, backbone, crop, best.reader))
             best = trials[-1] if is_better(bench, trials[-1], best, CLEARLY) else best
             if len(trials[-1].losses) == 1:  # not even the few speak for seeing all
                 break
     if larger := larger_backbone(config, own, index.sizes[train]):
-        trials.append(begin(bench, larger, best.crop))
+        trials.append(go_on(bench, larger, best.crop))
         errors = CLEARLY if only_solves(config) else -CLEARLY
         best = trials[-1] if is_better(bench, trials[-1], best, errors) else best
     judge(bench, best, np.concatenate(bench.parts))
@@ -173,6 +177,21 @@ def begin(bench: Bench, backbone: Backbone, crop: str, reader: DepthReader | Non
     return Trial(crop, size, made)
 
 
+def go_on(bench: Bench, backbone: Backbone, crop: str, reader: DepthReader | None = None) -> Trial:
+    """Prepare as `begin`, with the features that an earlier choice has kept."""
+    trial = begin(bench, backbone, crop, reader)
+    if (root := cache_root(bench.config)) and processes.count() == 1:
+        trial.rows.update(kept_rows(root, trial.reader, bench.index))
+    return trial
+
+
+def cache_root(config: Config) -> Path | None:
+    """Return the folder of caches; None where nothing is to be cached."""
+    if not config.cache.enabled:
+        return None
+    return (config.cache.dir or default_cache_dir()).expanduser()
+
+
 def only_solves(config: Config) -> bool:
     """Whether no stage trains anything by gradient steps."""
     return bool(config.stages) and all(stage.solves for stage in config.stages)
@@ -195,16 +214,31 @@ def judge(bench: Bench, trial: Trial, positions: np.ndarray) -> None:
     count = len(positions)
     if count in trial.losses:
         return
+    read(bench, trial, positions)
+    problem, found = solved(bench, trial, positions)
+    scores = left_out_scores(found.spectrum, problem, found.penalty)
+    trial.losses[count] = squared(scores, problem.targets)
+    right = scores.argmax(1) == problem.targets.argmax(1)
+    trial.accuracies[count] = float(right.double().mean())
+
+
+def read(bench: Bench, trial: Trial, positions: np.ndarray) -> None:
+    """Read the features of the pictures at these positions that are not there yet."""
     unread = np.array([p for p in positions if int(p) not in trial.rows], dtype=np.int64)
     make = Material(bench.index, ViewMaker(trial.size, reading=bench.index.reading), 1, 1).make
-    read = torch.cat([*read_batches(trial.reader, make, unread, bench.watch)])
-    trial.rows.update(zip(unread.tolist(), read, strict=True))
+    rows = torch.cat([torch.empty(0), *read_batches(trial.reader, make, unread, bench.watch)])
+    trial.rows.update(zip(unread.tolist(), rows, strict=True))
+
+
+def solved(bench: Bench, trial: Trial, positions: np.ndarray) -> tuple[Problem, Solution]:
+    """Solve on the pictures at these positions, which were read."""
     depths = top_depths(trial.reader.depths, USUAL_DEPTHS)
-    rows = torch.stack([trial.rows[int(p)] for p in positions])
-    labels = torch.from_numpy(bench.index.labels[positions])
-    targets = one_hot(labels, len(bench.index.classes))
-    problem = Problem(rows[:, -num_columns(depths) :], targets)
-    found = solve(problem, [depth.columns for depth in depths])
-    scores = left_out_scores(found.spectrum, problem, found.penalty)
-    trial.losses[count] = squared(scores, targets)
-    trial.accuracies[count] = float((scores.argmax(1) == labels).double().mean())
+    targets = one_hot(torch.from_numpy(bench.index.labels[positions]), len(bench.index.classes))
+    problem = Problem(features_of(trial, positions), targets)
+    return problem, solve(problem, [depth.columns for depth in depths])
+
+
+def features_of(trial: Trial, positions: np.ndarray) -> Tensor:
+    """Return features (N, D) of the usual depths of pictures that were read."""
+    width = num_columns(top_depths(trial.reader.depths, USUAL_DEPTHS))
+    return torch.stack([trial.rows[int(p)] for p in positions])[:, -width:]

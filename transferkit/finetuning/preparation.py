@@ -11,6 +11,7 @@ from transferkit.backbones.create import Backbone
 from transferkit.backbones.recompute import recompute
 from transferkit.backbones.synchronized import synchronize_
 from transferkit.config import Config
+from transferkit.config.network import AUTO
 from transferkit.data.addresses import address_of, fetch
 from transferkit.data.framing import framing_notices
 from transferkit.data.index import DatasetIndex, ScanOptions, Use, depth_notice, scan
@@ -19,8 +20,10 @@ from transferkit.data.reading import reading_of
 from transferkit.errors import usage_error
 from transferkit.events import Event, Notice, Progress, Show, Working
 from transferkit.files.cache_dir import default_cache_dir
+from transferkit.finetuning.backbone_choice import with_backbone
 from transferkit.finetuning.first_pass import Channels, channel_statistics, recalibrate_batchnorm
 from transferkit.finetuning.input_choice import InputChoice, can_choose, choose_input
+from transferkit.finetuning.transfer import transfer_notice
 from transferkit.stopwatch import Stopwatch
 from transferkit.training.cache_handles import CacheSettings
 from transferkit.training.depth_features import KnownRows
@@ -39,7 +42,12 @@ from transferkit.training.network import (
 )
 from transferkit.training.parts import Parts
 from transferkit.training.sharded import refuse_old_torch
-from transferkit.training.stage_checks import refuse_lone_pictures, refuse_unfilled
+from transferkit.training.stage_checks import (
+    cycle_notices,
+    refuse_lone_pictures,
+    refuse_size,
+    refuse_unfilled,
+)
 from transferkit.training.stages import column_finder, make_plan
 from transferkit.units import parse_bytes
 
@@ -49,20 +57,30 @@ CACHED_VIEWS = 2400
 
 def prepare(config: Config, show: Show, watch: Stopwatch | None = None) -> Parts:
     """Read the pictures, build the model and its plan; progress and notices go to `show`."""
-    check_network(config)
+    if config.backbone.name != AUTO:
+        check_network(config)
     watch = watch or Stopwatch()
     refuse_sharing(config)
-    if address_of(config.data.path or ""):
-        with watch.on("fetch"):
-            fetch([config.data.path], show)
-    with watch.on("scan"):
-        index, known = scanned(config, show)
+    index, known = all_pictures(config, show, watch)
     refuse_more_classes(len(index.classes), len(index.of_split("val")))
     if len(index.of_split("train")) < processes.count():
         raise usage_error(f"fewer training pictures than {processes.count()} processes")
     config = with_batch_size(config, index)
+    if config.backbone.name == AUTO:
+        with watch.on("backbone"):
+            config = with_backbone(config, index, make_fabric(config).device, show)
+        check_network(config)
     with watch.on("backbone"):
         return build(config, index, show, watch, known)
+
+
+def read_index(config: Config, show: Show, watch: Stopwatch, use: Use = "train") -> DatasetIndex:
+    """Fetch the pictures where they lie elsewhere, and list them, once for all processes."""
+    if address_of(config.data.path or ""):
+        with watch.on("fetch"):
+            fetch([config.data.path], show)
+    with watch.on("scan"):
+        return processes.from_first(scan_pictures, config, show, use)
 
 
 def refuse_sharing(config: Config) -> None:
@@ -87,14 +105,16 @@ def refuse_sharing(config: Config) -> None:
         refuse_old_torch()
 
 
-def scanned(config: Config, show: Show) -> tuple[DatasetIndex, KnownRows | None]:
+def all_pictures(
+    config: Config, show: Show, watch: Stopwatch
+) -> tuple[DatasetIndex, KnownRows | None]:
     """Return the pictures of a run, with those that it goes on from, and what is known of these."""
     runs, data = config.solve.extends, config.data
     if not runs:
-        return processes.from_first(scan_pictures, config, show), None
+        return read_index(config, show, watch), None
     more = None
     if data.path is not None or data.manifest is not None:
-        more = processes.from_first(scan_pictures, config, show, "measure")
+        more = read_index(config, show, watch, "measure")
     index, known, notices = extended(runs, more)
     for text in dict.fromkeys(notices):
         show(Notice(text))
@@ -123,11 +143,16 @@ def build(
     synchronize_(classifier)
     if not chain.verified:
         backbone.notices.append(f"no cut inside {backbone.name} ({chain.reason}): trains live")
-    for notice in (*map(Notice, backbone.notices), *start_notices(config, backbone)):
-        show(notice)
     plan = make_plan(config, [group.name for group in chain.groups])
+    show(transfer_notice(config, index, backbone, plan))
+    started = start_notices(config, backbone)
+    for notice in (*map(Notice, backbone.notices), *started, *cycle_notices(config, plan.stages)):
+        show(notice)
     column_of = column_finder([group.modules for group in chain.groups])
     refuse_unfilled(backbone, plan.stages, column_of, config.backbone.weights)
+    for stage in plan.stages:
+        if stage.side_px:
+            refuse_size(backbone, stage.side_px, fabric.device)
     if config.training.batch_size == 1:
         image = random_images(backbone)[:1].to(fabric.device)
         refuse_lone_pictures(classifier, plan.stages, column_of, image)

@@ -5,6 +5,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from transferkit.evaluation.metrics import Evaluation, WeakClass
 from transferkit.files.strict_json import to_plain
 from transferkit.finetuning.diagnosis import diagnose
@@ -49,6 +51,7 @@ class RunSummary:
     wise_ft: share of the way from before unfreezing to after it, None without interpolation.
     stopped: why the run ended before its plan, "" where it did not.
     leave_one_out: of the first solve, see `left_out_figures`; None without one.
+    zero_weights: how many of the weights under L1 are exactly zero, and of how many; None without.
     diagnosis: what went wrong inside the network, and what to try; empty when nothing was seen.
     """
 
@@ -68,6 +71,7 @@ class RunSummary:
     wise_ft: float | None = None
     stopped: str = ""
     leave_one_out: dict[str, Any] | None = None
+    zero_weights: tuple[int, int] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON has them: paths as text, NaN as None."""
@@ -122,10 +126,29 @@ def summarize(run: Run, evaluation: Evaluation) -> RunSummary:
         wise_ft=run.interpolated,
         stopped=run.stopped,
         leave_one_out=run.state.left_out,
+        zero_weights=zero_weights(run),
         diagnosis=(
             *run.state.divergences,
-            *diagnose(run.state.monitored, run.state.rows, len(run.parts.index.classes)),
+            *diagnose(
+                run.state.monitored,
+                run.state.rows,
+                len(run.parts.index.classes),
+                run.parts.config,
+                run.folder.path,
+            ),
         ),
+    )
+
+
+def zero_weights(run: Run) -> tuple[int, int] | None:
+    """Return how many of the weights under L1 are zero, and of how many; None without L1."""
+    head, penalties = len(run.plan.groups), run.settings.rules.penalties
+    named = run.model.named_parameters()
+    sparse = [w for n, w in named if penalties.l1_of(run.parts.column_of(n) == head, w)]
+    return (
+        (sum(int((w == 0).sum()) for w in sparse), sum(map(Tensor.numel, sparse)))
+        if sparse
+        else None
     )
 
 

@@ -65,10 +65,21 @@ def softmax(logits: ArrayLike, temperature: float = 1.0) -> Floats:
     return np.exp(log_softmax(logits, temperature))
 
 
+def log_mean(samples: Floats, temperature: float = 1.0) -> Floats:
+    """Return the logarithm (N, K) of the mean probability of samples' logits (N, S, K)."""
+    logs = log_softmax(samples, temperature)
+    if samples.shape[1] == 1:
+        return logs[:, 0]
+    top = logs.max(axis=1, keepdims=True)
+    found: Floats = top[:, 0] + np.log(np.exp(logs - top).mean(axis=1))
+    return found
+
+
 def fit_temperature(logits: ArrayLike, labels: ArrayLike) -> float:
     """Return the temperature with the lowest log loss on held-out pictures, within `LIMITS`.
 
-    logits: (N, K). labels: (N,). The target of a picture is (N + 1) / (N + 2) for its label, as in
+    logits: (N, K), or (N, S, K) of samples whose mean counts. labels: (N,). The target of a picture
+    is (N + 1) / (N + 2) for its label, as in
     Platt's method: where every picture is right, the log loss alone would push the temperature
     towards 0, certainty that N pictures do not justify.
     Source: Guo et al., "On Calibration of Modern Neural Networks", ICML 2017, section 4.2; Platt,
@@ -77,15 +88,17 @@ def fit_temperature(logits: ArrayLike, labels: ArrayLike) -> float:
     from scipy.optimize import minimize_scalar
 
     scores, targets = np.asarray(logits, dtype=np.float64), np.asarray(labels, dtype=np.int64)
-    count, num_classes = scores.shape
+    scores = scores[:, None] if scores.ndim == 2 else scores  # (N, S, K)
+    count, _, num_classes = scores.shape
     if count == 0 or num_classes < 2 or not np.isfinite(scores).all():
         return 1.0
     rest = 1 / (count + 2)
-    soft = np.full_like(scores, rest / (num_classes - 1))
+    soft = np.full((count, num_classes), rest / (num_classes - 1))
     soft[np.arange(count), targets] = 1 - rest
 
     def loss(log_temperature: float) -> float:
-        return float(-(soft * log_softmax(scores, np.exp(log_temperature))).sum() / count)
+        logs = log_mean(scores, float(np.exp(log_temperature)))
+        return float(-(soft * logs).sum() / count)
 
     limits = tuple(np.log(LIMITS))
     best = minimize_scalar(loss, bounds=limits, method="bounded", options={"xatol": 1e-6}).x
@@ -96,16 +109,18 @@ def fit_temperature(logits: ArrayLike, labels: ArrayLike) -> float:
 def cross_fitted(logits: Floats, labels: Integers) -> Floats:
     """Return log-probabilities (N, K), each picture's temperature fitted on the other folds.
 
-    Picture n belongs to fold n mod `FOLDS`. With fewer than two pictures per fold: temperature 1.
+    logits: as `fit_temperature`. Picture n belongs to fold n mod `FOLDS`. With fewer than two
+    pictures per fold: temperature 1.
     """
+    logits = logits[:, None] if logits.ndim == 2 else logits
     if len(labels) < 2 * FOLDS:
-        return log_softmax(logits)
-    result = np.empty_like(logits, dtype=np.float64)
+        return log_mean(logits)
+    result = np.empty((len(labels), logits.shape[2]))
     fold = np.arange(len(labels)) % FOLDS
     for number in range(FOLDS):
         inside = fold == number
         temperature = fit_temperature(logits[~inside], labels[~inside])
-        result[inside] = log_softmax(logits[inside], temperature)
+        result[inside] = log_mean(logits[inside], temperature)
     return result
 
 

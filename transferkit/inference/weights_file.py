@@ -60,7 +60,7 @@ def open_weights(path: Path) -> tuple[Deployed, str]:
     if about["folded_batchnorms"]:
         size = about["preprocessing"]
         example = torch.zeros(2, 3, size["height_px"], size["width_px"], dtype=torch.uint8)
-        fold_(network, foldable_pairs(network, example))
+        fold_(network, about.get("folded") or foldable_pairs(network, example))  # of earlier files
     network = Deployed(network.classifier, DTYPES[about["precision"]]).eval()
     tensors = with_zeros(stored, about["sparse"])
     names = names_in_file(network.classifier, about)

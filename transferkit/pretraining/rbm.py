@@ -188,11 +188,11 @@ def linear_layers(encoder: Encoder) -> list[nn.Linear]:
         )
     layers: list[nn.Linear] = []
     for block in backbone.blocks:
-        parts = list(block.children())
-        if [type(part) for part in parts] != [nn.Linear, nn.Sigmoid]:
+        parts = [block, *block.children()]
+        if [type(part) for part in parts] != [nn.Sequential, nn.Linear, nn.Sigmoid]:
             what = "--method rbm needs layers with logistic units and nothing between them"
             where = f"here they are {', '.join(type(part).__name__ for part in parts)}"
-            remedy = "use --activation logistic, without batch norm and dropout"
+            remedy = "use --activation logistic, without batch norm, dropout and skip connections"
             raise usage_error(what, where, remedy)
         layers += [part for part in parts if isinstance(part, nn.Linear)]
     return layers

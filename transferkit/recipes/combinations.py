@@ -37,6 +37,8 @@ def combination_problems(config: Config) -> list[str]:
         found.append("stages: the first stage cannot depend on the one before (if_improving)")
     if config.solve.extends and not (config.stages and all(s.solves for s in config.stages)):
         found.append("solve.extends goes on from a solve: it needs stages = solve alone")
+    if any(stage.image_size and not stage.solves for stage in config.stages):
+        found.append("stages: image_size belongs to a solve, as in solve@288")
     if config.solve != Solve() and not config.solves:
         found.append('solve.depths, penalty and mirror have no effect without a stage "solve"')
     found += network_problems(config.backbone, config.head, config.training.whole_batch_size)

@@ -3,12 +3,12 @@
 from collections.abc import Iterator
 
 from transferkit.config.initializers import parse_initializer
-from transferkit.config.network import BackboneOptions, HeadOptions
+from transferkit.config.network import AUTO, BackboneOptions, HeadOptions
 
 SLOPED = ("leaky_relu", "prelu")
 ONLY_FROM_SCRATCH = (
     *("depth", "width", "activation", "slope", "initializer", "batchnorm"),
-    *("dropout", "dropout_kind"),
+    *("dropout", "dropout_kind", "skip"),
 )
 
 
@@ -16,7 +16,7 @@ def network_problems(backbone: BackboneOptions, head: HeadOptions, batch_size: i
     """List the problems of the sections `backbone` and `head`, each with its key."""
     found = [
         *initializer_problems(backbone, head),
-        *head_problems(head),
+        *head_problems(head, backbone.name == "mlp" and backbone.activation == "selu"),
         *reuse_problems(backbone),
     ]
     if backbone.crop in ("squash", "pad") and backbone.crop_share is not None:
@@ -59,8 +59,8 @@ def initializer_problems(backbone: BackboneOptions, head: HeadOptions) -> Iterat
             yield f"{key} {error}"
 
 
-def head_problems(head: HeadOptions) -> Iterator[str]:
-    """Yield what is wrong with the new layers."""
+def head_problems(head: HeadOptions, selu_features: bool) -> Iterator[str]:
+    """Yield what is wrong with the new layers. selu_features: they follow a layer of SELU."""
     hidden = bool(head.layers)
     no_effect = "has no effect without head.layers: add --head-layers"
     if not hidden and head.activation != "relu":
@@ -77,8 +77,11 @@ def head_problems(head: HeadOptions) -> Iterator[str]:
             "(the classifier is one): give one rate, or one for each"
         )
     if head.dropout_kind == "alpha":
-        if not hidden or head.activation != "selu":
-            yield "head.dropout_kind alpha needs hidden layers with head.activation selu"
+        if not selu_features and (not hidden or head.activation != "selu"):
+            yield (
+                "head.dropout_kind alpha needs SELU before it: hidden layers with head.activation "
+                "selu, or --backbone mlp --activation selu"
+            )
         elif not any(head.dropout):
             yield "head.dropout_kind has no effect with head.dropout 0"
 
@@ -94,9 +97,11 @@ def scratch_problems(backbone: BackboneOptions) -> Iterator[str]:
     if backbone.dropout_kind != "plain" and not backbone.dropout:
         yield "backbone.dropout_kind has no effect without backbone.dropout"
     if backbone.drop_path:
-        yield f"backbone.drop_path has no effect: {backbone.name} has no residual branches"
+        yield "backbone.drop_path is for timm models; here choose backbone.dropout"
     if backbone.pooling is not None and backbone.name == "mlp":
         yield "backbone.pooling has no effect: an mlp has no feature maps to pool"
+    if backbone.skip and backbone.depth == 1:
+        yield "backbone.skip has no effect with one layer: connections begin above the first"
     if backbone.drop_top_blocks:
         yield "backbone.drop_top_blocks is for timm models; here choose backbone.depth"
     if backbone.replace_activations is not None:
@@ -104,8 +109,16 @@ def scratch_problems(backbone: BackboneOptions) -> Iterator[str]:
 
 
 def timm_problems(backbone: BackboneOptions) -> Iterator[str]:
-    """Yield the options that only networks from scratch have."""
+    """Yield the options that only networks from scratch have, and what auto cannot choose by."""
+    if backbone.name == AUTO and (backbone.weights is not None or backbone.has_random_blocks):
+        yield (
+            "backbone.name auto chooses by each backbone's own pretrained weights: name one beside "
+            "--weights, --no-pretrained or --reuse-blocks"
+        )
+    sloped = backbone.replace_activations in SLOPED
     for name in ONLY_FROM_SCRATCH:
+        if name == "slope" and sloped:
+            continue
         if getattr(backbone, name) != getattr(BackboneOptions(), name):
             yield (
                 f"backbone.{name} belongs to the networks from scratch, --backbone mlp or cnn; "

@@ -59,8 +59,10 @@ def optimizer_problems(config: Config) -> tuple[set[str], list[str]]:
     except ValueError as error:
         return set(), [f"optimizer.name {error}, not {options.name!r}"]
     wrong = [name for name in given if name not in takes]
+    plain = options.name == "sgd"
     return takes, [
-        f"optimizer.{name} has no effect with optimizer.name = {options.name}: leave it out"
+        f"optimizer.{name} has no effect with optimizer.name = {options.name}: "
+        + ("use --optimizer momentum" if plain and name == "momentum" else "leave it out")
         for name in wrong
     ]
 
@@ -76,6 +78,15 @@ def schedule_problems(config: Config, takes: set[str]) -> list[str]:
     ]
     if options.name == "performance" and options.every != "step":
         found.append("schedule.every has no effect with performance, which moves after epochs")
+    stops = options.scope == "stage" and not config.averaging.swa and not config.training.budget
+    if options.name == "performance" and stops:
+        needed, patience = options.patience + 2, config.training.patience
+        if patience < needed:
+            found.append(
+                f"schedule.patience {options.patience} never acts: early stopping ends a stage "
+                f"after training.patience {patience} epochs without gain; set that to {needed} or "
+                "more (--patience), or lower --plateau-patience"
+            )
     if options.name == "1cycle":
         momentums = {"momentum_low", "momentum_high"} & set(changed(options))
         if momentums and not takes & {"momentum", "beta1"}:

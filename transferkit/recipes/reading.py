@@ -74,9 +74,12 @@ def read_recipe(path: Path) -> dict[str, Any]:
 
 
 def config_of(run: RunFolder) -> Config:
-    """Return the configuration that a run was started with. Raises UserError when it is damaged."""
+    """Return the configuration that a run was started with. Raises UserError when it is damaged.
+
+    Combinations that are refused today may have been taken when it was started.
+    """
     try:
-        return load_config(parse_toml(run.read_recipe()))
+        return validate(merged(parse_toml(run.read_recipe()), (), None), combinations=False)
     except ValueError as error:
         raise UserError(f"the recipe in {run.path} is damaged", str(error)[:200]) from None
 
@@ -141,7 +144,7 @@ def predict_options(
     return load_config({"predict": raw}, pairs, flags).predict
 
 
-def validate(raw: Mapping[str, Any]) -> Config:
+def validate(raw: Mapping[str, Any], combinations: bool = True) -> Config:
     """Check nested dicts against `Config`: types, ranges, names, combinations; all at once."""
     from pydantic import ValidationError
 
@@ -152,7 +155,7 @@ def validate(raw: Mapping[str, Any]) -> Config:
         raise refusal(describe_problems([dict(item) for item in error.errors()])) from None
     except RecursionError:
         raise refusal(["a value is nested too deeply"]) from None
-    if problems := combination_problems(config):
+    if combinations and (problems := combination_problems(config)):
         raise refusal(problems)
     return config
 

@@ -1,5 +1,6 @@
 """What people type becomes values: `--set key=value`, `--stages "head:20, 1:8"`, single numbers."""
 
+import re
 from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
@@ -37,14 +38,15 @@ def parse_stages(text: str) -> list[dict[str, Any]]:
     """Read a compact plan such as `head:20@3e-3, 1:8@1e-3, 2:8~0.3, all:4?`.
 
     Each stage is WHAT:EPOCHS[@LR][~DECAY][?]; WHAT is head, all, or the number of block groups
-    unfrozen from the top; `?` runs the stage only if the one before improved validation. `solve`
-    alone is a closed-form stage.
+    unfrozen from the top; `?` runs the stage only if the one before improved validation. `solve` is
+    a closed-form stage, `solve@288` one at another input size.
     """
     stages: list[dict[str, Any]] = []
     for part in text.split(","):
         body = part.strip()
-        if body == "solve":
-            stages.append({"unfreeze": "solve", "epochs": 1})
+        if solve := re.fullmatch(r"solve(?:\s*@\s*(\d{1,6}))?", body):
+            size = {"image_size": int(solve[1])} if solve[1] else {}
+            stages.append({"unfreeze": "solve", "epochs": 1, **size})
             continue
         stage: dict[str, Any] = {"if_improving": body.endswith("?")}
         body, _, decay = body.removesuffix("?").partition("~")
@@ -58,7 +60,7 @@ def parse_stages(text: str) -> list[dict[str, Any]]:
         except ValueError:
             raise usage_error(
                 f"--stages: cannot read {shortened(part.strip())}",
-                "each is WHAT:EPOCHS[@LR][~DECAY][?], WHAT head, all or a number; or it is solve",
+                "each is WHAT:EPOCHS[@LR][~DECAY][?], WHAT head, all or a number; or solve[@PX]",
                 'e.g. --stages "head:20@3e-3, 1:8@1e-3, 2:8, all:4?"',
             ) from None
         stages.append(stage)

@@ -51,6 +51,7 @@ class ScratchEntry(TypedDict, total=False):
     batchnorm: list[Text]
     dropout: Rate
     dropout_kind: Text
+    skip: bool
 
 
 class StructureEntry(TypedDict, total=False):
@@ -60,6 +61,7 @@ class StructureEntry(TypedDict, total=False):
     pooling: Text | None
     drop_top_blocks: Annotated[int, Ge(0)]
     replace_activations: Text | None
+    slope: float | None
 
 
 class DepthEntry(TypedDict):

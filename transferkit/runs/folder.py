@@ -157,6 +157,16 @@ class RunFolder:
         """Return the tensors of `save_reference`; None for a run that has none."""
         return self._load_tensors(REFERENCE) if (self.path / REFERENCE).is_file() else None
 
+    def save_sampled(self, name: str, tensors: Mapping[str, "Tensor"]) -> None:
+        """Write logits (N, S, K) of the validation pictures, sampled in a way called `name`."""
+        with contextlib.suppress(OSError, UserError):  # of somebody else: then sampled again
+            self._save_tensors(f"sampled-{name}.safetensors", tensors)
+
+    def load_sampled(self, name: str) -> dict[str, "Tensor"] | None:
+        """Return the tensors of `save_sampled`; None where there are none."""
+        file = f"sampled-{name}.safetensors"
+        return self._load_tensors(file) if (self.path / file).is_file() else None
+
     def write_metrics(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Write one row per epoch; columns are the union over the rows."""
         self._write_text(METRICS, to_csv(rows))

@@ -1,7 +1,7 @@
 """Features of several depths of pictures, read by a frozen backbone in one pass."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -57,6 +57,11 @@ class KnownRows:
     reader: DepthReader | None = None
     sums: Sums | None = None
     summed: frozenset[int] = frozenset()
+
+
+def at_size(size: Preprocessing, side_px: int | None) -> Preprocessing:
+    """Return the preprocessing at another input size; None: as it is."""
+    return size if side_px is None else replace(size, height_px=side_px, width_px=side_px)
 
 
 def reader_digest(classifier: Classifier, size: Preprocessing, options: Solve) -> str:

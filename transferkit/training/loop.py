@@ -37,7 +37,7 @@ from transferkit.training.profiling import profiled
 from transferkit.training.run import Run, measured
 from transferkit.training.schedules import Plateau
 from transferkit.training.sharded import updater_of
-from transferkit.training.solving import UNCHANGED, has_learned, solve_stage
+from transferkit.training.solving import UNCHANGED, is_solved, solve_stage
 from transferkit.training.sources import Source, open_source
 from transferkit.training.stages import PlannedStage, apply_stage
 from transferkit.training.supervised import accuracies
@@ -78,7 +78,7 @@ def fit(run: Run) -> Generator[Event, None, None]:
 def why_skipped(run: Run, stage: PlannedStage) -> str:
     """Return why a stage does not run, or ""; a stage of gradient steps is then entered."""
     if stage.solves:
-        return UNCHANGED if run.state.solved is not None and not has_learned(run) else ""
+        return UNCHANGED if is_solved(run, stage) else ""
     return enter(run, stage) if run.state.entered < run.state.stage else ""
 
 
@@ -243,6 +243,9 @@ def row_of(
         "cached": int(source.cached),
         **learning_rates(run, updater.optimizer),
     }
+    if run.settings.schedule.momentum is not None:
+        group = updater.optimizer.param_groups[0]
+        row["momentum"] = group["betas"][0] if "betas" in group else group["momentum"]
     if run.settings.rules.clipping is not None:
         row["clipped"] = tally.clipped / tally.steps
     return row

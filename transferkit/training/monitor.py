@@ -1,4 +1,5 @@
-"""What goes on inside the network while it trains, by block group, read on sampled steps.
+"""What goes on inside the network while it trains: by block group on sampled steps, the norm of
+the whole gradient on every step.
 
 Only reads: a run with and without it has the same bits. What is read stays on the device until
 the epoch is over, so that no step waits for it.
@@ -13,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from transferkit.backbones.block_groups import is_opened
 from transferkit.training.gradients import whole
 
 EVERY = 16
@@ -54,7 +56,7 @@ class Monitor:
     Around each step: `forward`, `backward`, `update`; at the end of an epoch `rows`. Of the steps
     of an epoch every 16th is read, from the middle on when there are fewer.
     scale: what the loss is multiplied by before `backward` (mixed half precision), read each time.
-    reading: whether the step that is under way is read.
+    reading: whether the step that is under way is read. norms: of the whole gradient, by step.
     """
 
     def __init__(self, groups: list[Group], scale: Callable[[], float] = lambda: 1.0) -> None:
@@ -62,11 +64,13 @@ class Monitor:
         self._scale = scale
         self._first = 0
         self.reading = False
+        self.norms: list[Tensor] = []
 
     def begin(self, steps: int) -> None:
         """Forget the epoch before; steps: of the one that begins."""
         self._first = min(steps // 2, EVERY - 1)
         self.reading = False
+        self.norms = []
         for group in self.groups:
             group.readings.clear()
             group.alive.clear()
@@ -74,7 +78,7 @@ class Monitor:
 
     def state_dict(self) -> dict[str, Any]:
         """Return what was read since `begin`, a dict for each group."""
-        return {
+        return {"norms": list(self.norms)} | {
             str(group.column): {
                 "readings": {name: list(values) for name, values in group.readings.items()},
                 "alive": [
@@ -87,6 +91,7 @@ class Monitor:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on with what `state_dict` returned."""
+        self.norms = state.get("norms", [])  # of an earlier release: none
         for group in self.groups:
             own = state[str(group.column)]
             group.readings = own["readings"]
@@ -108,9 +113,10 @@ class Monitor:
     @torch.no_grad()
     def backward(self) -> None:
         """Read the gradients after the backward pass, before anything clips them."""
-        if not self.reading:
-            return
-        for group in self.groups:
+        every = [p.grad for group in self.groups for p in group.parameters if p.grad is not None]
+        if every:
+            self.norms.append(_norm(every) / self._scale())
+        for group in self.groups if self.reading else ():
             gradients = [p.grad for p in group.parameters if p.grad is not None]
             if gradients:
                 group.note("gradient_norm", _norm(gradients) / self._scale())
@@ -133,12 +139,17 @@ class Monitor:
         the step over that of the weights. activation_mean, activation_std: of the group's output.
         dead: share of the rectifiers' units that were never above zero. saturated: share of
         logistic and tanh values within 1 % of a bound. What a group does not have is left out, as
-        is what was not finite.
+        is what was not finite. global_norm_median, _95 and _max: of the whole gradient's norm over
+        all steps of the epoch, before clipping, the same in every row.
         Source: Glorot and Bengio, "Understanding the difficulty of training deep feedforward neural
         networks", AISTATS 2010, whose figures show the same quantities over depth.
         """
+        norms = torch.stack(self.norms).double() if self.norms else torch.zeros(0)
+        norms = norms[norms.isfinite()].cpu()
+        shares = {"median": 0.5, "95": 0.95, "max": 1.0} if len(norms) else {}
+        steps = {f"global_norm_{n}": float(norms.quantile(share)) for n, share in shares.items()}
         return [
-            {"group": group.name, "depth": group.column, **_means(group), **_dead(group)}
+            {"group": group.name, "depth": group.column, **_means(group), **_dead(group), **steps}
             for group in self.groups
         ]
 
@@ -174,8 +185,8 @@ def watch(
 
 def _last_called(module: nn.Module) -> nn.Module:
     """Return what gives a module's result: a plain container may be run part by part."""
-    while isinstance(module, nn.Sequential) and len(module):
-        module = module[-1]
+    while is_opened(module):
+        *_, module = module.children()
     return module
 
 

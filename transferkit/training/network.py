@@ -33,6 +33,7 @@ def make_structure(options: BackboneOptions) -> Structure:
         pooling=options.pooling,
         drop_top_blocks=options.drop_top_blocks,
         replace_activations=options.replace_activations,
+        slope=options.slope if options.replace_activations else None,
     )
 
 
@@ -138,6 +139,7 @@ def scratch_design(options: BackboneOptions) -> ScratchDesign:
         batchnorm=options.batchnorm,
         dropout=options.dropout or 0.0,
         dropout_kind=options.dropout_kind,
+        skip=options.skip,
     )
 
 
@@ -180,7 +182,27 @@ def start_notices(config: Config, backbone: Backbone) -> list[Notice]:
         new = head_design(config)
         why = head_misfit(backbone.num_features, new)
         notices.append(pairing_notice("new layers", new.start, new.activation, why))
-    return notices
+    return [*notices, *selu_notices(config)]
+
+
+def selu_notices(config: Config) -> Iterator[Notice]:
+    """Warn of what takes SELU layers out of mean 0 and variance 1. Source: as `nn.AlphaDropout`."""
+    backbone, head = config.backbone, config.head
+    kinds = ("--backbone-dropout-kind", "--dropout-kind")
+    norms = ("--backbone-batchnorm", "--head-batchnorm")
+    for where, section, kind, norm, dropout in (
+        (backbone.name, backbone, kinds[0], norms[0], backbone.dropout),
+        ("new layers", head, kinds[1], norms[1], any(head.dropout) and head.layers),
+    ):
+        breaks = {
+            f"batch norm (leave {norm} out)": set(section.batchnorm) - {"first"},
+            f"plain dropout ({kind} alpha keeps them)": dropout and section.dropout_kind != "alpha",
+            "skip connections (--no-backbone-skip)": section is backbone and backbone.skip,
+        }
+        found = " and ".join(text for text, breaks_it in breaks.items() if breaks_it)
+        if section.activation == "selu" and found:
+            text = f"{where}: SELU keeps mean 0 and variance 1 by itself, which ends with {found}"
+            yield Notice(text, warning=True)
 
 
 def pairing_notice(where: str, initializer: str, activation: str, why: str) -> Notice:

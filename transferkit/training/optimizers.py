@@ -1,12 +1,13 @@
 """Optimisers: how gradients become steps, and how parameters are grouped for them."""
 
 import difflib
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 Groups = list[dict[str, Any]]
 TIMM = "timm:"
@@ -228,6 +229,23 @@ def hyperparameters_of(name: str) -> set[str]:
     takes = {"momentum": info.has_momentum, "eps": info.has_eps, "beta1": info.has_betas}
     takes["beta2"] = info.has_betas
     return {key for key, has in takes.items() if has}
+
+
+def gradient_scale(state: Mapping[str, Any], group: Mapping[str, Any]) -> Tensor | float:
+    """Return by what an optimiser divides a parameter's gradient, apart from the rate.
+
+    state, group: the parameter's. A steady gradient g moves it by rate * g / scale in a step: 1 for
+    SGD, 1 - momentum where steps add up, the running root for Adam and its kin.
+    """
+    if "exp_inf" in state:
+        return state["exp_inf"]
+    if "exp_avg_sq" in state:
+        filled = 1 - group["betas"][1] ** state.get("step", group.get("step", math.inf))
+        return (state["exp_avg_sq"] / filled).sqrt() + group["eps"]
+    for name in ("square_avg", "sum"):
+        if name in state:
+            return state[name].sqrt() + group["eps"]
+    return 1 - group.get("momentum", 0.0)
 
 
 def stay_as_fused(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> dict[str, Any]:

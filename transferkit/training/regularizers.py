@@ -1,18 +1,10 @@
-"""Penalties on the size of the weights, which join the loss, and a limit to it."""
+"""Penalties on the size of the weights, most of which join the loss, and a limit to it."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-
-
-def l1(weight: Tensor, start: Tensor) -> Tensor:
-    """Sum of absolute values, which drives weights to zero itself.
-
-    Source: Tibshirani, "Regression Shrinkage and Selection via the Lasso", 1996.
-    """
-    return weight.abs().sum()
 
 
 def l2(weight: Tensor, start: Tensor) -> Tensor:
@@ -31,7 +23,7 @@ def l2_sp(weight: Tensor, start: Tensor) -> Tensor:
     return 0.5 * (weight - start).square().sum()
 
 
-PENALTIES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"l1": l1, "l2": l2, "l2_sp": l2_sp}
+PENALTIES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"l2": l2, "l2_sp": l2_sp}
 
 
 @dataclass(frozen=True)
@@ -45,14 +37,18 @@ class Strengths:
     l2_sp: float = 0.0
 
     def of(self, in_head: bool, is_weight: bool) -> dict[str, float]:
-        """Return penalty -> strength of a parameter. is_weight: it has more than one dimension.
+        """Return penalty -> strength in the loss of a parameter. is_weight: it has 2 dimensions.
 
         Biases and normalisation parameters are free of l1 and l2, but drawn to where they began.
         """
-        sizes = (self.head_l1, self.head_l2) if in_head else (self.backbone_l1, self.backbone_l2)
-        found = dict(zip(("l1", "l2"), sizes, strict=True)) if is_weight else {}
+        found = {"l2": self.head_l2 if in_head else self.backbone_l2} if is_weight else {}
         found |= {} if in_head else {"l2_sp": self.l2_sp}
         return {name: strength for name, strength in found.items() if strength}
+
+    def l1_of(self, in_head: bool, parameter: Tensor) -> float:
+        """Return the strength of L1 on a parameter, 0 for none; as `of`."""
+        strength = self.head_l1 if in_head else self.backbone_l1
+        return strength if parameter.ndim > 1 else 0.0
 
 
 @dataclass(frozen=True)
@@ -85,6 +81,19 @@ def penalized(loss: Tensor, terms: Iterable[Term]) -> Tensor:
     for term in terms:
         loss = loss + term.strength * PENALTIES[term.kind](term.parameter, term.start)
     return loss
+
+
+@torch.no_grad()
+def soft_threshold_(weight: Tensor, limit: Tensor | float) -> Tensor:
+    """Bring every weight nearer to zero by `limit`, in place; within it, to exactly zero.
+
+    limit: >= 0, one or one for each. This is the proximal step of limit * L1. Returns the same
+    tensor.
+    Source: Tibshirani, "Regression Shrinkage and Selection via the Lasso", 1996; Beck and Teboulle,
+    "A Fast Iterative Shrinkage-Thresholding Algorithm", 2009.
+    """
+    limit = torch.as_tensor(limit, dtype=weight.dtype, device=weight.device)
+    return weight.sub_(weight.clamp(-limit, limit))
 
 
 @torch.no_grad()

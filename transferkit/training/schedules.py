@@ -14,6 +14,7 @@ from transferkit.config.optimization import SCHEDULE_USES
 
 Factor = Callable[[float], float]
 """Progress 0..1 -> multiplier of the peak rate."""
+WARMUP = 0.1
 
 
 def constant(options: ScheduleOptions) -> Factor:
@@ -183,8 +184,16 @@ class Schedule:
             plateau.record(value, *self.plateau, min_delta)
 
 
-def make_schedule(options: ScheduleOptions, warmup: float, cycles_momentum: bool) -> Schedule:
-    """Build the configured schedule. cycles_momentum: the optimiser has a momentum to cycle."""
+def make_schedule(
+    options: ScheduleOptions, warmup: float | None, cycles_momentum: bool
+) -> Schedule:
+    """Build the configured schedule.
+
+    warmup: share of the progress; None is a tenth, but none before 1cycle, whose rise is its own.
+    cycles_momentum: the optimiser has a momentum to cycle.
+    """
+    if warmup is None:
+        warmup = 0.0 if options.name == "1cycle" else WARMUP
     cycles = options.name == "1cycle" and cycles_momentum
     return Schedule(
         SCHEDULES[options.name](options),

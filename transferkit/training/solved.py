@@ -8,6 +8,7 @@ from torch import Tensor
 
 from transferkit.backbones.head import HeadDesign
 from transferkit.closed_form.result import DepthClassifier
+from transferkit.data.preprocessing import Preprocessing
 from transferkit.training.material import Material
 
 
@@ -15,13 +16,14 @@ from transferkit.training.material import Material
 class Solved:
     """A solve that is kept as the model. design: of its head; row: of metrics.csv.
 
-    features: (M, D) of the pictures at `positions`.
+    features: (M, D) of the pictures at `positions`. size: how it sees pictures.
     """
 
     classifier: DepthClassifier
     design: HeadDesign
     row: dict[str, Any]
     features: Tensor
+    size: Preprocessing
 
     @staticmethod
     def positions(material: Material) -> np.ndarray:

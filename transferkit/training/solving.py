@@ -28,7 +28,7 @@ from transferkit.errors import UserError
 from transferkit.events import EpochEnded, Event, Notice, StageEnded, StageStarted
 from transferkit.files.foreign_files import ODD
 from transferkit.training.checkpoints import save_last, tensors_above, unfit, write_unsaved
-from transferkit.training.depth_features import USUAL_DEPTHS
+from transferkit.training.depth_features import USUAL_DEPTHS, at_size
 from transferkit.training.end_check import recorded
 from transferkit.training.kept_solve import keep_solve
 from transferkit.training.run import Run, measured
@@ -70,7 +70,7 @@ def solve_stage(run: Run, stage: PlannedStage) -> Iterator[Event]:
     total = sum(p.numel() for p in run.classifier.parameters())
     learned = has_learned(run)
     yield StageStarted(state.stage, stage.name, 1, 0.0, 0, total, False)
-    seen = yield from see(run)
+    seen = yield from see(run, stage.side_px)
     with run.watch.on("training"):
         chosen = choose(run.settings.solve, seen, learned)
         temperature = fit_temperature(chosen.scores, chosen.labels)
@@ -97,7 +97,7 @@ def solve_stage(run: Run, stage: PlannedStage) -> Iterator[Event]:
         state.left_out = left_out_figures(chosen.left_out, seen.labels, logits, seen.val_labels)
     reference = np.searchsorted(seen.positions, material.reference)
     features = torch.cat([top.val_features, top.problem.features[reference]])
-    is_best = keep(run, row, classifier, features)
+    is_best = keep(run, row, classifier, features, stage.side_px)
     state.rows.append(row | {"best": 0})
     state.epoch = 1
     yield EpochEnded(state.stage, stage.name, 1, row, is_best)
@@ -109,6 +109,13 @@ def solve_stage(run: Run, stage: PlannedStage) -> Iterator[Event]:
     write_unsaved(run)
     seconds = time.perf_counter() - started
     yield StageEnded(state.stage - 1, stage.name, 1, measured(row, "accuracy"), seconds, "finished")
+
+
+def is_solved(run: Run, stage: PlannedStage) -> bool:
+    """Whether a solve of the same input size has solved on the backbone as it is."""
+    ran = {row["stage"] for row in run.state.rows}
+    solves = [run.plan.stages[number] for number in ran if run.plan.stages[number].solves]
+    return not has_learned(run) and any(each.side_px == stage.side_px for each in solves)
 
 
 def has_learned(run: Run) -> bool:
@@ -197,10 +204,16 @@ def make_solved(run: Run, depths: tuple[Depth, ...]) -> tuple[DepthClassifier, H
     return DepthClassifier(own.backbone, head, mean, std, depths, mirror).eval(), design
 
 
-def keep(run: Run, row: dict[str, Any], solved: DepthClassifier, features: Tensor) -> bool:
+def keep(
+    run: Run,
+    row: dict[str, Any],
+    solved: DepthClassifier,
+    features: Tensor,
+    side_px: int | None,
+) -> bool:
     """Write a solve down if it is the best one on validation so far; True if it is.
 
-    features: of `Solved`.
+    features: of `Solved`. side_px: its input size where it is not the run's.
     """
     metric = run.settings.metric
     value = (measured(row, metric), -row["val_loss"])
@@ -218,6 +231,7 @@ def keep(run: Run, row: dict[str, Any], solved: DepthClassifier, features: Tenso
         "depths": [depth.to_dict() for depth in solved.depths],
         "row": row,
         "features": features,
+        "side_px": side_px,
     }
     run.folder.save_checkpoint("solved", state)
     return True
@@ -248,4 +262,5 @@ def take_solved(run: Run) -> Solved | None:
         raise unfit(run, "solved", error) from error
     state.rows = [r | {"best": int(r["stage"] == row["stage"])} for r in state.rows]
     run.folder.write_metrics(state.rows)
-    return Solved(classifier, design, row, checkpoint["features"])
+    size = at_size(run.parts.backbone.preprocessing, checkpoint.get("side_px"))
+    return Solved(classifier, design, row, checkpoint["features"], size)

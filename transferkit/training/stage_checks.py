@@ -1,6 +1,6 @@
 """What a plan must not do: keep layers frozen that nothing filled, normalise lone pictures."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -9,7 +9,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from transferkit.backbones.create import Backbone
 from transferkit.backbones.fitting import shorten
+from transferkit.config import Config
 from transferkit.errors import UserError, usage_error
+from transferkit.events import Notice
+from transferkit.training.settings import update_rules
 from transferkit.training.stages import PlannedStage, trains_module
 
 
@@ -38,6 +41,46 @@ def refuse_unfilled(
             "train every layer, as with --stages all:20, or name the backbone that the file was "
             "saved from with --backbone",
         )
+
+
+def cycle_notices(config: Config, stages: Sequence[PlannedStage]) -> Iterator[Notice]:
+    """Warn where early stopping may cut a 1cycle; say where weights shrink in two ways."""
+    training, penalties = config.training, config.regularization
+    for part, l2, decay, own in zip(
+        ("backbone", "head"),
+        (penalties.backbone_l2, penalties.head_l2),
+        update_rules(config).weight_decays,
+        (penalties.backbone_weight_decay, penalties.head_weight_decay),
+        strict=True,
+    ):
+        if l2 and decay and own is None:
+            yield Notice(
+                f"{part}: L2 {l2:g} acts beside a weight decay of {decay:g}; "
+                f"--{part}-weight-decay 0 leaves L2 alone"
+            )
+    epochs = max((stage.epochs for stage in stages if not stage.solves), default=0)
+    whole = training.budget is not None or config.averaging.swa
+    if config.schedule.name == "1cycle" and training.patience < epochs and not whole:
+        yield Notice(
+            f"1cycle: early stopping may end a stage before its rate has come down, where the loss "
+            f"falls most; --patience {epochs} lets every cycle end",
+            warning=True,
+        )
+
+
+@torch.no_grad()
+def refuse_size(backbone: Backbone, side_px: int, device: torch.device) -> None:
+    """Raise a usage error where a backbone, as it is built, takes no pictures of a size."""
+    trains = backbone.model.training
+    try:
+        backbone.model.eval()(torch.zeros(1, 3, side_px, side_px, device=device))
+    except (AssertionError, IndexError, RuntimeError, ValueError):
+        what = f"stages: solve@{side_px}: {backbone.name} cannot take pictures of that size"
+        size = backbone.preprocessing.width_px
+        where = f"it is built for {size} px"
+        raise usage_error(what, where, f"leave @{side_px} out, or --image-size {side_px}") from None
+    finally:
+        backbone.model.train(trains)
 
 
 @torch.no_grad()

@@ -5,7 +5,7 @@ for the head, each entry a learning-rate multiplier, 0 for frozen. Nothing else 
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import nn
 
@@ -28,7 +28,8 @@ class PlannedStage:
     lr: peak learning rate at multiplier 1, which is the head's.
     kept_statistics: how many groups from the stem keep their batch-norm statistics, trained or not.
     boundary: groups below it are frozen, 0..G; G means that the head alone trains.
-    solves: in closed form, on the backbone as it is, without a gradient step.
+    solves: in closed form, on the backbone as it is, without a gradient step. side_px: input size
+    of a solve, None for the run's.
     """
 
     name: str
@@ -38,6 +39,7 @@ class PlannedStage:
     if_improving: bool = False
     kept_statistics: int = 0
     solves: bool = False
+    side_px: int | None = None
 
     @property
     def boundary(self) -> int:
@@ -139,10 +141,11 @@ def plan_stage(stage: Stage, config: Config, groups: Sequence[str]) -> PlannedSt
     fresh = num_fresh(config, count)
     powers = (max(0, depth - i - fresh) for i in range(depth))  # counted below the random groups
     multipliers = [0.0] * (count - depth) + [decay**power for power in powers] + [1.0]
-    name = "solve" if stage.solves else {0: "head", count: "all"}.get(depth, f"top {depth}")
+    name = stage.text if stage.solves else {0: "head", count: "all"}.get(depth, f"top {depth}")
     kept = count - fresh if training.batchnorm == "frozen" else 0
     improving = stage.if_improving
-    return PlannedStage(name, stage.epochs, lr, tuple(multipliers), improving, kept, stage.solves)
+    planned = PlannedStage(name, stage.epochs, lr, tuple(multipliers), improving, kept)
+    return replace(planned, solves=stage.solves, side_px=stage.image_size)
 
 
 def apply_stage(model: nn.Module, column_of: Callable[[str], int], stage: PlannedStage) -> None:

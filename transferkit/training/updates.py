@@ -9,10 +9,10 @@ from typing import Any
 from torch import Tensor, nn
 
 from transferkit import processes
-from transferkit.training.averaging import Average, make_average
+from transferkit.training.averaging import Average, epoch_average, moving_average
 from transferkit.training.gradients import CLIPPINGS
 from transferkit.training.monitor import Monitor
-from transferkit.training.optimizers import make_optimizer, parameter_groups
+from transferkit.training.optimizers import gradient_scale, make_optimizer, parameter_groups
 from transferkit.training.regularizers import (
     Strengths,
     Term,
@@ -20,6 +20,7 @@ from transferkit.training.regularizers import (
     max_norm_,
     penalized,
     penalty_terms,
+    soft_threshold_,
 )
 from transferkit.training.stages import PlannedStage
 
@@ -48,8 +49,9 @@ class Updater:
     """What turns losses into steps during one stage.
 
     classifier: what trains. network, optimizer: as Fabric wraps them. clippable: what is clipped.
-    terms: the penalties; due: before the step's first backward pass, and then none. held: the
-    weights under max-norm. fresh: the state of the optimiser before its first step.
+    terms: the penalties; due: before the step's first backward pass, and then none. shrunk:
+    identity of a weight -> strength of L1. held: the weights under max-norm. fresh: the state of
+    the optimiser before its first step.
     """
 
     fabric: Any
@@ -59,6 +61,7 @@ class Updater:
     rules: Rules
     clippable: list[nn.Parameter]
     terms: list[Term]
+    shrunk: Mapping[int, float]
     held: list[Tensor]
     average: Average | None
     fresh: dict[str, Any]
@@ -88,6 +91,7 @@ class Updater:
         monitor.backward()
         clipped = self.clip()
         self.optimizer.step()
+        self.shrink()
         self.hold()
         monitor.update()
         if self.average is not None:
@@ -114,6 +118,20 @@ class Updater:
         )
         kind, limit = self.rules.clipping
         return CLIPPINGS[kind](self.clippable, limit)
+
+    def shrink(self) -> None:
+        """Take L1's proximal step, as long as the optimiser's own, so that zeros are exact.
+
+        A weight stays zero while its loss gradient is smaller than the strength.
+        Source: Yun, Lozano and Yang, "Adaptive Proximal Gradient Methods for Structured Neural
+        Networks", NeurIPS 2021.
+        """
+        states = self.optimizer.optimizer.state if self.shrunk else {}
+        for group in self.optimizer.param_groups if self.shrunk else ():
+            for weight in group["params"]:
+                if id(weight) in self.shrunk and weight.grad is not None:
+                    scale = gradient_scale(states.get(weight, {}), group)
+                    soft_threshold_(weight, group["lr"] * self.shrunk[id(weight)] / scale)
 
     def hold(self) -> None:
         """Bring weights that outgrew the max-norm back to it."""
@@ -159,7 +177,12 @@ def make_updater(
     def in_head(name: str) -> bool:
         return column_of(name) == head
 
+    l1 = {name: rules.penalties.l1_of(in_head(name), p) for name, p in named}
     groups = parameter_groups(named, column_of, stage.multipliers, rules.weight_decays)
+    average: Average | None = moving_average(classifier, column_of, stage, rules.ema)
+    average = average or epoch_average(classifier, column_of, stage, rules.swa)
+    if average is not None:
+        average.sparse = frozenset(name for name, strength in l1.items() if strength)
     network, optimizer = fabric.setup(network, make_optimizer(rules.optimizer, groups, rules.hyper))
     return Updater(
         fabric,
@@ -169,8 +192,9 @@ def make_updater(
         rules,
         clippable_parameters(classifier, named, rules),
         penalty_terms(named, in_head, rules.penalties, pretrained),
+        {id(p): l1[name] for name, p in named if l1[name]},
         constrained(classifier, in_head, rules.max_norm[0]) if rules.max_norm else [],
-        make_average(classifier, column_of, stage, rules.ema, rules.swa),
+        average,
         copy.deepcopy(optimizer.state_dict()),
     )
 

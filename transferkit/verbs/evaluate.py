@@ -20,6 +20,7 @@ from transferkit.events import Notice, Progress, Show, Working
 from transferkit.inference.decide import MEASURES, DecisionRule, class_sets, fit_rule
 from transferkit.inference.members import open_members
 from transferkit.inference.pipeline import Prediction, predictions
+from transferkit.inference.sampled import calibrated
 from transferkit.recipes.reading import config_of
 from transferkit.runs.folder import RunFolder
 
@@ -49,6 +50,7 @@ def evaluate(
     index = scan_labelled(data, config, reading, show, allow_outside)
     show(Working("loading the model"))
     members = open_members(folders, options, len(index), max_pixels=max_pixels)
+    members = calibrated(members, options, measure=True)
     loaded = members[0].loaded
     is_own = loaded.description.get("data", {}).get("fingerprint") == index.fingerprint
     positions = positions_of(index, split, is_own or not index.drawn_split)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from transferkit.backbones.engine import TOLERANCE, torch_runner
-from transferkit.backbones.folding import fold_batchnorm
+from transferkit.backbones.folding import Folding, fold_batchnorm
 from transferkit.config import Config
 from transferkit.data.index import DatasetIndex
 from transferkit.data.loader import CLEAN, ViewMaker, ahead, epoch_order
@@ -30,7 +30,7 @@ from transferkit.exporting.formats import (
     with_metadata,
 )
 from transferkit.exporting.int8 import BATCH, quantized
-from transferkit.exporting.sparsity import pruned, zeros
+from transferkit.exporting.sparsity import Retraining, pruned, zeros
 from transferkit.files.atomic_write import disk_error, make_inside, write_atomically
 from transferkit.finetuning.preparation import scan_pictures
 from transferkit.inference.deployed import DTYPES, Deployed
@@ -42,8 +42,8 @@ from transferkit.runs.folder import MODEL, open_run
 from transferkit.runs.life import moved
 from transferkit.runs.lock import only_process
 from transferkit.training.picks import batches
+from transferkit.training.settings import loop_settings
 
-TRAINING_BATCH = 32
 NOISE = 32  # images of it, where there are no pictures
 
 
@@ -94,10 +94,9 @@ def export(
     original = torch_runner(copy.deepcopy(loaded.classifier), torch.device("cpu"))
     if options.sparsity:
         assert index is not None
-        augmentation = (config.augment.level, config.augment.flip)
-        loaded = thinned_out(loaded, index, options, augmentation, show)
+        loaded = thinned_out(loaded, index, options, config, show)
     show(Working(f"writing {options.format}"))
-    files = made_files(loaded, index, options, images[:2], show)
+    files, folding = made_files(loaded, index, options, images[:2], show)
     kinds = [] if options.precision == "fp32" else [options.precision]
     kinds += ["sparse"] if options.sparsity else []
     target = output or run / "exports" / f"{'-'.join(['model', *kinds])}{suffix}"
@@ -114,8 +113,12 @@ def export(
             _, engine = open_exported(waiting / target.name, trusted=True)
             sizes = (before, sum(map(len, files.values())))
             result = compare(original, engine.run, images, labels, sizes)
-            if options.sparsity:
-                result = replace(result, sparsity=zeros(loaded.classifier))
+            result = replace(
+                result,
+                sparsity=zeros(loaded.classifier) if options.sparsity else 0.0,
+                folded=len(folding.pairs),
+                unfolded=folding.left,
+            )
             refuse_losses(result, options)
             for end in files:
                 os.replace((waiting / target.name).with_suffix(end), target.with_suffix(end))
@@ -197,7 +200,7 @@ def refuse_combinations(options: ExportOptions, output: Path | None) -> str:
         raise usage_error(
             f"--sparsity has no effect with --format {options.format}",
             "it stores zeros in full, and its kernels compute with them",
-            "choose --format safetensors",
+            "use --format safetensors",
         )
     if options.sparse_epochs and not options.sparsity:
         raise usage_error("--sparse-epochs has no effect without --sparsity")
@@ -237,50 +240,46 @@ def made_files(
     options: ExportOptions,
     example: Tensor,
     show: Show,
-) -> Files:
-    """Return the exported model: suffix -> bytes."""
+) -> tuple[Files, Folding]:
+    """Return the exported model: suffix -> bytes; and which batch norms are folded."""
     network = Deployed(copy.deepcopy(loaded.classifier), torch.float32).eval()
-    folded = 0
+    folding = Folding()
     if options.folds:
-        made, folded = fold_batchnorm(network, example)
+        made, folding = fold_batchnorm(network, example)
         network = made  # type: ignore[assignment]
-        if not folded:
-            show(Notice("no batch norm could be folded"))
-    about = description(loaded, options, folded)
+        show(Notice(folding.text))
+    about = description(loaded, options, folding)
     if options.precision != "int8":
         dtype = DTYPES[options.precision]
         network = Deployed(network.classifier, dtype).eval()
-        return FORMATS[options.format].write(network, example, about)
+        return FORMATS[options.format].write(network, example, about), folding
     assert index is not None
     calibration, _ = views(index, loaded.maker, "train", options.calibration_pictures)
     if len(calibration) < BATCH:
         raise usage_error(f"int8 needs {BATCH} training pictures, there are {len(calibration)}")
     model = quantized(onnx_bytes(network, example, about), calibration.numpy())
     data = with_metadata(model, about)
-    return {".onnx": data} if options.format == "onnx" else openvino_files(data, about, False)
+    onnx = options.format == "onnx"
+    return {".onnx": data} if onnx else openvino_files(data, about, False), folding
 
 
 def thinned_out(
     loaded: LoadedRun,
     index: DatasetIndex,
     options: ExportOptions,
-    augmentation: tuple[str, bool],
+    config: Config,
     show: Show,
 ) -> LoadedRun:
-    """Return the model with its smallest weights at zero, trained on for `sparse_epochs`.
-
-    augmentation: level and flip of the varied views that it trains on.
-    """
-    level, flip = augmentation
-    maker = replace(loaded.maker, level=level, flip=flip)
+    """Return the model with its smallest weights at zero, after `sparse_epochs` as its run has."""
+    level, settings = config.augment.level, loop_settings(config)
+    maker = replace(loaded.maker, level=level, flip=config.augment.flip)
     train = index.of_split("train")
     if options.sparse_epochs and len(train) < 2:
         raise usage_error("--sparse-epochs needs training pictures", "", "name others with --data")
-    count = len(batches(train, TRAINING_BATCH))
 
     def batches_of(epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
         order = epoch_order(index.labels[train], "none", 0, epoch)
-        picks = batches(train[order], TRAINING_BATCH)
+        picks = batches(train[order], settings.batch_size)
 
         def one(position: int) -> np.ndarray:
             file = index.file(position)
@@ -291,11 +290,22 @@ def thinned_out(
             images = np.concatenate([next(made) for _ in pick])
             yield torch.from_numpy(images), torch.from_numpy(index.labels[pick])
 
-    events = pruned(loaded.classifier, options.sparsity, options.sparse_epochs, count, batches_of)
+    retraining = Retraining(
+        options.sparse_epochs,
+        len(batches(train, settings.batch_size)),
+        batches_of,
+        settings.rules,
+        settings.schedule,
+        config.training.unfrozen_lr,
+        config.training.label_smoothing,
+    )
+    events = pruned(
+        loaded.classifier, options.sparsity, retraining if options.sparse_epochs else None
+    )
     return replace(loaded, classifier=drain(events, show))
 
 
-def description(loaded: LoadedRun, options: ExportOptions, folded: int) -> dict[str, Any]:
+def description(loaded: LoadedRun, options: ExportOptions, folding: Folding) -> dict[str, Any]:
     """Return what an exported model says of itself: all that is needed to use it."""
     names = ("classes", "preprocessing", "background", "backbone", "license")
     more = {}
@@ -307,7 +317,8 @@ def description(loaded: LoadedRun, options: ExportOptions, folded: int) -> dict[
         **more,
         "temperature": loaded.temperature,
         "precision": options.precision,
-        "folded_batchnorms": folded,
+        "folded_batchnorms": len(folding.pairs),
+        "folded": folding.pairs,
         "sparsity": options.sparsity,
         "input": "images: uint8 (N, 3, H, W), RGB 0..255, resized as preprocessing says",
         "output": "logits: float32 (N, K); probabilities are softmax(logits / temperature)",

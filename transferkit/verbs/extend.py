@@ -64,7 +64,7 @@ def beyond(run: Path) -> str:
     trained = [
         stage["name"]
         for stage in summary.get("stages", [])
-        if stage["name"] != "solve" and stage["epochs"]
+        if not stage["name"].startswith("solve") and stage["epochs"]
     ]
     if not trained:
         return ""

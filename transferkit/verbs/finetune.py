@@ -10,7 +10,7 @@ from typing import Any
 from transferkit import processes
 from transferkit.config import Config
 from transferkit.errors import usage_error
-from transferkit.evaluation.layer_plots import inside
+from transferkit.evaluation.layer_plots import gradients, inside
 from transferkit.evaluation.plots import confusion, curves, learning_rates
 from transferkit.evaluation.reliability_plot import reliability
 from transferkit.events import Event, Notice, Show, StageEnded, StageStarted, Working, drain
@@ -216,8 +216,12 @@ def draw(run: Run, validation: Validation) -> None:
     """Draw the plots of a finished run."""
     rows, calibration, folder = run.state.rows, validation.calibration, run.folder
     folder.save_plot("curves", curves(rows))
-    folder.save_plot("learning_rates", learning_rates(rows))
+    folder.save_plot(
+        "learning_rates", learning_rates(rows, run.parts.config.schedule.name == "1cycle")
+    )
     folder.save_plot("inside", inside(run.state.monitored, run.plan.columns))
+    limit = run.parts.config.clipping.norm
+    folder.save_plot("gradients", gradients(run.state.monitored, limit))
     matrix = validation.evaluation.confusion
     folder.save_plot("confusion", confusion(matrix, run.parts.index.classes))
     before, after = calibration.before.reliability, calibration.after.reliability
@@ -228,15 +232,17 @@ def model_description(run: Run, validation: Validation) -> dict[str, Any]:
     """Describe the model so that it can be rebuilt, understood and trusted: model.json."""
     parts, solved = run.parts, run.solved
     config, backbone = parts.config, parts.backbone
+    size = solved.size if solved else backbone.preprocessing
+    resized = size.height_px != backbone.preprocessing.height_px
     return {
         "backbone": config.backbone.name,
-        "image_size": config.backbone.side_px,
+        "image_size": size.height_px if resized else config.backbone.side_px,
         "structure": make_structure(config.backbone).to_dict(),
         "head": (solved.design if solved else head_design(config)).to_dict(),
         **depths_entries(solved),
         "drop_path": config.backbone.drop_path,
         "classes": list(parts.index.classes),
-        "preprocessing": backbone.preprocessing.to_dict(),
+        "preprocessing": size.to_dict(),
         "background": config.data.background,
         **parts.index.reading.entries(),
         "temperature": validation.calibration.temperature,

@@ -37,7 +37,7 @@ def inspect_data(
     show(Working("reading pictures"))
     index = scan(data, options, lambda done, total: show(Progress("pictures", done, total)))
     show(Working("looking for duplicates"))
-    found = inspect(index)
+    found = inspect(index, show)
     path = output or Path(f"inspection-{(data or manifest or Path('data')).resolve().stem}.json")
     text = redacted(strict_json(found.to_dict(), indent=2)) + "\n"
     try:

@@ -65,7 +65,11 @@ def plan_row(
     material = parts.material
     if stage.solves:
         count = len(material.train) + len(material.val)
-        return described(parts, stage, base, 1, count * max(picture_s, forward_seconds(parts)))
+        larger = (
+            (stage.side_px / material.maker.preprocessing.width_px) ** 2 if stage.side_px else 1
+        )
+        forward_s = larger * forward_seconds(parts)
+        return described(parts, stage, base, 1, count * max(picture_s, forward_s))
     cached = is_cached(parts, stage, base)
     apply_stage(parts.classifier, parts.column_of, stage)
     epoch_s = len(material.train) * train_seconds(parts, stage, cached)

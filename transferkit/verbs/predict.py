@@ -26,13 +26,14 @@ from transferkit.files.row_files import (
     provenance_path,
     require_replaceable,
 )
-from transferkit.inference.decide import DecisionRule, fit_rule
+from transferkit.inference.decide import NEVER, DecisionRule, fit_rule
 from transferkit.inference.exported import is_exported, require_trust
 from transferkit.inference.members import Member, open_members
 from transferkit.inference.outputs import Outputs, completed, write_arrays
 from transferkit.inference.overlays import Overlays, open_overlays, write_overlays
 from transferkit.inference.pipeline import PictureBatch, Prediction, predictions
 from transferkit.inference.rows import columns, error_row, prediction_rows
+from transferkit.inference.sampled import calibrated, decides
 from transferkit.inference.select import Pool, score_by
 from transferkit.recipes.reading import load_config, predict_options
 from transferkit.runs.folder import RunFolder, open_run
@@ -155,6 +156,7 @@ def open_job(
     """
     files = processes.from_first(list_pictures, *sources)
     members = open_members(models, options, len(files), trusted, max_pixels)
+    members = calibrated(members, options, measure=decides(options))
     count = num_samples(members, options)
     needs = options.by == "bald" or options.abstain_by in ("mutual_information", "variation_ratio")
     if needs and count == 1:
@@ -181,7 +183,7 @@ def predict(job: Job, outputs: Outputs, show: Show) -> Iterator[dict[str, Any]]:
     Of several processes each yields the rows of its own block of pictures.
     """
     if job.rule.note:
-        show(Notice(job.rule.note))
+        show(Notice(job.rule.note, warning=job.rule.threshold == NEVER))
     way = select if job.options.select else stream
     try:
         with outputs.held():

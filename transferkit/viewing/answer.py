@@ -19,6 +19,7 @@ from transferkit.inference.members import Member, open_members
 from transferkit.inference.pipeline import predictions
 from transferkit.inference.rows import prediction_rows, ranked
 from transferkit.inference.saliency import Run, choose_runs, overlay, saliency
+from transferkit.inference.sampled import calibrated, decides
 from transferkit.reporting.thumbnails import jpeg_uri
 from transferkit.runs.folder import RunFolder
 
@@ -41,7 +42,9 @@ class Answerer:
     """
 
     def __init__(self, folder: RunFolder, options: Predict) -> None:
-        self.members: list[Member] = open_members([folder], options, 1)
+        self.members: list[Member] = calibrated(
+            open_members([folder], options, 1), options, measure=decides(options)
+        )
         self.options = options
         self.rule: DecisionRule = fit_rule(self.members, options)
         self.maps, self.no_maps = _maps(self.members)

@@ -19,6 +19,7 @@ def export_table(path: Path, result: "Comparison") -> None:
     rows += [
         ["size", bytes_text(r.bytes_before), bytes_text(r.bytes_after)],
         ["pictures/s", f"{r.speed_before:.0f}", f"{r.speed_after:.0f}"],
+        ["ms for one picture", f"{r.latency_before:.1f}", f"{r.latency_after:.1f}"],
         ["same prediction", "", f"{r.agreement:.1%}"],
         ["largest logit difference", "", f"{r.largest_difference:.1e}"],
     ]

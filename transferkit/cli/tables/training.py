@@ -101,6 +101,8 @@ def closing_table(summary: "RunSummary") -> None:
             row.append("" if stage.clipped is None else f"{stage.clipped:.1%}")
     print_table("Stages", headings, cells)
     time_table(summary)
+    if summary.zero_weights is not None:
+        print_lines(["{:,} of {:,} weights under L1 are zero".format(*summary.zero_weights)])
     if summary.diagnosis:
         print_lines([""])
         print_styled("Diagnosis", "bold")
