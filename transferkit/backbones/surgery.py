@@ -42,12 +42,8 @@ def operate(
     images = torch.randn(shape, generator=generator)
     notices = []
     if structure.replace_activations is not None:
-<<<<<<< HEAD
-        notices.append(replace_activations(name, model, structure.replace_activations))
-=======
         wanted = structure.replace_activations
-        told.append(replace_activations(name, model, wanted, structure.slope))
->>>>>>> main
+        notices.append(replace_activations(name, model, wanted, structure.slope))
     if structure.pooling is not None:
         set_pooling(name, model, structure.pooling, images)
     if structure.drop_top_blocks:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from transferkit import processes
 from transferkit.errors import usage_error
-from transferkit.training.averaging import epoch_average
+from transferkit.training.averaging import make_average
 from transferkit.training.checkpoints import copied
 from transferkit.training.gradients import whole
 from transferkit.training.optimizers import make_optimizer, parameter_groups
@@ -127,7 +127,7 @@ def updater_of(run: Run, stage: PlannedStage, network: nn.Module) -> Updater:
         [],  # penalties and max-norm are refused: `shard_problems`
         {},
         [],
-        epoch_average(run.classifier, run.parts.column_of, stage, rules.swa),
+        make_average(run.classifier, run.parts.column_of, stage, 0.0, rules.swa),
         copy.deepcopy(optimizer.state_dict()),
         run.classifier,
         run.fabric.setup_module(network),
