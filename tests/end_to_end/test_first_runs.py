@@ -75,7 +75,7 @@ def test_a_run_begun_by_the_first_release_is_not_resumed_but_begun_anew(
     cli: Cli, old: Path
 ) -> None:
     what, _, remedy = cli("finetune", "--resume", "interrupted").message
-    assert what == "error: the run in interrupted was begun by an early release of transferkit"
+    assert what == "error: the run in interrupted was started by an early release of transferkit"
     assert remedy.endswith("transferkit finetune --recipe interrupted")
     done = cli("finetune", "--recipe", "interrupted", "--out", "again")
     assert done.code == 0, done.err

@@ -15,9 +15,8 @@ from transferkit.runs.folder import open_run
 from transferkit.training.averaging import (
     averaged,
     ema_decay,
-    epoch_average,
     first_averaged,
-    moving_average,
+    make_average,
 )
 from transferkit.training.stages import PlannedStage
 from transferkit.verbs.finetune import finetune, resume
@@ -50,9 +49,9 @@ def test_the_decay_rises_to_its_value() -> None:
 
 def test_the_average_equals_the_one_of_torch_once_warm() -> None:
     model = network()
-    average = moving_average(model, column_of, STAGE, 0.5)
+    average = make_average(model, column_of, STAGE, 0.5, 0.0)
     assert average is not None
-    average.steps = 100
+    average.count = 100
 
     def mean(averages: list[Tensor], values: list[Tensor], _: object) -> None:
         for one, other in zip(averages, values, strict=True):
@@ -74,7 +73,7 @@ def test_the_average_equals_the_one_of_torch_once_warm() -> None:
 
 def test_the_weights_come_back_after_the_average_was_in_the_model() -> None:
     model = network()
-    average = moving_average(model, column_of, STAGE, 0.9)
+    average = make_average(model, column_of, STAGE, 0.9, 0.0)
     assert average is not None
     disturb(model)
     average.update()
@@ -86,13 +85,9 @@ def test_the_weights_come_back_after_the_average_was_in_the_model() -> None:
     assert not torch.equal(own["1.0.weight"], average.tensors["1.0.weight"])
 
 
-def test_without_decay_there_is_no_average() -> None:
-    assert moving_average(network(), column_of, STAGE, 0.0) is None
-
-
 def test_the_mean_of_epochs_equals_the_one_of_torch() -> None:
     model, share = network(), 0.5
-    average = epoch_average(model, column_of, replace(STAGE, epochs=6), share)
+    average = make_average(model, column_of, replace(STAGE, epochs=6), 0.0, share)
     assert average is not None
     reference = AveragedModel(model, use_buffers=True)
     kept = []
@@ -104,7 +99,7 @@ def test_the_mean_of_epochs_equals_the_one_of_torch() -> None:
             reference.update_parameters(model)
             kept.append({n: t.clone() for n, t in model.state_dict().items()})
     theirs = reference.module.state_dict()
-    assert average.epochs == 3
+    assert average.count == 3
     assert average.tensors.keys() == {n for n in theirs if n.startswith("1.")}
     for name, tensor in average.tensors.items():
         if tensor.is_floating_point():
@@ -117,7 +112,7 @@ def test_the_mean_of_epochs_equals_the_one_of_torch() -> None:
 def test_a_share_of_a_stage_is_its_last_epochs() -> None:
     pairs = ((10, 0.25), (10, 1.0), (3, 0.01), (4, 0.5))
     assert [first_averaged(*pair) for pair in pairs] == [8, 0, 2, 2]
-    assert epoch_average(network(), column_of, STAGE, 0.0) is None
+    assert make_average(network(), column_of, STAGE, 0.0, 0.0) is None
 
 
 @pytest.fixture

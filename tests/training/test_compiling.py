@@ -55,7 +55,7 @@ def test_off_compiles_nothing_and_on_everything_but_steps_that_are_read() -> Non
     steps = iter([False, True, False])
     forward, _, _ = make("on", SHORT, reads=lambda: next(steps))
     assert called(forward, 3) == [2.0, 1.0, 2.0]
-    assert list(forward.told()) == []
+    assert list(forward.notices()) == []
 
 
 @pytest.mark.parametrize(
@@ -70,8 +70,8 @@ def test_auto_keeps_what_has_shown_to_be_faster(compiled_s: float, later: float,
     forward, _, _ = make("auto", LONG, compiled_s)
     first = called(forward, 30)
     assert first == [1.0] * 4 + [2.0] * 4 + [later] * 22
-    assert [event.text for event in forward.told()] == [what]  # type: ignore[attr-defined]
-    assert list(forward.told()) == []
+    assert [event.text for event in forward.notices()] == [what]  # type: ignore[attr-defined]
+    assert list(forward.notices()) == []
 
 
 def test_auto_compiles_nothing_in_a_short_stage() -> None:
@@ -100,7 +100,7 @@ def test_a_compiler_that_fails_ends_a_run_that_wants_it_and_no_other() -> None:
     forward, _, _ = make("auto", LONG)
     forward.compile_ = lambda: fails
     assert called(forward, 20) == [1.0] * 20
-    assert [event.text for event in forward.told()] == [  # type: ignore[attr-defined]
+    assert [event.text for event in forward.notices()] == [  # type: ignore[attr-defined]
         "torch.compile does not work here: no C++ compiler; the stage goes on without"
     ]
 

@@ -2,7 +2,8 @@
 
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -55,6 +56,17 @@ def units(
             yield path, child
 
 
+def called_units(model: nn.Module, forward: Callable[[], object]) -> list[str]:
+    """Return the paths of the units that a forward calls, in the order of their first call."""
+    called: list[str] = []
+    with ExitStack() as hooks:
+        for path, module in units(model):
+            hook = lambda *_, path=path: called.append(path)  # noqa: E731
+            hooks.enter_context(module.register_forward_pre_hook(hook))
+        forward()
+    return list(dict.fromkeys(called))
+
+
 def tensors(module: nn.Module, recurse: bool = True) -> Iterator[Tensor]:
     """Yield a module's parameters and buffers."""
     yield from module.parameters(recurse)
@@ -97,14 +109,14 @@ def families(paths: Sequence[str]) -> list[list[str]]:
 
     The outermost ones come first; a set has at least two members.
     """
-    found: dict[tuple[int, str], dict[str, None]] = defaultdict(dict)
+    siblings: dict[tuple[int, str], dict[str, None]] = defaultdict(dict)
     for path in paths:
         parts = path.split(".")
         for depth, name in enumerate(parts):
             kind = re.split(r"[\d_]", name)[0]
             parent = ".".join(parts[:depth])
-            found[depth, f"{parent}.{kind}"][".".join(parts[: depth + 1])] = None
-    ordered = sorted(found.items(), key=lambda item: item[0][0])
+            siblings[depth, f"{parent}.{kind}"][".".join(parts[: depth + 1])] = None
+    ordered = sorted(siblings.items(), key=lambda item: item[0][0])
     return [list(members) for _, members in ordered if len(members) > 1]
 
 

@@ -8,7 +8,9 @@ only input. What was walked is the part that can be cut; the rest below is the s
 
 import copy
 from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,6 +19,7 @@ from torch import Tensor, nn
 from transferkit.backbones.block_groups import (
     BlockGroup,
     Call,
+    called_units,
     cover,
     group_calls,
     in_any,
@@ -198,7 +201,7 @@ def _find(model: nn.Module, images: Tensor) -> Chain:
     if not best:
         raise NoChain("its blocks are not a chain of modules with one input and one output")
     groups = [paths for _, paths in best]
-    head = _head_paths(twin, output)
+    head = called_units(twin, lambda: twin.forward_head(output))  # type: ignore[operator]
     head = [path for path in head if not any(in_any(path, paths) for paths in groups)]
     listed = cover(twin, [[], *groups[:-1], groups[-1] + head])
     _refuse_low_cuts_missing(twin, listed[0])
@@ -219,37 +222,17 @@ def _trace(model: nn.Module, images: Tensor, opened: frozenset[str]) -> tuple[li
     """Run `forward_features` once and return the units' calls, in order of their end, and it."""
     calls: list[Call] = []
 
-    def listen(path: str, module: nn.Module) -> torch.utils.hooks.RemovableHandle:
-        def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
-            given = [value for value in (*args, *kwargs.values()) if value is not None]
-            sole = given[0] if len(given) == 1 and isinstance(given[0], Tensor) else None
-            calls.append(Call(path, sole, result if isinstance(result, Tensor) else None))
+    def note(path: str, _: nn.Module, args: Any, kwargs: dict[str, Any], result: Any) -> None:
+        given = [value for value in (*args, *kwargs.values()) if value is not None]
+        sole = given[0] if len(given) == 1 and isinstance(given[0], Tensor) else None
+        calls.append(Call(path, sole, result if isinstance(result, Tensor) else None))
 
-        return module.register_forward_hook(hook, with_kwargs=True)
-
-    handles = [listen(path, module) for path, module in units(model, opened)]
-    try:
+    with ExitStack() as hooks:
+        for path, module in units(model, opened):
+            hook = partial(note, path)
+            hooks.enter_context(module.register_forward_hook(hook, with_kwargs=True))
         output = model.forward_features(images)  # type: ignore[operator]
-    finally:
-        for handle in handles:
-            handle.remove()
     return calls, output
-
-
-def _head_paths(model: nn.Module, output: Tensor) -> list[str]:
-    """Return the paths of the units that `forward_head` calls."""
-    found: list[str] = []
-
-    def listen(path: str, module: nn.Module) -> torch.utils.hooks.RemovableHandle:
-        return module.register_forward_pre_hook(lambda *_: found.append(path))
-
-    handles = [listen(path, module) for path, module in units(model)]
-    try:
-        model.forward_head(output)  # type: ignore[operator]
-    finally:
-        for handle in handles:
-            handle.remove()
-    return list(dict.fromkeys(found))
 
 
 def _giant(model: nn.Module, tail: Sequence[Call]) -> str:

@@ -6,7 +6,7 @@ import importlib.util
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -138,9 +138,10 @@ def create_backbone(
     if any(part in license_name for part in NONCOMMERCIAL):
         notices.append(f"the weights' licence, {license_name}, forbids commercial use")
     backbone = _assembled(name, model, _preprocessing(model, image_size), structure)
-    told = [*notices, *loaded.notices, *backbone.notices]
     backbone.weights_source, backbone.license = source, license_name
-    return replace(backbone, notices=told, unfilled=loaded.unfilled)
+    backbone.notices = [*notices, *loaded.notices, *backbone.notices]
+    backbone.unfilled = loaded.unfilled
+    return backbone
 
 
 def blank_backbone(

@@ -19,7 +19,7 @@ AVOIDED = {"student", "momentum", "target", "k"}
 learning, where it only gives the keys (`encoder_k`, `momentum_encoder`)."""
 NEUTRAL = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 STATISTICS = ("running_mean", "running_var")
-ADAPTED = (1, 3, 4)  # channels whose order is known: grey, RGB, RGB with another
+ADAPTED = (1, 3, 4)  # numbers of input channels: grey, RGB, RGB with another
 
 
 @dataclass(frozen=True)
@@ -67,11 +67,11 @@ class Fit:
 
     tensors: Tensors
     report: WeightReport
-    told: tuple[str, ...] = ()
+    notices: tuple[str, ...] = ()
 
     @property
     def rank(self) -> tuple[int, int, int]:
-        """More is better: tensors that fit, their entries, names that are known."""
+        """More is better: tensors that fit, their entries, names that the target has."""
         report = self.report
         entries = sum(self.tensors[name].numel() for name in report.matched)
         return len(report.matched), entries, len(report.matched) + len(report.wrong_shape)
@@ -115,21 +115,21 @@ def best_fit(source: Tensors, model: nn.Module) -> Fit:
 
     chosen = max(fits, key=rank)
     fit = fits[chosen]
-    told = list(fit.told)
+    notices = list(fit.notices)
     equal = [p for p in fits if fits[p].rank == fit.rank and not chosen.startswith(p)]
     if equal:
         others = shorten([prefix.rstrip(".") for prefix in equal])
-        told.insert(0, f"took {chosen.rstrip('.')} (there are {others}, too)")
-    return replace(fit, told=tuple(told))
+        notices.insert(0, f"took {chosen.rstrip('.')} (there are {others}, too)")
+    return replace(fit, notices=tuple(notices))
 
 
 def without_wrappers(source: Tensors, target: Tensors) -> Tensors:
     """Take out what compiling and sharding put inside names, as in "layer1._orig_mod.0.weight"."""
-    own = {part for name in target for part in name.split(".")}
+    words = {part for name in target for part in name.split(".")}
 
     def plain(name: str) -> str:
         parts = name.split(".")
-        return ".".join(p for p in parts if p in own or not (p.startswith("_") or p == "module"))
+        return ".".join(p for p in parts if p in words or not (p.startswith("_") or p == "module"))
 
     renamed: Tensors = {}
     for name, value in source.items():
@@ -145,7 +145,7 @@ def prefixes(source: Tensors, target: Tensors) -> list[str]:
     named: Counter[str] = Counter()
     below: Counter[str] = Counter()
     for name in source:
-        cuts = [0, *(found.end() for found in re.finditer(r"\.", name))]
+        cuts = [0, *(dot.end() for dot in re.finditer(r"\.", name))]
         below.update(name[:cut] for cut in cuts)
         named.update(name[:cut] for cut in cuts if name[cut:] in target)
     likely = [prefix for prefix, _ in named.most_common(MAX_PREFIXES)]
@@ -162,23 +162,21 @@ def preference(prefix: str) -> int:
 def _fit(view: Tensors, model: nn.Module, target: Tensors) -> Fit:
     """Return how tensors fit, as they are or converted, whichever fits more."""
     fit = _adapted_fit(view, target)
-    if fit.report.matched and not fit.report.missing and not fit.report.wrong_shape:
-        found = fit
-    else:
-        found = max(fit, _adapted_fit(_convert(view, model), target), key=lambda f: f.rank)
-    tensors = _without_classifier(found.tensors, model)
-    return Fit(tensors, compare(tensors, target), found.told)
+    if not fit.report.matched or fit.report.missing or fit.report.wrong_shape:
+        fit = max(fit, _adapted_fit(_convert(view, model), target), key=lambda f: f.rank)
+    tensors = _without_classifier(fit.tensors, model)
+    return Fit(tensors, compare(tensors, target), fit.notices)
 
 
 def _adapted_fit(view: Tensors, target: Tensors) -> Fit:
-    tensors, told = dict(view), []
+    tensors, notices = dict(view), []
     for name in compare(view, target).wrong_shape:
         have, wanted = view[name].shape, target[name].shape
         same = len(have) == len(wanted) == 4 and have[:1] + have[2:] == wanted[:1] + wanted[2:]
         if same and have[1] in ADAPTED and wanted[1] in ADAPTED:
             tensors[name] = adapted(view[name], wanted[1])
-            told.append(f"{name} adapted from {have[1]} to {wanted[1]} channels")
-    return Fit(tensors, compare(tensors, target), tuple(told))
+            notices.append(f"{name} adapted from {have[1]} to {wanted[1]} channels")
+    return Fit(tensors, compare(tensors, target), tuple(notices))
 
 
 def adapted(weight: Tensor, channels: int) -> Tensor:
@@ -211,8 +209,8 @@ def _without_classifier(source: Tensors, model: nn.Module) -> Tensors:
     """Leave out the tensors of the classifier, which a backbone has none of."""
     names = getattr(model, "pretrained_cfg", {}).get("classifier") or ()
     prefixes = tuple(f"{n}." for n in ((names,) if isinstance(names, str) else names))
-    own = model.state_dict()
-    return {n: v for n, v in source.items() if n in own or not n.startswith(prefixes or ("\0",))}
+    target = model.state_dict()
+    return {n: v for n, v in source.items() if n in target or not n.startswith(prefixes or ("\0",))}
 
 
 def unfilled(model: nn.Module, report: WeightReport) -> tuple[str, ...]:
@@ -222,11 +220,10 @@ def unfilled(model: nn.Module, report: WeightReport) -> tuple[str, ...]:
     is no loss where the file has none of it: it starts by changing nothing.
     """
     lacks = {*report.missing, *report.wrong_shape}
-    found = []
+    names: list[str] = []
     for path, module in model.named_modules():
-        own = [f"{path}.{n}" if path else n for n, _ in module.named_parameters(recurse=False)]
-        learned = own + [f"{path}.{n}" for n in STATISTICS if hasattr(module, n)]
-        if isinstance(module, NEUTRAL) and lacks.issuperset(own):
-            continue
-        found += [name for name in learned if name in lacks]
-    return tuple(found)
+        trained = [f"{path}.{n}" if path else n for n, _ in module.named_parameters(recurse=False)]
+        statistics = [f"{path}.{n}" for n in STATISTICS if hasattr(module, n)]
+        if not (isinstance(module, NEUTRAL) and lacks.issuperset(trained)):
+            names += [name for name in (*trained, *statistics) if name in lacks]
+    return tuple(names)

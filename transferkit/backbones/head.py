@@ -102,8 +102,8 @@ def _linear(
 def head_misfit(num_features: int, design: HeadDesign) -> str:
     """Return why the hidden layers' initialiser does not go with their activation, or ""."""
     widths = (num_features, *design.hidden)
-    found = (misfit(design.start, design.activation, a, b) for a, b in pairwise(widths))
-    return next((reason for reason in found if reason), "")
+    reasons = (misfit(design.start, design.activation, a, b) for a, b in pairwise(widths))
+    return next((reason for reason in reasons if reason), "")
 
 
 class Classifier(nn.Module):

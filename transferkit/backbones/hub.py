@@ -31,11 +31,11 @@ def cached_weights(config: Mapping[str, Any]) -> Path | None:
         stem = name.rpartition(".")[0]
         safer = constants.SAFETENSORS_SINGLE_FILE if usual else f"{stem}.safetensors"
         for filename in (safer, name):
-            found = huggingface_hub.try_to_load_from_cache(
+            cached = huggingface_hub.try_to_load_from_cache(
                 repository, filename, revision=revision or None
             )
-            if isinstance(found, str):
-                return Path(found)
+            if isinstance(cached, str):
+                return Path(cached)
         return None
     if url := config.get("url"):
         name = Path(urllib.parse.urlparse(str(url)).path).name

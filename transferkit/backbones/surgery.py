@@ -11,7 +11,7 @@ import timm.layers.activations as timm_activations
 import torch
 from torch import Tensor, nn
 
-from transferkit.backbones.block_groups import is_opened, lies_in, tensors, units
+from transferkit.backbones.block_groups import called_units, is_opened, lies_in, tensors, units
 from transferkit.backbones.chain import Skip, find_chain
 from transferkit.backbones.layers import make_activation
 from transferkit.backbones.structure import Structure
@@ -40,15 +40,15 @@ def operate(
     generator = torch.Generator().manual_seed(0)
     shape = (2, 3, preprocessing.height_px, preprocessing.width_px)
     images = torch.randn(shape, generator=generator)
-    told = []
+    notices = []
     if structure.replace_activations is not None:
         wanted = structure.replace_activations
-        told.append(replace_activations(name, model, wanted, structure.slope))
+        notices.append(replace_activations(name, model, wanted, structure.slope))
     if structure.pooling is not None:
         set_pooling(name, model, structure.pooling, images)
     if structure.drop_top_blocks:
-        told.append(drop_top_blocks(name, model, structure.drop_top_blocks, images))
-    return told
+        notices.append(drop_top_blocks(name, model, structure.drop_top_blocks, images))
+    return notices
 
 
 def replace_activations(
@@ -158,17 +158,7 @@ def runs(forward: Callable[[], object]) -> bool:
 
 def pooling_layers(model: nn.Module, images: Tensor) -> list[str]:
     """Return the paths of the layers with parameters that `forward_head` may call."""
-    used: set[str] = set()
-
-    def listen(path: str, module: nn.Module) -> torch.utils.hooks.RemovableHandle:
-        return module.register_forward_pre_hook(lambda *_: used.add(path))
-
-    handles = [listen(path, module) for path, module in units(model)]
-    try:
-        runs(lambda: model.forward_features(images))  # type: ignore[operator]
-    finally:
-        for handle in handles:
-            handle.remove()
+    used = called_units(model, lambda: runs(lambda: model.forward_features(images)))  # type: ignore[operator]
     idle = [path for path, _ in units(model) if path not in used]
     return [
         path

@@ -31,8 +31,8 @@ def summed(tensor: Tensor) -> Tensor:
     """Return the sum of a tensor over all processes; gradients flow back to each of them."""
     if processes.count() == 1:
         return tensor
-    found: Tensor = Sum.apply(tensor)
-    return found
+    total: Tensor = Sum.apply(tensor)
+    return total
 
 
 def gathered(rows: Tensor) -> Tensor:
@@ -59,13 +59,13 @@ class Synchronized(nn.Module):
     def forward(self, inputs: Tensor) -> Tensor:
         """Normalise (N, C, ...); then, for timm's layers, what follows the norm in them."""
         if not self.training or processes.count() == 1:
-            found: Tensor = super().forward(inputs)
-            return found
-        found = normalized(self, inputs)
+            outputs: Tensor = super().forward(inputs)
+            return outputs
+        outputs = normalized(self, inputs)
         for name in ("drop", "act"):
             if name in self._modules:
-                found = getattr(self, name)(found)
-        return found
+                outputs = getattr(self, name)(outputs)
+        return outputs
 
 
 def normalized(norm: Any, inputs: Tensor) -> Tensor:
@@ -76,8 +76,8 @@ def normalized(norm: Any, inputs: Tensor) -> Tensor:
     values = inputs.float()
     axes = [0, *range(2, values.ndim)]
     shape = (1, -1) + (1,) * (values.ndim - 2)
-    own = values.new_tensor([values.numel() / values.shape[1]])
-    sums = summed(torch.cat([values.sum(axes), own]))  # (C + 1,)
+    count = values.new_tensor([values.numel() / values.shape[1]])
+    sums = summed(torch.cat([values.sum(axes), count]))  # (C + 1,)
     number = sums[-1].detach()
     average = sums[:-1] / number  # (C,)
     centred = values - average.view(shape)
@@ -90,10 +90,10 @@ def normalized(norm: Any, inputs: Tensor) -> Tensor:
             fair = variance * number / (number - 1)
             norm.running_mean.mul_(1 - part).add_(average, alpha=part)
             norm.running_var.mul_(1 - part).add_(fair, alpha=part)
-    found = centred * (variance + norm.eps).rsqrt().view(shape)
+    outputs = centred * (variance + norm.eps).rsqrt().view(shape)
     if norm.affine:
-        found = found * norm.weight.view(shape) + norm.bias.view(shape)
-    return found.to(inputs.dtype)
+        outputs = outputs * norm.weight.view(shape) + norm.bias.view(shape)
+    return outputs.to(inputs.dtype)
 
 
 @cache

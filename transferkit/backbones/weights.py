@@ -105,10 +105,10 @@ def _read_pickled(path: Path) -> Held:
             warnings.simplefilter("ignore")  # torch warns of newer pickle protocols
             loaded, objects = _loaded(path)
     except pickle.UnpicklingError as error:
-        found = re.search(r"GLOBAL (\S+)", str(error))
+        match = re.search(r"GLOBAL (\S+)", str(error))
         raise _not_plain(
             path,
-            f"it asks for {found[1]}" if found else "its pickle has parts that tensors do not need",
+            f"it asks for {match[1]}" if match else "its pickle has parts that tensors do not need",
         ) from None
     except Exception as error:  # a damaged pickle or archive can raise anything
         script = "it is a TorchScript archive" if "TorchScript" in str(error) else str(error)
@@ -116,8 +116,8 @@ def _read_pickled(path: Path) -> Held:
     tensors: Tensors = {}
     _collect(loaded, "", tensors)
     if not tensors and objects:
-        own = [name for name in objects if not name.startswith("torch.")]
-        raise _not_plain(path, f"it holds whole objects: {shorten(own or objects)}")
+        others = [name for name in objects if not name.startswith("torch.")]
+        raise _not_plain(path, f"it holds whole objects: {shorten(others or objects)}")
     if not tensors:
         raise UserError(
             f"weights file {path} holds no state dict",
@@ -132,19 +132,19 @@ def _loaded(path: Path) -> tuple[Any, tuple[str, ...]]:
     names: list[str] = []
     with suppress(ValueError):  # of the format before torch 1.6: the names come one by one
         names = get_unsafe_globals_in_checkpoint(path)
-    known = {part[1] for part in HARMLESS if isinstance(part, tuple)}
-    known |= {f"{part.__module__}.{part.__name__}" for part in HARMLESS if isinstance(part, type)}
-    inert = {name: None for name in sorted(names) if name not in known and _is_inert(name)}
+    safe = {part[1] for part in HARMLESS if isinstance(part, tuple)}
+    safe |= {f"{part.__module__}.{part.__name__}" for part in HARMLESS if isinstance(part, type)}
+    inert = {name: None for name in sorted(names) if name not in safe and _is_inert(name)}
     while True:
         stands: list[Any] = [(Inert, name) for name in inert]
         try:
             with safe_globals([*stands, *HARMLESS]):
                 return torch.load(path, map_location="cpu", weights_only=True), tuple(inert)
         except pickle.UnpicklingError as error:
-            found = re.search(r"GLOBAL (\S+)", str(error))
-            if not found or found[1] in inert or not _is_inert(found[1]):
+            match = re.search(r"GLOBAL (\S+)", str(error))
+            if not match or match[1] in inert or not _is_inert(match[1]):
                 raise
-            inert[found[1]] = None
+            inert[match[1]] = None
 
 
 def _is_inert(name: str) -> bool:
@@ -177,17 +177,17 @@ def _damaged(path: Path, reason: str) -> UserError:
     )
 
 
-def _collect(held: Any, path: str, found: Tensors, depth: int = 0) -> None:
-    """Add the tensors and arrays of nested mappings and lists to `found`, under their paths."""
-    if isinstance(held, np.ndarray) and held.dtype.kind in "fiub" and held.size:
-        held = torch.from_numpy(np.array(held, dtype=held.dtype.newbyteorder("=")))
-    if isinstance(held, Tensor):
-        if held.layout == torch.strided and not held.is_quantized and not held.is_meta:
-            found.setdefault(path, held.detach())
-    elif isinstance(held, Mapping | list | tuple) and depth < MAX_DEPTH:
-        pairs = held.items() if isinstance(held, Mapping) else enumerate(held)
-        for name, value in pairs:
-            _collect(value, f"{path}.{name}" if path else str(name), found, depth + 1)
+def _collect(value: Any, path: str, tensors: Tensors, depth: int = 0) -> None:
+    """Add the tensors and arrays of nested mappings and lists to `tensors`, under their paths."""
+    if isinstance(value, np.ndarray) and value.dtype.kind in "fiub" and value.size:
+        value = torch.from_numpy(np.array(value, dtype=value.dtype.newbyteorder("=")))
+    if isinstance(value, Tensor):
+        if value.layout == torch.strided and not value.is_quantized and not value.is_meta:
+            tensors.setdefault(path, value.detach())
+    elif isinstance(value, Mapping | list | tuple) and depth < MAX_DEPTH:
+        pairs = value.items() if isinstance(value, Mapping) else enumerate(value)
+        for name, entry in pairs:
+            _collect(entry, f"{path}.{name}" if path else str(name), tensors, depth + 1)
 
 
 def map_by_order(source: Tensors, target: Tensors, classifier: str) -> Tensors:
@@ -224,7 +224,7 @@ def load_weights_file(model: nn.Module, path: Path) -> Loaded:
     if bad:
         raise UserError(f"weights file {path} holds values that are not finite", shorten(bad))
     model.load_state_dict(fitting, strict=False)
-    notices = [f"{path.name}: {told}" for told in fit.told]
+    notices = [f"{path.name}: {notice}" for notice in fit.notices]
     if lines := report.lines():
         loaded = f"{path.name}: {report.fit} backbone tensors loaded"
         notices.append("; ".join([loaded, *lines]))

@@ -7,8 +7,6 @@ from annotated_types import Ge, Gt, Le, Lt
 
 from transferkit.config.option import Option, Section
 
-OPTIMIZER = "--optimizer"
-
 SCHEDULE_USES: dict[str, tuple[str, ...]] = {
     "constant": (),
     "linear": (),

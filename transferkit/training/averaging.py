@@ -23,114 +23,104 @@ def ema_decay(step: int, decay: float) -> float:
 
 
 @dataclass
-class MovingAverage:
-    """An exponential moving average of what one stage trains.
+class Average:
+    """An average of what one stage trains, of parameters and batch-norm statistics alike.
 
-    current: name -> the model's own tensor, of parameters and batch-norm statistics alike.
-    tensors: name -> its average. steps: updates so far. sparse: see `keep_zeros_`.
-    Source: Polyak and Juditsky, "Acceleration of Stochastic Approximation by Averaging", 1992;
-    Morales-Brotons et al., "Exponential Moving Average of Weights in Deep Learning", TMLR 2024.
+    current: name -> the model's own tensor. tensors: name -> its average. sparse: names, see
+    `keep_zeros_`. count: updates so far; `counted` is its name in checkpoints.
     """
 
-    decay: float
     current: Mapping[str, Tensor]
     tensors: dict[str, Tensor]
-    steps: int = 0
     sparse: Collection[str] = ()
-    started: ClassVar[bool] = True
+    count: int = 0
+    counted: ClassVar[str]
+
+    @property
+    def started(self) -> bool:
+        """Whether the average may be evaluated."""
+        return True
+
+    def update(self) -> None:
+        """Take in the weights after a step."""
 
     def end_epoch(self, epoch: int) -> None:
-        """Do nothing: steps count, not epochs."""
+        """Take in the weights after an epoch, from 0."""
 
-    @torch.no_grad()
-    def update(self) -> None:
-        """Move towards the current tensors; whole numbers (batches tracked) are copied."""
-        self.steps += 1
-        share = 1 - ema_decay(self.steps, self.decay)
-        for name, average in self.tensors.items():
-            if average.is_floating_point():
-                average.lerp_(self.current[name], share)
-            else:
-                average.copy_(self.current[name])
-        keep_zeros_(self)
+    def keep_zeros_(self) -> None:
+        """Set to zero what L1 has at zero now: else no weight of a mean stays zero."""
+        for name in self.sparse:
+            self.tensors[name].mul_(self.current[name] != 0)
 
     def restart(self) -> None:
         """Begin again at the current tensors."""
-        self.steps = 0
+        self.count = 0
         copy_(self.tensors, self.current)
 
     def state_dict(self) -> dict[str, Any]:
         """Return copies of what a resumed run needs."""
         tensors = {n: t.detach().cpu().clone() for n, t in self.tensors.items()}
-        return {"steps": self.steps, "tensors": tensors}
+        return {self.counted: self.count, "tensors": tensors}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue where `state_dict` was taken."""
-        self.steps = state["steps"]
+        self.count = state[self.counted]
         copy_(self.tensors, state["tensors"])
 
 
 @dataclass
-class EpochAverage:
-    """The equal mean of what one stage trains, over the ends of its last epochs.
+class MovingAverage(Average):
+    """An exponential moving average over the steps.
 
-    first: the first epoch that counts, from 0. epochs: how many are in the mean so far. sparse: see
-    `keep_zeros_`.
+    Source: Polyak and Juditsky, "Acceleration of Stochastic Approximation by Averaging", 1992;
+    Morales-Brotons et al., "Exponential Moving Average of Weights in Deep Learning", TMLR 2024.
+    """
+
+    decay: float = 0.0
+    counted = "steps"
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Move towards the current tensors; integers (batches tracked) are copied."""
+        self.count += 1
+        share = 1 - ema_decay(self.count, self.decay)
+        for name, average in self.tensors.items():
+            if average.is_floating_point():
+                average.lerp_(self.current[name], share)
+            else:
+                average.copy_(self.current[name])
+        self.keep_zeros_()
+
+
+@dataclass
+class EpochAverage(Average):
+    """The mean over the ends of a stage's last epochs. first: the first one that counts, from 0.
+
     Source: Izmailov et al., "Averaging Weights Leads to Wider Optima and Better Generalization",
     UAI 2018, algorithm 1, once per epoch; torch.optim.swa_utils.
     """
 
-    first: int
-    current: Mapping[str, Tensor]
-    tensors: dict[str, Tensor]
-    epochs: int = 0
-    sparse: Collection[str] = ()
+    first: int = 0
+    counted = "epochs"
 
     @property
     def started(self) -> bool:
         """Whether any epoch is in the mean."""
-        return self.epochs > 0
-
-    def update(self) -> None:
-        """Do nothing: epochs count, not steps."""
+        return self.count > 0
 
     @torch.no_grad()
     def end_epoch(self, epoch: int) -> None:
-        """Take in the weights after an epoch, counted from 0; the first ones are copied."""
+        """Take in the weights after an epoch, from 0; the first ones and integers are copied."""
         if epoch < self.first:
             return
         real = [name for name, tensor in self.tensors.items() if tensor.is_floating_point()]
         if self.started:
             averages = [self.tensors[name] for name in real]
-            current = [self.current[name] for name in real]
-            get_swa_multi_avg_fn()(averages, current, self.epochs)
+            get_swa_multi_avg_fn()(averages, [self.current[name] for name in real], self.count)
         copied = self.tensors.keys() - set(real) if self.started else self.tensors.keys()
         copy_(self.tensors, {name: self.current[name] for name in copied})
-        keep_zeros_(self)
-        self.epochs += 1
-
-    def restart(self) -> None:
-        """Begin again with an empty mean."""
-        self.epochs = 0
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return copies of what a resumed run needs."""
-        tensors = {n: t.detach().cpu().clone() for n, t in self.tensors.items()}
-        return {"epochs": self.epochs, "tensors": tensors}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue where `state_dict` was taken."""
-        self.epochs = state["epochs"]
-        copy_(self.tensors, state["tensors"])
-
-
-Average = MovingAverage | EpochAverage
-
-
-def keep_zeros_(average: Average) -> None:
-    """Bring what L1 has at zero now to zero in the average; of a mean no weight stays zero else."""
-    for name in average.sparse:
-        average.tensors[name].mul_(average.current[name] != 0)
+        self.keep_zeros_()
+        self.count += 1
 
 
 def first_averaged(epochs: int, share: float) -> int:
@@ -138,36 +128,22 @@ def first_averaged(epochs: int, share: float) -> int:
     return epochs - max(1, round(share * epochs))
 
 
-def epoch_average(
-    model: nn.Module, column_of: Callable[[str], int], stage: PlannedStage, share: float
-) -> EpochAverage | None:
-    """Prepare the mean of a stage's last epochs; None when `share` is 0."""
-    if share == 0:
-        return None
-    tensors = stage_tensors(model, column_of, stage)
-    copies = {name: t.clone() for name, t in tensors.items()}
-    return EpochAverage(first_averaged(stage.epochs, share), tensors, copies)
+def make_average(
+    model: nn.Module, column_of: Callable[[str], int], stage: PlannedStage, ema: float, swa: float
+) -> Average | None:
+    """Begin a stage's average at its weights as they are.
 
-
-def stage_tensors(
-    model: nn.Module, column_of: Callable[[str], int], stage: PlannedStage
-) -> dict[str, Tensor]:
-    """Return the parameters and statistics that a stage may change, by name; they are not copies.
-
-    They stay the model's own as long as it is changed in place, as optimisers do.
+    ema: decay of a moving average; swa: share of the epochs in a mean; None where both are 0. The
+    tensors stay the model's own as long as it is changed in place, as optimisers do.
     """
-    tensors = model.state_dict()
-    return {name: t for name, t in tensors.items() if stage.multipliers[column_of(name)] > 0}
-
-
-def moving_average(
-    model: nn.Module, column_of: Callable[[str], int], stage: PlannedStage, decay: float
-) -> MovingAverage | None:
-    """Begin a stage's average at its weights as they are; None when `decay` is 0."""
-    if decay == 0:
+    if not (ema or swa):
         return None
-    tensors = stage_tensors(model, column_of, stage)
-    return MovingAverage(decay, tensors, {name: t.clone() for name, t in tensors.items()})
+    state = model.state_dict()
+    tensors = {name: t for name, t in state.items() if stage.multipliers[column_of(name)] > 0}
+    copies = {name: t.clone() for name, t in tensors.items()}
+    if ema:
+        return MovingAverage(tensors, copies, decay=ema)
+    return EpochAverage(tensors, copies, first=first_averaged(stage.epochs, swa))
 
 
 @contextmanager

@@ -103,17 +103,17 @@ class BoundaryCache:
         """Size of all rows on disk."""
         return self.num_rows * self.row_bytes
 
+    @property
+    def _layout(self) -> dict[str, Any]:
+        """What `state.json` says of the rows, beside how many are done."""
+        return {"num_rows": self.num_rows, "shape": list(self.shape), "dtype": str(self.dtype)}
+
     def _read_done(self) -> int:
         try:
             state = json.loads(read_text(self.folder / "state.json"))
         except (OSError, ValueError):
             return 0
-        expected = {
-            "shape": list(self.shape),
-            "num_rows": self.num_rows,
-            "dtype": str(self.dtype),
-        }
-        if not isinstance(state, dict) or any(state.get(k) != v for k, v in expected.items()):
+        if not isinstance(state, dict) or state | self._layout != state:
             return 0
         done = state.get("rows_done")
         if not isinstance(done, int) or not 0 <= done <= self.num_rows:
@@ -156,15 +156,9 @@ class BoundaryCache:
             write_at(self._file, values.tobytes(), self.rows_done * self.row_bytes)
             write_at(self._sums, sums.tobytes(), self.rows_done * sums.itemsize)
             self.rows_done += len(rows)
-            state = {
-                "rows_done": self.rows_done,
-                "num_rows": self.num_rows,
-                "shape": list(self.shape),
-                "dtype": str(self.dtype),
-            }
             if self.complete:
                 os.fsync(self._file)
-            text = json.dumps(state).encode()
+            text = json.dumps({"rows_done": self.rows_done, **self._layout}).encode()
             write_atomically(self.folder / "state.json", lambda f: f.write(text), lasting=False)
         except OSError as error:
             raise cache_error(self.folder, error) from None
@@ -225,12 +219,12 @@ class CacheParts:
 
     def read(self, rows: np.ndarray) -> Tensor:
         """Return the given rows (n, *shape) as float32."""
-        found = torch.empty(len(rows), *self.parts[0].shape)
+        batch = torch.empty(len(rows), *self.parts[0].shape)
         for part, (start, stop) in zip(self.parts, pairwise(self.starts), strict=True):
             here = np.flatnonzero((rows >= start) & (rows < stop))
             if len(here):
-                found[torch.from_numpy(here)] = part.read(rows[here] - start)
-        return found
+                batch[torch.from_numpy(here)] = part.read(rows[here] - start)
+        return batch
 
 
 def part_name(key: str, part: int, parts: int) -> str:
@@ -266,28 +260,21 @@ def make_room(root: Path, needed: int, budget: int, keep: frozenset[str] = froze
     already. A cache that another process holds stays too. Returns why it does not fit, or "".
     Raises UserError for a folder that cannot be looked into.
     """
-    try:
-        return lacking_room(root, needed, budget, keep)
-    except OSError as error:
-        raise cache_error(root, error) from None
-
-
-def lacking_room(root: Path, needed: int, budget: int, keep: frozenset[str]) -> str:
-    """Make room, see `make_room`; return what is lacking."""
     if needed > budget:
         return f"the cache would take {needed / 1e9:.2f} GB of the {budget / 1e9:.2f} GB allowed"
-    folders = [f for f in root.glob("*/") if (f / "rows.bin").exists()]
-    sizes = {f: (f / "rows.bin").stat().st_blocks * 512 for f in folders}
-    there = sum(sizes.pop(folder) for folder in folders if folder.name in keep)
-    for folder in sorted(sizes, key=lambda f: f.stat().st_mtime):
-        if sum(sizes.values()) + needed <= budget:
-            break
-        if remove_unused(folder):
-            del sizes[folder]
-    existing = root
-    while not existing.exists():
-        existing = existing.parent
-    free = shutil.disk_usage(existing).free
+    try:
+        folders = [f for f in root.glob("*/") if (f / "rows.bin").exists()]
+        sizes = {f: (f / "rows.bin").stat().st_blocks * 512 for f in folders}
+        there = sum(sizes.pop(folder) for folder in folders if folder.name in keep)
+        for folder in sorted(sizes, key=lambda f: f.stat().st_mtime):
+            if sum(sizes.values()) + needed <= budget:
+                break
+            if remove_unused(folder):
+                del sizes[folder]
+        existing = next(folder for folder in (root, *root.absolute().parents) if folder.exists())
+        free = shutil.disk_usage(existing).free
+    except OSError as error:
+        raise cache_error(root, error) from None
     if needed - there > free * 0.9:
         return f"the cache would take {needed / 1e9:.2f} GB and the disk has {free / 1e9:.2f} GB"
     return ""

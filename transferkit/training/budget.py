@@ -1,4 +1,4 @@
-"""A budget of time: how many epochs each stage gets, corrected while the run goes on.
+"""A time limit: how many epochs each stage gets, corrected while the run goes on.
 
 The last stage that fits takes all the time that is left, up to a part of an epoch, and its schedule
 is stretched or squeezed to end there; stages that do not fit get no epochs.
@@ -7,6 +7,7 @@ is stretched or squeezed to end there; stages that do not fit get no epochs.
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import accumulate
 from typing import Any
 
 from transferkit.training.stages import PlannedStage
@@ -50,7 +51,7 @@ class StageCost:
 
 @dataclass
 class Budget:
-    """How long the whole run may take, and what its stages do.
+    """How long the whole command may take, and what its stages do.
 
     limit_s: from the start of the command to its end. closing_s: kept for what follows the last
     stage. costs: of every stage of the plan, corrected by what they really take. epochs: of every
@@ -96,18 +97,18 @@ class Budget:
         The last stage gets what is left. Before it, deeper stages go where their fewest epochs
         would not fit any more, and the stage ends early where only they would.
         """
-        found, left, cost = list(epochs), self.left(stage, spent_s), self.costs[stage]
-        later = [n for n in range(stage + 1, len(found)) if found[n]]
-        own = max(0, cost.least - done) * cost.epoch_s
-        while later and left < own + self._least_s(later):
-            found[later.pop()] = 0.0
+        planned, left, cost = list(epochs), self.left(stage, spent_s), self.costs[stage]
+        later = [n for n in range(stage + 1, len(planned)) if planned[n]]
+        rest_s = max(0, cost.least - done) * cost.epoch_s
+        while later and left < rest_s + self._least_s(later):
+            planned[later.pop()] = 0.0
         if later:
             more = math.floor((left - self._least_s(later)) / cost.epoch_s)
-            found[stage] = min(found[stage], float(done + more))
+            planned[stage] = min(planned[stage], float(done + more))
         else:
             extra = cost.epochs_in(left)
-            found[stage] = done + extra if extra else min(found[stage], done)
-        return found
+            planned[stage] = done + extra if extra else min(planned[stage], done)
+        return planned
 
     def _least_s(self, stages: Sequence[int]) -> float:
         return sum(self.costs[n].seconds(self.costs[n].least) for n in stages)
@@ -115,15 +116,12 @@ class Budget:
     def learn(self, stage: int, train_s: float, validate_s: float, part: float) -> None:
         """Take in what an epoch took, of which `part` (0..1] was run.
 
-        The mean of what was expected and what was found, so that a single hiccup weighs little.
+        The mean of expected and measured times, so that a single hiccup weighs little.
         """
-        known = self.costs[stage]
-        found = (max(1e-6, train_s / part), max(1e-6, validate_s))
-        self.costs[stage] = replace(
-            known,
-            train_s=(known.train_s + found[0]) / 2,
-            validate_s=(known.validate_s + found[1]) / 2,
-        )
+        cost = self.costs[stage]
+        train_s = (cost.train_s + max(1e-6, train_s / part)) / 2
+        validate_s = (cost.validate_s + max(1e-6, validate_s)) / 2
+        self.costs[stage] = replace(cost, train_s=train_s, validate_s=validate_s)
 
     def learn_setup(self, setup_s: float, spent_s: float) -> None:
         """Take in what the first stage's cache took, and that the stage is ready to train.
@@ -155,12 +153,8 @@ def used_stages(
 
 def deepest_that_fits(costs: Sequence[StageCost], left_s: float) -> int:
     """Return the last stage, from 0, up to which all get their fewest epochs; -1 for none."""
-    needed, found = 0.0, -1
-    for number, cost in enumerate(costs):
-        needed += cost.seconds(cost.least)
-        if needed <= left_s:
-            found = number
-    return found
+    needed = accumulate(cost.seconds(cost.least) for cost in costs)
+    return max((number for number, seconds in enumerate(needed) if seconds <= left_s), default=-1)
 
 
 def allocate(costs: Sequence[StageCost], left_s: float) -> list[float]:

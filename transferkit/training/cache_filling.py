@@ -221,8 +221,8 @@ def _reopen(parts: Parts, boundary: int, key: str) -> BoundaryCache:
     """Open the cache at a boundary under its key, closing one with another key."""
     caches = parts.handles.caches
     if boundary in caches:
-        known, cache = caches[boundary]
-        if known == key:
+        open_key, cache = caches[boundary]
+        if open_key == key:
             return cache
         cache.close()
     cache = part_of(parts, boundary, key, processes.rank())

@@ -62,7 +62,7 @@ class CacheRows:
         """List (picture from 0 to T + V - 1, its view numbers) in the order of a part's rows."""
         first, end = self.ends()[part : part + 2]
         varied = tuple(range(CLEAN + 1, self.num_views))
-        found: list[tuple[int, tuple[int, ...]]] = [(p, (CLEAN,)) for p in range(first, end)]
+        entries: list[tuple[int, tuple[int, ...]]] = [(p, (CLEAN,)) for p in range(first, end)]
         if varied:
-            found += [(p, varied) for p in range(first, min(end, self.num_train))]
-        return found
+            entries += [(p, varied) for p in range(first, min(end, self.num_train))]
+        return entries

@@ -171,9 +171,9 @@ def continue_run(run: Run) -> bool:
     checkpoint = restore(run, "last")
     if "updater" not in checkpoint:
         raise UserError(
-            f"the run in {run.folder.path} was begun by an early release of transferkit",
+            f"the run in {run.folder.path} was started by an early release of transferkit",
             "its checkpoint lacks what training needs today to go on to the same weights",
-            f"begin one like it: transferkit finetune --recipe {run.folder.path}",
+            f"start one like it: transferkit finetune --recipe {run.folder.path}",
         )
     try:
         run.state = RunState.from_dict(checkpoint["state"])

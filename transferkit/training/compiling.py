@@ -53,7 +53,7 @@ class Forward:
             return self._run_compiled(inputs)
         return self.eager(inputs)
 
-    def told(self) -> Iterator[Event]:
+    def notices(self) -> Iterator[Event]:
         """Yield once what was decided."""
         yield from map(Notice, self.said)
         self.said.clear()
@@ -65,7 +65,7 @@ class Forward:
         return bool(self.times[True]) or self.left * min(self.times[False][1:]) > WORTH_TRYING_S
 
     def _compare(self) -> None:
-        """Note what the call before took; decide when enough of both kinds are known."""
+        """Note what the call before took; decide when enough of both kinds were timed."""
         if self.last is None:
             return
         kind, since = self.last

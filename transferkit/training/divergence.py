@@ -52,23 +52,23 @@ def rewind(run: Run, stage: PlannedStage, updater: Updater, problem: Diverged) -
     what = f"the loss became {name} at step {problem.step + 1} of stage {stage.name}"
     if run.settings.on_divergence == "stop" or state.halvings == MOST_HALVINGS:
         raise stopped(run, what, stage, lr)
-    again = state.rewound_at == state.epoch and state.epoch > 0
-    known = restore_epoch(run)
-    if again:
+    repeated = state.rewound_at == state.epoch and state.epoch > 0
+    checkpoint = restore_epoch(run)
+    if repeated:
         restore(run, "best")
-    anew = again or known["updater"] is None
-    if anew:
+    fresh = repeated or checkpoint["updater"] is None
+    if fresh:
         updater.restart()
     else:
-        updater.load_state_dict(known["updater"])
+        updater.load_state_dict(checkpoint["updater"])
     state.halvings += 1
     state.rewound_at = state.epoch
     place = f"after epoch {state.epoch}" if state.epoch else "the stage's start"
-    restored = "the best weights" if again else f"the last good checkpoint ({place})"
+    restored = "the best weights" if repeated else f"the last good checkpoint ({place})"
     halving = f"halved the learning rate to {rate_text(lr / 2)}"
     text = f"{what}: exploding; restored {restored}, {halving}"
     state.divergences.append(text)
-    save_last(run) if anew else save_last(run, updater)
+    save_last(run) if fresh else save_last(run, updater)
     return Notice(text, warning=True)
 
 

@@ -17,8 +17,8 @@ LOSS, LOSS_SHARE = 0.05, 0.1
 def require_best(run: Run) -> None:
     """Raise UserError unless the classifier has the weights of the run's best checkpoint."""
     kept = (run.folder.load_checkpoint("best") or {}).get("model", {})
-    own = run.classifier.state_dict()
-    if weights_digest({n: own[n] for n in kept if n in own}) != weights_digest(kept):
+    tensors = run.classifier.state_dict()
+    if weights_digest({n: tensors[n] for n in kept if n in tensors}) != weights_digest(kept):
         raise broken(run, "the run ends with other weights than those of its best epoch", "")
 
 
@@ -53,5 +53,5 @@ def recorded(run: Run) -> dict[str, Any]:
 
 def broken(run: Run, what: str, where: str) -> UserError:
     """Return what to tell of a run that must not be trusted."""
-    remedy = f"begin one like it: transferkit finetune --recipe {run.folder.path}"
+    remedy = f"start one like it: transferkit finetune --recipe {run.folder.path}"
     return UserError(what, where, f"its checkpoints do not fit together; {remedy}")

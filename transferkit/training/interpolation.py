@@ -50,8 +50,7 @@ def interpolate(run: Run) -> Generator[Event, None, None]:
     rows: list[dict[str, Any]] = []
     for share in SHARES if wanted == AUTO else (float(wanted or 0), 1.0):
         copy_(current, interpolated(before, after, share))
-        found = processes.agreed(validate(run, source, source.network))
-        rows.append({"share": share, **found})
+        rows.append({"share": share, **processes.agreed(validate(run, source, source.network))})
 
     def rank(row: dict[str, Any]) -> tuple[float, float]:
         return measured(row, run.settings.metric), -row["val_loss"]

@@ -140,7 +140,7 @@ def train_stage(run: Run, stage: PlannedStage) -> Iterator[Event]:
             with run.watch.on("training"):
                 row = yield from train_epoch(run, stage, source, updater, monitor, forward)
                 updater.end_epoch(state.epoch)
-                yield from forward.told()
+                yield from forward.notices()
             with averaged(updater.average):  # what is evaluated is what is kept
                 is_best = evaluate(run, source, updater, row)
                 state.monitored += [stage_and_epoch(row) | read for read in monitor.rows()]
@@ -205,9 +205,9 @@ def train_epoch(
         for pick, batch in zip(picks[tally.steps :], inputs, strict=True):
             step = tally.steps
             set_rate(run, stage, updater, (step + 0.5) / steps)
-            own = labels[processes.share(pick)]
-            weight = processes.weight(*map(run.objective.weight, (own, labels[pick])))
-            target = to_device(torch.from_numpy(own), run.fabric.device)
+            targets = labels[processes.share(pick)]
+            weight = processes.weight(*map(run.objective.weight, (targets, labels[pick])))
+            target = to_device(torch.from_numpy(targets), run.fabric.device)
             batch = to_device(batch, run.fabric.device)
             with monitor.forward(step):
                 loss, right = backward(run, updater, forward, (batch, target), weight, generator)

@@ -88,16 +88,16 @@ def grouped(lists: Sequence[Views], most_rows: int, cut: int) -> list[list[Views
 
     A picture's views stay together, also where they are more.
     """
-    found: list[list[Views]] = []
+    batches: list[list[Views]] = []
     rows, size = 0, most_rows
     for item in lists:
         if size + len(item[1]) > most_rows or rows == cut:
-            found.append([])
+            batches.append([])
             size = 0
-        found[-1].append(item)
+        batches[-1].append(item)
         size += len(item[1])
         rows += len(item[1])
-    return found
+    return batches
 
 
 def gathered(watch: Stopwatch, views: Iterator[np.ndarray], count: int) -> Tensor:

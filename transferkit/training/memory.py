@@ -40,17 +40,17 @@ def available_bytes(device: torch.device) -> int | None:
     """Return how much memory a device has left; None where that is not known."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
-    found = []
+    limits = []
     try:
         lines = MEMINFO.read_text(encoding="ascii").splitlines()
-        found += [1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable")]
+        limits += [1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable")]
         limit = (CGROUP / "memory.max").read_text(encoding="ascii").strip()
         if limit != "max":
             used = int((CGROUP / "memory.current").read_text(encoding="ascii"))
-            found.append(max(0, int(limit) - used))
+            limits.append(max(0, int(limit) - used))
     except OSError:
         pass
-    return min(found, default=None)
+    return min(limits, default=None)
 
 
 def refuse_more_classes(num_classes: int, num_validation: int) -> None:

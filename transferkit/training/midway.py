@@ -80,10 +80,10 @@ def is_time(stop: Stop) -> bool:
 
 def random_state(device: torch.device) -> dict[str, Any]:
     """Return the state of torch's random numbers, and of those of a GPU."""
-    found = {"cpu": torch.get_rng_state()}
+    state = {"cpu": torch.get_rng_state()}
     if device.type == "cuda":
-        found["cuda"] = torch.cuda.get_rng_state(device)
-    return found
+        state["cuda"] = torch.cuda.get_rng_state(device)
+    return state
 
 
 def set_random_state(state: dict[str, Any], device: torch.device) -> None:

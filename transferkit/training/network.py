@@ -114,13 +114,14 @@ def check_drop_path(config: Config, backbone: Backbone) -> None:
     if not config.backbone.drop_path:
         return
     called: list[bool] = []
-    paths = [m for m in backbone.model.modules() if isinstance(m, DropPath) and m.drop_prob]
-    hooks = [path.register_forward_hook(lambda *_: called.append(True)) for path in paths]
     trains = backbone.model.training
-    backbone.model.eval()(random_images(backbone))
+    with contextlib.ExitStack() as hooks:
+        for module in backbone.model.modules():
+            if isinstance(module, DropPath) and module.drop_prob:
+                hook = module.register_forward_hook(lambda *_: called.append(True))
+                hooks.enter_context(hook)
+        backbone.model.eval()(random_images(backbone))
     backbone.model.train(trains)
-    for hook in hooks:
-        hook.remove()
     if not called:
         what = f"--drop-path has no effect: {backbone.name} has no shortcuts"
         raise usage_error(what, "", "leave it out, or set it to 0 where a recipe names it")
@@ -172,16 +173,16 @@ def make_classifier(config: Config, backbone: Backbone, num_classes: int) -> Cla
 
 def start_notices(config: Config, backbone: Backbone) -> list[Notice]:
     """Say how new layers start and whether that goes with their activation."""
-    found = []
+    notices = []
     if isinstance(backbone.model, Scratch):
         design = scratch_design(config.backbone)
         why = scratch_misfit(backbone.model, design)
-        found.append(pairing_notice(backbone.name, design.start, design.activation, why))
+        notices.append(pairing_notice(backbone.name, design.start, design.activation, why))
     if config.head.layers:
         new = head_design(config)
         why = head_misfit(backbone.num_features, new)
-        found.append(pairing_notice("new layers", new.start, new.activation, why))
-    return [*found, *selu_notices(config)]
+        notices.append(pairing_notice("new layers", new.start, new.activation, why))
+    return [*notices, *selu_notices(config)]
 
 
 def selu_notices(config: Config) -> Iterator[Notice]:
@@ -218,8 +219,8 @@ def take_scale(backbone: Backbone, weights: Path | None) -> Iterator[Notice]:
     if weights is None or weights.name != MODEL or not RunFolder(weights.parent).has_model:
         return
     with contextlib.suppress(UserError):  # a model.json of another program
-        known = RunFolder(weights.parent).read_description()["preprocessing"]
-        there, here = Preprocessing.from_dict(known), backbone.preprocessing
+        preprocessing = RunFolder(weights.parent).read_description()["preprocessing"]
+        there, here = Preprocessing.from_dict(preprocessing), backbone.preprocessing
         if (there.mean, there.std) != (here.mean, here.std):
             backbone.preprocessing = replace(here, mean=there.mean, std=there.std)
             yield Notice(f"input normalisation: that of {weights.parent}")

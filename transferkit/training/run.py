@@ -69,9 +69,8 @@ class RunState:
     def from_dict(values: dict[str, Any]) -> "RunState":
         """Read what `asdict` made, today or in an earlier release."""
         within = values["epoch"] or values["halvings"] or values.get("midway")
-        known = {"entered": values["stage"] - (not within), **values}
-        plateau = Plateau(**values["plateau"])
-        return RunState(**{**known, "best": tuple(values["best"]), "plateau": plateau})
+        typed = {"best": tuple(values["best"]), "plateau": Plateau(**values["plateau"])}
+        return RunState(**{"entered": values["stage"] - (not within), **values, **typed})
 
     def record(self, row: dict[str, Any], metric: str, min_delta: float) -> bool:
         """Take in an epoch's row; True when it is the best of the run."""

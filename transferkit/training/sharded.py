@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from transferkit import processes
 from transferkit.errors import usage_error
-from transferkit.training.averaging import epoch_average
+from transferkit.training.averaging import make_average
 from transferkit.training.checkpoints import copied
 from transferkit.training.gradients import whole
 from transferkit.training.optimizers import make_optimizer, parameter_groups
@@ -89,14 +89,14 @@ class ShardedUpdater(Updater):
     def shards_of(self, state: Mapping[str, Any]) -> dict[str, Any]:
         """Return this process's part of an optimiser's state."""
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-        found = {}
+        shards = {}
         for number, values in state["state"].items():
             like = parameters[number]
-            found[number] = {
+            shards[number] = {
                 name: sharded_like(like, value) if _is_of_shape(value, like) else value
                 for name, value in values.items()
             }
-        return {**state, "state": found}
+        return {**state, "state": shards}
 
 
 def updater_of(run: Run, stage: PlannedStage, network: nn.Module) -> Updater:
@@ -127,7 +127,7 @@ def updater_of(run: Run, stage: PlannedStage, network: nn.Module) -> Updater:
         [],  # penalties and max-norm are refused: `shard_problems`
         {},
         [],
-        epoch_average(run.classifier, run.parts.column_of, stage, rules.swa),
+        make_average(run.classifier, run.parts.column_of, stage, 0.0, rules.swa),
         copy.deepcopy(optimizer.state_dict()),
         run.classifier,
         run.fabric.setup_module(network),
@@ -141,13 +141,13 @@ def twins(classifier: nn.Module, network: nn.Module) -> tuple[nn.Module, nn.Modu
     fully_shard takes only weights whose numbers lie in order.
     """
     tensors = [*classifier.parameters(), *classifier.buffers()]
-    known: dict[int, Any] = {id(tensor): tensor for tensor in tensors}
+    memo: dict[int, Any] = {id(tensor): tensor for tensor in tensors}  # shared with the twin
     for parameter in classifier.parameters():
         if parameter.requires_grad:
             values = parameter.detach().clone(memory_format=torch.contiguous_format)
-            known[id(parameter)] = nn.Parameter(values)
-    found: tuple[nn.Module, nn.Module] = copy.deepcopy((classifier, network), known)
-    return found
+            memo[id(parameter)] = nn.Parameter(values)
+    twin: tuple[nn.Module, nn.Module] = copy.deepcopy((classifier, network), memo)
+    return twin
 
 
 def called_blocks(run: Run, stage: PlannedStage) -> list[str]:
@@ -172,8 +172,8 @@ def shard_(classifier: Any, network: nn.Module, paths: Iterable[str], device: to
     blocks = [classifier.backbone.get_submodule(path) for path in paths]
     learning = [b for b in blocks if any(p.requires_grad for p in b.parameters())]
     for module in (*learning, network):
-        made: Any = fully_shard(module, mesh=mesh, ignored_params=still)
-        made.set_force_sum_reduction_for_comms(True)  # all that gloo has; then it divides
+        sharded: Any = fully_shard(module, mesh=mesh, ignored_params=still)
+        sharded.set_force_sum_reduction_for_comms(True)  # all that gloo has; then it divides
 
 
 def refuse_unsharded(named: Iterable[tuple[str, nn.Parameter]], used: set[int]) -> None:
@@ -181,11 +181,11 @@ def refuse_unsharded(named: Iterable[tuple[str, nn.Parameter]], used: set[int]) 
     for name, parameter in named:
         if parameter.ndim == 0:
             raise usage_error(
-                f"--strategy fsdp cannot share out {name}: it is a single number", "", "use ddp"
+                f"--strategy fsdp cannot shard {name}: it is a single number", "", "use ddp"
             )
         if id(parameter) not in used:
             raise usage_error(
-                f"--strategy fsdp cannot share out {name}: its cached stage does not use it",
+                f"--strategy fsdp cannot shard {name}: its cached stage does not use it",
                 "",
                 "add --no-cache, or use ddp",
             )

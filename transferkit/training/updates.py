@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from transferkit import processes
-from transferkit.training.averaging import Average, epoch_average, moving_average
+from transferkit.training.averaging import Average, make_average
 from transferkit.training.gradients import CLIPPINGS
 from transferkit.training.monitor import Monitor
 from transferkit.training.optimizers import gradient_scale, make_optimizer, parameter_groups
@@ -179,8 +179,7 @@ def make_updater(
 
     l1 = {name: rules.penalties.l1_of(in_head(name), p) for name, p in named}
     groups = parameter_groups(named, column_of, stage.multipliers, rules.weight_decays)
-    average: Average | None = moving_average(classifier, column_of, stage, rules.ema)
-    average = average or epoch_average(classifier, column_of, stage, rules.swa)
+    average = make_average(classifier, column_of, stage, rules.ema, rules.swa)
     if average is not None:
         average.sparse = frozenset(name for name, strength in l1.items() if strength)
     network, optimizer = fabric.setup(network, make_optimizer(rules.optimizer, groups, rules.hyper))
