@@ -189,6 +189,26 @@ def test_names_that_cannot_be_are_refused(config: Config, names: Sequence[str], 
     assert caught.value.exit_code == 2
 
 
+def test_a_backbone_whose_features_are_not_finite_is_left_out(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(name: str, *given: Any, **more: Any) -> Any:
+        backbone = create_backbone(name, *given, **more | {"pretrained": False})
+        if name == SMALL:
+            torch.nn.init.constant_(backbone.model.conv_stem.weight, float("nan"))
+        return backbone
+
+    monkeypatch.setattr(network, "create_backbone", broken)
+    told: list[Event] = []
+    choice = chosen(config, told)
+    assert {r.backbone for r in choice.rows} == {LARGE}
+    (line,) = [e.text for e in told if isinstance(e, Notice) and SMALL in e.text]
+    assert "left out" in line
+    assert "not finite" in line
+    with pytest.raises(UserError, match="not finite"):
+        chosen(config, [], names=[SMALL, LARGE])
+
+
 def test_few_pictures_are_refused_with_what_to_do(
     config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -188,7 +188,6 @@ def first_rung(
     show: Show,
 ) -> Iterator[str]:
     """Try every row on the first pictures; yield what the time did not allow to begin."""
-    count = len(bench.parts[0])
     for name, weights, named in wanted:
         if field.alive and bench.watch.total() > budget_s:
             yield name
@@ -197,30 +196,37 @@ def first_rung(
         options = replace(bench.config.backbone, name=name, weights=weights)
         config = replace(bench.config, backbone=options)
         try:
-            backbone = make_backbone(config, True, weights)
+            yield from first_rows(replace(bench, config=config), field, name, weights, budget_s)
         except UserError as error:
             if named:
                 raise
             show(Notice(f"{name} is left out: {error.what}", warning=True))
-            continue
-        own = replace(bench, config=config, groups=block_groups(backbone))
-        sizes = bench.index.sizes[bench.index.of_split("train")]
-        crops = framings(own, backbone.preprocessing)
-        larger = larger_backbone(config, backbone.preprocessing, sizes)
-        for network in (backbone, larger) if larger else (backbone,):
-            tried: list[Contest] = []
-            for crop in crops:
-                if field.alive and bench.watch.total() > budget_s:
-                    yield f"{name}, {framing(framed(network.preprocessing, crop, None))}"
-                    continue
-                network.model.to(bench.device)
-                each, reader = replace(own, watch=Stopwatch()), tried and tried[0].trial.reader
-                tried.append(Contest(each, begin(each, network, crop, reader or None), network))
-                judge(each, tried[-1].trial, bench.parts[0])
-                field.alive.append(tried[-1])
-                field.halve(count)
-            if tried:  # the larger size is tried at the best framing
-                crops = (min(tried, key=lambda c: float(c.trial.losses[count].mean())).trial.crop,)
+
+
+def first_rows(
+    bench: Bench, field: Field, name: str, weights: Path | None, budget_s: float
+) -> Iterator[str]:
+    """Try a backbone's framings and sizes on the first pictures; yield what was not begun."""
+    count, config = len(bench.parts[0]), bench.config
+    backbone = make_backbone(config, True, weights)
+    own = replace(bench, groups=block_groups(backbone))
+    sizes = bench.index.sizes[bench.index.of_split("train")]
+    crops = framings(own, backbone.preprocessing)
+    larger = larger_backbone(config, backbone.preprocessing, sizes)
+    for network in (backbone, larger) if larger else (backbone,):
+        tried: list[Contest] = []
+        for crop in crops:
+            if field.alive and bench.watch.total() > budget_s:
+                yield f"{name}, {framing(framed(network.preprocessing, crop, None))}"
+                continue
+            network.model.to(bench.device)
+            each, reader = replace(own, watch=Stopwatch()), tried and tried[0].trial.reader
+            tried.append(Contest(each, begin(each, network, crop, reader or None), network))
+            judge(each, tried[-1].trial, bench.parts[0])
+            field.alive.append(tried[-1])
+            field.halve(count)
+        if tried:  # the larger size is tried at the best framing
+            crops = (min(tried, key=lambda c: float(c.trial.losses[count].mean())).trial.crop,)
 
 
 def validated(contest: Contest, positions: np.ndarray, val: np.ndarray) -> float:
