@@ -6,8 +6,10 @@ from scipy import special
 from transferkit.inference.calibration import (
     LIMITS,
     calibrate,
+    calibrate_samples,
     cross_fitted,
     fit_temperature,
+    log_mean,
     log_softmax,
     quality,
     softmax,
@@ -102,3 +104,19 @@ def test_the_temperature_of_a_mean_of_samples() -> None:
     assert error(temperature) < 0.75 * error(1.0)
     whole = cross_fitted(samples, labels)
     assert quality(whole, labels).ece == pytest.approx(error(temperature), abs=0.01)
+
+
+def test_samples_are_measured_with_both_temperatures() -> None:
+    generator = np.random.default_rng(0)
+    labels = generator.integers(0, 3, 300)
+    single = 3 * np.eye(3)[labels] + generator.normal(0, 2, (300, 3))
+    samples = single[:, None] + generator.normal(0, 3, (300, 20, 3))
+    found = calibrate_samples(samples, labels, 2.0)
+    mean = np.exp(log_mean(samples, 2.0))
+    sure = mean.max(axis=1)
+    right = mean.argmax(axis=1) == labels
+    edges = np.clip((sure * 15).astype(int), 0, 14)
+    gaps = [abs((sure - right)[edges == b].sum()) for b in range(15)]
+    assert found.before.ece == pytest.approx(sum(gaps) / 300, abs=1e-9)
+    assert found.after.log_loss < found.before.log_loss
+    assert found.samples == 20

@@ -17,9 +17,11 @@ from transferkit.inference.pipeline import batches
 from transferkit.inference.predict import head_logits, load_run, picture_engine
 from transferkit.recipes.reading import config_of, load_config
 from transferkit.recipes.typed import parse_stages
+from transferkit.reporting.run_page import certainty
 from transferkit.runs.folder import open_run
 from transferkit.training import material, solve_features, solving
 from transferkit.verbs.finetune import finetune, resume
+from transferkit.verbs.report import run_data
 
 Ran = Callable[..., Path]
 SOLVE = {"stages": "solve"}
@@ -267,3 +269,18 @@ def test_what_a_trained_backbone_says_of_its_training_pictures_calibrates_nothin
     found = open_run(train_with(SOLVE)).read_json("calibration")
     assert found is not None
     assert found["judged_on"] == "validation"
+
+
+@pytest.mark.parametrize(("dropout", "held"), [([0.4], True), ([0.0], False)])
+def test_what_samples_of_dropout_say_stands_in_the_report(
+    train_with: Ran, dropout: list[float], held: bool
+) -> None:
+    run = train_with(SOLVE | {"head.dropout": dropout})
+    found = open_run(run).read_json("calibration")
+    note = certainty(run_data(open_run(run)))["reliability_note"]
+    assert found is not None
+    assert (found["sampled"] is not None) == held
+    assert ("samples of MC dropout: ECE" in note) == held
+    if held:
+        assert f"{found['sampled']['after']['ece']:.3f} with its own" in note
+        assert found["sampled"]["after"] != found["after"]

@@ -13,8 +13,15 @@ from transferkit.evaluation.bootstrap import bootstrap_intervals
 from transferkit.evaluation.metrics import Evaluation, evaluate_logits
 from transferkit.evaluation.reliability import log_softmax
 from transferkit.events import Notice, Show
-from transferkit.inference.calibration import Calibration, calibrate, softmax
+from transferkit.inference.calibration import (
+    Calibration,
+    SampledCalibration,
+    calibrate,
+    calibrate_samples,
+    softmax,
+)
 from transferkit.inference.decide import DecisionRule
+from transferkit.inference.dropout import active_dropout, head_samples
 from transferkit.inference.members import Extractor
 from transferkit.inference.pipeline import BATCH, Prediction, batches
 from transferkit.inference.predict import head_logits, picture_engine
@@ -26,6 +33,9 @@ from transferkit.training.run import Run
 
 FEW_TO_CALIBRATE = 200
 """With fewer validation pictures, leave-one-out on the training pictures says more."""
+
+SAMPLES, MOST_SAMPLED = 30, 2000
+"""Of MC dropout for each picture, and pictures, to say how far the samples' mean can be trusted."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +79,8 @@ def validate(run: Run, show: Show) -> Validation:
                 f"since validation has only {len(labels):,}"
             )
         )
+    sampled = sampled_calibration(run, features, labels, calibration.temperature)
+    calibration = replace(calibration, sampled=sampled)
     folder.save_validation(kept)
     folder.write_json("calibration", calibration.to_dict())
     probabilities = softmax(logits, calibration.temperature)[:, None]  # (N, 1, K)
@@ -86,6 +98,24 @@ def validate(run: Run, show: Show) -> Validation:
     intervals = bootstrap_intervals(logs, labels.numpy())
     loss = float(cross_entropy(logits.double(), labels))
     return Validation(replace(evaluation, intervals=intervals), loss, calibration)
+
+
+def sampled_calibration(
+    run: Run, features: Tensor, labels: Tensor, temperature: float
+) -> SampledCalibration | None:
+    """Measure what MC dropout in the head says of validation; None where the head has none.
+
+    features: (N, D), of which at most `MOST_SAMPLED` count. temperature: of a single pass.
+    """
+    head, step = run.model.head, -(-len(labels) // MOST_SAMPLED)
+    if not active_dropout(head):
+        return None
+    rows, truth, seed = features[::step], labels[::step].numpy(), run.parts.config.training.seed
+    logits = [
+        head_samples(head, part, range(n * BATCH, n * BATCH + len(part)), SAMPLES, seed)
+        for n, part in enumerate(rows.split(BATCH))
+    ]
+    return calibrate_samples(torch.cat(logits).double().numpy(), truth, temperature)
 
 
 def features_at(run: Run, positions: np.ndarray) -> Tensor:

@@ -38,6 +38,18 @@ class Quality:
 
 
 @dataclass(frozen=True)
+class SampledCalibration:
+    """The calibration of the mean over samples of MC dropout, on validation.
+
+    before: with the temperature of a single pass. after: with one of its own, cross-fitted.
+    """
+
+    samples: int
+    before: Quality
+    after: Quality
+
+
+@dataclass(frozen=True)
 class Calibration:
     """The calibration of a model on pictures that it was not fitted on.
 
@@ -45,6 +57,7 @@ class Calibration:
     logits; fitted on all of them. before, after: without it, and
     with each picture's temperature fitted on other folds (cross-fitted). risk_coverage: points of
     the curve of `1 - confidence`. wrong_detection: AUROC of each measure as a detector of errors.
+    sampled: None without dropout in the head.
     """
 
     temperature: float
@@ -55,6 +68,7 @@ class Calibration:
     aurc: float
     wrong_detection: dict[str, float]
     judged_on: str = "validation"
+    sampled: SampledCalibration | None = None
     format: int = FORMAT
 
     def to_dict(self) -> dict[str, Any]:
@@ -165,4 +179,15 @@ def calibrate(logits: ArrayLike, labels: ArrayLike, judged_on: str = "validation
         aurc=curve.area,
         wrong_detection={name: detection_auroc(v, wrong) for name, v in measures.items()},
         judged_on=judged_on,
+    )
+
+
+def calibrate_samples(logits: Floats, labels: Integers, temperature: float) -> SampledCalibration:
+    """Measure the mean over samples' logits (N, S, K) against labels (N,).
+
+    temperature: of a single pass.
+    """
+    before = quality(log_mean(logits, temperature), labels)
+    return SampledCalibration(
+        logits.shape[1], before, quality(cross_fitted(logits, labels), labels)
     )

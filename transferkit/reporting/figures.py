@@ -12,7 +12,7 @@ from transferkit.reporting.charts import Axis, Band, Line, Mark, axis_over, line
 from transferkit.reporting.gather import Row, RunData
 from transferkit.units import rate_text
 
-VALIDATION, TRAINING, QUIET = 0, 1, 9  # tones of the style sheet
+VALIDATION, TRAINING, SAMPLED, QUIET = 0, 1, 6, 9  # tones of the style sheet
 STAGE_TONES = (0, 6, 7, 4, 3)
 FIRST_BLOCK_TONE = 2
 BLOCK_TONES = 8
@@ -137,11 +137,14 @@ def large_confusion(run: RunData) -> Markup:
 
 
 def reliability_chart(calibration: dict[str, Any]) -> Markup:
-    """Draw accuracy against confidence, without and with the temperature, and the diagonal."""
+    """Draw accuracy against confidence: single passes, samples of MC dropout, and the diagonal."""
     lines = [Line("perfect", [0.0, 1.0], [0.0, 1.0], QUIET, dashed=True, marked=False)]
-    cases = (("as trained", "before", TRAINING), ("calibrated", "after", VALIDATION))
-    for name, when, tone in cases:
-        bins = [b for b in calibration[when]["reliability"] if b["count"]]
+    cases = [("as trained", calibration["before"], TRAINING)]
+    if calibration.get("sampled"):
+        cases.append(("MC dropout", calibration["sampled"]["after"], SAMPLED))
+    cases.append(("calibrated", calibration["after"], VALIDATION))
+    for name, found, tone in cases:
+        bins = [b for b in found["reliability"] if b["count"]]
         x, y = [b["confidence"] for b in bins], [b["accuracy"] for b in bins]
         lines.append(Line(name, x, y, tone))
     points = "; ".join(

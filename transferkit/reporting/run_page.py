@@ -110,17 +110,24 @@ def certainty(run: RunData) -> dict[str, Any]:
     if calibration is None:
         return {"reliability": ""}
     before, after = calibration["before"]["ece"], calibration["after"]["ece"]
+    sampled = calibration.get("sampled")  # none in runs of older releases
+    note = ""
+    if sampled:
+        own, same = sampled["after"]["ece"], sampled["before"]["ece"]
+        note = f" Mean of {sampled['samples']} samples of MC dropout: ECE {same:.3f} with the same"
+        note += f" temperature, {own:.3f} with its own, which predict takes."
     return {
         "reliability": figures.reliability_chart(calibration),
         "reliability_legend": [
             ("calibrated", figures.VALIDATION),
             ("as trained", figures.TRAINING),
+            *([("MC dropout", figures.SAMPLED)] if sampled else []),
             ("perfect", figures.QUIET),
         ],
         "reliability_note": "On the dashed line the model is calibrated, below it overconfident. "
         f"Expected calibration error (ECE) {before:.3f} as trained, {after:.3f} with "
         f"temperature {calibration['temperature']:.2f}, on {calibration['pictures']:,} pictures of "
-        f"{calibration.get('judged_on', 'validation')}.",
+        f"{calibration.get('judged_on', 'validation')}.{note}",
         "coverage": figures.coverage_chart(calibration),
     }
 
