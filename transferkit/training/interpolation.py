@@ -10,7 +10,7 @@ from transferkit import processes
 from transferkit.events import Event, Notice
 from transferkit.training.averaging import copy_
 from transferkit.training.loop import validate
-from transferkit.training.run import Run, measured
+from transferkit.training.run import Run, ranked
 from transferkit.training.sources import open_source
 from transferkit.training.stages import PlannedStage
 
@@ -52,10 +52,8 @@ def interpolate(run: Run) -> Generator[Event, None, None]:
         copy_(current, interpolated(before, after, share))
         rows.append({"share": share, **processes.agreed(validate(run, source, source.network))})
 
-    def rank(row: dict[str, Any]) -> tuple[float, float]:
-        return measured(row, run.settings.metric), -row["val_loss"]
-
-    chosen = max(rows, key=rank) if wanted == AUTO else rows[0]
+    metric = run.settings.metric
+    chosen = max(rows, key=lambda row: ranked(row, metric)) if wanted == AUTO else rows[0]
     copy_(current, interpolated(before, after, chosen["share"]))
     run.interpolation = rows
     run.interpolated = chosen["share"]

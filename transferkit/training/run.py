@@ -101,6 +101,11 @@ def measured(row: dict[str, Any], metric: str) -> float:
     return value
 
 
+def ranked(row: dict[str, Any], metric: str) -> tuple[float, float]:
+    """Return what compares models on validation: the metric, of equal ones the lower loss."""
+    return measured(row, metric), -row["val_loss"]
+
+
 @dataclass
 class Unsaved:
     """What has come about since checkpoints were written, so that they need not be in every epoch.

@@ -27,11 +27,12 @@ from transferkit.config import Solve
 from transferkit.errors import UserError
 from transferkit.events import EpochEnded, Event, Notice, StageEnded, StageStarted
 from transferkit.files.foreign_files import ODD
+from transferkit.training.blending import blend_
 from transferkit.training.checkpoints import save_last, tensors_above, unfit, write_unsaved
 from transferkit.training.depth_features import USUAL_DEPTHS, at_size
 from transferkit.training.end_check import recorded
 from transferkit.training.kept_solve import keep_solve
-from transferkit.training.run import Run, measured
+from transferkit.training.run import Run, measured, ranked
 from transferkit.training.solve_features import Seen, see
 from transferkit.training.solved import Solved
 from transferkit.training.stages import PlannedStage
@@ -78,6 +79,7 @@ def solve_stage(run: Run, stage: PlannedStage) -> Iterator[Event]:
     classifier, _ = make_solved(run, chosen.depths)
     assert isinstance(classifier.head, nn.Sequential)
     put_into(classifier.head, chosen.solution.spectrum, chosen.solution.penalty, temperature)
+    share = blended(run, classifier.head, top) if learned else 0.0
     with torch.no_grad():
         logits = classifier.head.eval()(top.val_features)
     row: dict[str, Any] = {
@@ -103,7 +105,8 @@ def solve_stage(run: Run, stage: PlannedStage) -> Iterator[Event]:
     state.rows.append(row | {"best": 0})
     state.epoch = 1
     yield EpochEnded(state.stage, stage.name, 1, row, is_best)
-    yield Notice(description(chosen, seen, learned))
+    averaged = f"; averaged with {share:.0%} of the trained head" if share else ""
+    yield Notice(description(chosen, seen, learned) + averaged)
     if not learned and state.left_out and state.left_out["differs"]:
         yield Notice(what_differs(state.left_out, row["val_accuracy"]), warning=True)
     state.next_stage()
@@ -111,6 +114,16 @@ def solve_stage(run: Run, stage: PlannedStage) -> Iterator[Event]:
     write_unsaved(run)
     seconds = time.perf_counter() - started
     yield StageEnded(state.stage - 1, stage.name, 1, measured(row, "accuracy"), seconds, "finished")
+
+
+def blended(run: Run, head: nn.Sequential, seen: Seen) -> float:
+    """Average a solved head with the trained one as validation likes; return the latter's share."""
+    labels, metric = seen.val_labels, run.settings.metric
+
+    def rank(logits: Tensor) -> tuple[float, float]:
+        return ranked(accuracies(logits, labels), metric)
+
+    return blend_(head, run.classifier.head, seen.val_features, labels, rank)
 
 
 def is_solved(run: Run, stage: PlannedStage) -> bool:
@@ -225,7 +238,7 @@ def keep(
     features, left_out: of `Solved`. side_px: its input size where it is not the run's.
     """
     metric = run.settings.metric
-    value = (measured(row, metric), -row["val_loss"])
+    value = ranked(row, metric)
     if run.state.solved is not None and value <= tuple(run.state.solved):
         return False
     run.state.solved = value
@@ -258,7 +271,7 @@ def take_solved(run: Run) -> Solved | None:
     trained = [row for row in state.rows if not run.plan.stages[row["stage"]].solves]
     if trained:
         last = recorded(run)
-        if (measured(last, metric), -last["val_loss"]) >= tuple(state.solved):
+        if ranked(last, metric) >= tuple(state.solved):
             return None
     checkpoint = run.folder.load_checkpoint("solved")
     if checkpoint is None:
