@@ -64,6 +64,7 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "impatient": {"training.patience": 1, "training.min_delta": 0.9, "stages": "1:4,3:2"},
     "solved": KEPT | {"stages": "solve"},
     "solved, then trained": KEPT | {"stages": "solve,head:1@5e-2,2:1@5e-3"},
+    "solved again": KEPT | {"stages": "solve,2:2@5e-3,solve"},
     "solved, then diverges": KEPT | {"stages": "solve,2:2@5e-3"},
     "dropout": {"head.dropout": [0.3], "optimizer.name": "nadam", "training.metric": "loss"},
     "compiled": {
