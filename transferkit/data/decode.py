@@ -163,7 +163,7 @@ def _read_whole(
             orientation = _orientation(image)
             values = _deep_values(image, file, reading, measured) if deep_colour else None
             if values is None and depth.is_deep_grey(image):
-                values = np.asarray(image)  # (H, W), of the mode's own type
+                values = depth.all_values(image)
             value_range = None
             if measured and values is not None:
                 colours = values[..., :-1] if _has_alpha(values) else values

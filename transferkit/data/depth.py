@@ -81,6 +81,15 @@ def strips(values: np.ndarray) -> Iterator[slice]:
     return (slice(first, first + rows) for first in range(0, len(values), rows))
 
 
+def all_values(image: Image.Image) -> np.ndarray:
+    """Return the values (H, W) of a grey picture, in the mode's own type, without a third copy."""
+    values = np.empty((image.height, image.width), np.asarray(image.crop((0, 0, 1, 1))).dtype)
+    for rows in strips(values):
+        bottom = min(rows.stop, image.height)
+        values[rows] = np.asarray(image.crop((0, rows.start, image.width, bottom)))
+    return values
+
+
 def is_deep_grey(image: Image.Image) -> bool:
     """Whether Pillow keeps a picture as grey of more than 8 bits."""
     return image.mode in ("I", "F") or image.mode.startswith("I;")

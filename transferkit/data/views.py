@@ -24,6 +24,8 @@ INTERPOLATIONS = {
 
 _LONGEST = 16
 """Times the input's side; a resized picture that is longer is made in the part that counts."""
+_MOST_RESIZED = 10_000_000
+"""Pixels; of a larger resized picture, too, only that part is made."""
 
 MIN_RATIO = 3 / 4
 """Aspect ratio of the most upright random crop; of the widest one it is the inverse."""
@@ -114,20 +116,24 @@ def _empty_view(preprocessing: Preprocessing) -> Image.Image:
 def _resized(
     image: Image.Image, size: tuple[int, int], resample: Image.Resampling, room: Preprocessing
 ) -> Image.Image:
-    """Resize; of a picture far longer than wide only what a centre crop keeps, to the same bits.
+    """Resize; of a picture far longer than wide only what a centre crop keeps.
 
-    A strip of 1 × 20,000 pixels would become one of 224 × 4,480,000.
+    A strip of 1 × 20,000 pixels would become one of 224 × 4,480,000. To the same bits, but where a
+    large one shrinks and Pillow resizes columns first, as its older releases do.
     """
     along = 0 if size[0] > size[1] else 1
     kept = (room.width_px, room.height_px)[along]
-    # A side that shrinks makes nothing large, and the order of Pillow's passes varies there.
     most = max(_LONGEST * kept, image.size[along])
-    if size[along] <= most or resample == Image.Resampling.NEAREST:
+    small = size[along] <= most and math.prod(size) <= _MOST_RESIZED
+    if small or resample == Image.Resampling.NEAREST:
         return image.resize(size, resample)
     first = -centre_offset(size[along], kept)
     if along == 0:  # Pillow resizes columns first
         middle = resized_part(image, 0, size[0], (first, first + kept), resample)
         return middle.resize((kept, size[1]), resample)
+    if size[1] <= image.height:
+        middle = resized_part(image, 1, size[1], (first, first + kept), resample)
+        return middle.resize((size[0], kept), resample)
     places = taps(image.height, size[1], (first, first + kept), resample)[0]
     top, bottom = int(places.min()), int(places.max()) + 1
     rows = image.crop((0, top, image.width, bottom)).resize((size[0], bottom - top), resample)
