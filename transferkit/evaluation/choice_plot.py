@@ -3,7 +3,7 @@
 from typing import Any
 
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import LogFormatter, PercentFormatter
 
 from transferkit.evaluation.plots import BLUE, FAINT, FONT_PT, ORANGE, styled
 
@@ -43,6 +43,7 @@ def choice_plot(choice: Any) -> Figure:
         axes.set(xscale="log", xlabel="pictures per second through the network, on this machine")
         axes.set(ylabel="leave-one-out accuracy")
         axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_formatter(LogFormatter())  # 30, not 3 × 10¹
         axes.margins(x=0.25)
         axes.yaxis.set_major_formatter(PercentFormatter(1))
         axes.set_title("Backbones: accuracy over speed")
