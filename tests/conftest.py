@@ -161,6 +161,27 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def draw_strips() -> Callable[..., Path]:
+    """Draw two classes of pictures below a folder that differ at the left end alone.
+
+    size: (width, height). edge: pixels at that end. counts: of training and of all pictures.
+    """
+
+    def draw_(root: Path, size: tuple[int, int], edge: int, counts: tuple[int, int]) -> Path:
+        generator = np.random.default_rng(0)
+        for label, name in enumerate(("dark", "light")):
+            for number in range(counts[1]):
+                pixels = generator.integers(90, 160, (size[1], size[0], 3), dtype=np.uint8)
+                pixels[:, :edge] = 40 + 180 * label
+                file = root / ("train" if number < counts[0] else "val") / name / f"{number}.png"
+                file.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(pixels).save(file)
+        return root
+
+    return draw_
+
+
+@pytest.fixture(scope="session")
 def unlabeled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """27 pictures of three kinds and several sizes, in nested folders that say nothing."""
     root = tmp_path_factory.mktemp("unlabeled")

@@ -5,9 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from transferkit.errors import UserError
 from transferkit.inference.predict import load_run
@@ -20,17 +18,9 @@ QUICK = ("--stages", "all:2@1e-2", "--engine", "torch", "--augment", "light", "-
 
 
 @pytest.fixture(scope="module")
-def strips(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def strips(tmp_path_factory: pytest.TempPathFactory, draw_strips: Callable[..., Path]) -> Path:
     """Two classes of 96 × 16 pixels that differ at the left end alone."""
-    root, generator = tmp_path_factory.mktemp("strips"), np.random.default_rng(0)
-    for label, name in enumerate(("dark", "light")):
-        for number in range(12):
-            pixels = generator.integers(90, 160, (16, 96, 3), dtype=np.uint8)
-            pixels[:, :24] = 40 + 180 * label
-            file = root / ("train" if number < 8 else "val") / name / f"{number}.png"
-            file.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(pixels).save(file)
-    return root
+    return draw_strips(tmp_path_factory.mktemp("strips"), (96, 16), 24, (8, 12))
 
 
 def test_every_later_command_frames_pictures_as_the_run_did(strips: Path, cli: Cli) -> None:

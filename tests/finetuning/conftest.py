@@ -1,10 +1,9 @@
 """What the choices of framing, size and backbone are tried on."""
 
+from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from transferkit.finetuning import input_choice
 from transferkit.training import depth_features
@@ -21,14 +20,6 @@ def few_are_enough(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def strips(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def strips(tmp_path_factory: pytest.TempPathFactory, draw_strips: Callable[..., Path]) -> Path:
     """Two classes of 192 × 48 pixels that differ at the left end alone."""
-    root, generator = tmp_path_factory.mktemp("strips"), np.random.default_rng(0)
-    for label, name in enumerate(("dark", "light")):
-        for number in range(22):
-            pixels = generator.integers(90, 160, (48, 192, 3), dtype=np.uint8)
-            pixels[:, :40] = 40 + 180 * label
-            file = root / ("train" if number < 16 else "val") / name / f"{number}.png"
-            file.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(pixels).save(file)
-    return root
+    return draw_strips(tmp_path_factory.mktemp("strips"), (192, 48), 40, (16, 22))

@@ -52,6 +52,11 @@ def test_the_kept_model_answers_as_the_solve_did(train_with: Ran, pictures: Path
     assert row["val_accuracy"] == pytest.approx(float(right))
 
 
+def centre_and_scale(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    std = features.std(0)
+    return features.mean(0), np.where(std > 0, std, 1) * features.shape[1] ** 0.5
+
+
 def test_it_is_ridge_regression_on_the_standardised_features(
     train_with: Ran, pictures: Path
 ) -> None:
@@ -62,8 +67,7 @@ def test_it_is_ridge_regression_on_the_standardised_features(
     assert reference is not None
     assert validation is not None
     features, labels = reference["features"].double().numpy(), reference["labels"].numpy()
-    mean, std = features.mean(0), features.std(0)
-    scale = np.where(std > 0, std, 1) * features.shape[1] ** 0.5
+    mean, scale = centre_and_scale(features)
     model = Ridge(alpha=penalty * len(labels))
     model.fit((features - mean) / scale, np.eye(labels.max() + 1)[labels])
     scores = model.predict((validation["features"].double().numpy() - mean) / scale)
@@ -235,8 +239,8 @@ def test_with_few_validation_pictures_it_is_calibrated_on_leave_one_out(
     assert reference is not None
     assert kept is not None
     features, labels = reference["features"].double().numpy(), reference["labels"].numpy()
-    std = features.std(0)
-    z = (features - features.mean(0)) / (np.where(std > 0, std, 1) * features.shape[1] ** 0.5)
+    mean, scale = centre_and_scale(features)
+    z = (features - mean) / scale
     targets, scores = np.eye(3)[labels], np.empty((len(labels), 3))
     for n in range(len(labels)):
         rest = np.arange(len(labels)) != n
