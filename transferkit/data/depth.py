@@ -78,15 +78,15 @@ def own_range(values: np.ndarray, *, full_16: bool) -> Range:
 def strips(values: np.ndarray) -> Iterator[slice]:
     """Yield rows of about a million pixels, so that a large picture needs little extra memory."""
     rows = max(1, 2**20 // values.shape[1])
-    return (slice(first, first + rows) for first in range(0, len(values), rows))
+    count = len(values)
+    return (slice(first, min(first + rows, count)) for first in range(0, count, rows))
 
 
 def all_values(image: Image.Image) -> np.ndarray:
     """Return the values (H, W) of a grey picture, in the mode's own type, without a third copy."""
     values = np.empty((image.height, image.width), np.asarray(image.crop((0, 0, 1, 1))).dtype)
     for rows in strips(values):
-        bottom = min(rows.stop, image.height)
-        values[rows] = np.asarray(image.crop((0, rows.start, image.width, bottom)))
+        values[rows] = np.asarray(image.crop((0, rows.start, image.width, rows.stop)))
     return values
 
 

@@ -79,13 +79,13 @@ def resized_part(
     """
     begin, old = cut or (0, image.size[axis])
     positions, weights = taps(old, new, part, resample)
-    positions -= begin
-    near, far = int(positions.min()), int(positions.max()) + 1
+    first, last = int(positions.min()), int(positions.max()) + 1
+    near, far = first - begin, last - begin
     box = (near, 0, far, image.height) if axis == 0 else (0, near, image.width, far)
     used = np.asarray(image.crop(box))  # the whole as an array would be a second picture
     pixels = np.moveaxis(used, 1 - axis, 0)  # (rows or columns, the others, 3)
     sums = np.full((len(positions), *pixels.shape[1:]), 1 << (_BITS - 1), dtype=np.int64)
-    for position, weight in zip(positions.T - near, weights.T, strict=True):
+    for position, weight in zip(positions.T - first, weights.T, strict=True):
         sums += pixels[position] * weight[:, None, None]
     resized = np.moveaxis((sums >> _BITS).clip(0, 255).astype(np.uint8), 0, 1 - axis)
     return fromarray(np.ascontiguousarray(resized))

@@ -196,19 +196,20 @@ def first_rung(
         options = replace(bench.config.backbone, name=name, weights=weights)
         config = replace(bench.config, backbone=options)
         try:
-            yield from first_rows(replace(bench, config=config), field, name, weights, budget_s)
+            yield from first_rows(replace(bench, config=config), field, budget_s)
         except UserError as error:
             if named:
                 raise
             show(Notice(f"{name} is left out: {error.what}", warning=True))
 
 
-def first_rows(
-    bench: Bench, field: Field, name: str, weights: Path | None, budget_s: float
-) -> Iterator[str]:
-    """Try a backbone's framings and sizes on the first pictures; yield what was not begun."""
+def first_rows(bench: Bench, field: Field, budget_s: float) -> Iterator[str]:
+    """Try a backbone's framings and sizes on the first pictures; yield what was not begun.
+
+    bench: with the backbone in its configuration.
+    """
     count, config = len(bench.parts[0]), bench.config
-    backbone = make_backbone(config, True, weights)
+    backbone = make_backbone(config, True, config.backbone.weights)
     own = replace(bench, groups=block_groups(backbone))
     sizes = bench.index.sizes[bench.index.of_split("train")]
     crops = framings(own, backbone.preprocessing)
@@ -217,7 +218,8 @@ def first_rows(
         tried: list[Contest] = []
         for crop in crops:
             if field.alive and bench.watch.total() > budget_s:
-                yield f"{name}, {framing(framed(network.preprocessing, crop, None))}"
+                way = framing(framed(network.preprocessing, crop, None))
+                yield f"{config.backbone.name}, {way}"
                 continue
             network.model.to(bench.device)
             each, reader = replace(own, watch=Stopwatch()), tried and tried[0].trial.reader

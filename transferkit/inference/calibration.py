@@ -54,9 +54,9 @@ class Calibration:
     """The calibration of a model on pictures that it was not fitted on.
 
     judged_on: "validation", or "leave-one-out" of training pictures. temperature: divides the
-    logits; fitted on all of them. before, after: without it, and
-    with each picture's temperature fitted on other folds (cross-fitted). risk_coverage: points of
-    the curve of `1 - confidence`. wrong_detection: AUROC of each measure as a detector of errors.
+    logits; fitted on all of them. before, after: without it, and with each picture's temperature
+    fitted on other folds (cross-fitted). risk_coverage: points of the curve of `1 - confidence`.
+    wrong_detection: AUROC of each measure as a detector of errors.
     sampled: None without dropout in the head.
     """
 

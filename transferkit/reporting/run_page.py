@@ -115,7 +115,7 @@ def certainty(run: RunData) -> dict[str, Any]:
     if sampled:
         own, same = sampled["after"]["ece"], sampled["before"]["ece"]
         note = f" Mean of {sampled['samples']} samples of MC dropout: ECE {same:.3f} with the same"
-        note += f" temperature, {own:.3f} with its own, which predict takes."
+        note += f" temperature, {own:.3f} with its own, which predict uses."
     return {
         "reliability": figures.reliability_chart(calibration),
         "reliability_legend": [
@@ -126,8 +126,9 @@ def certainty(run: RunData) -> dict[str, Any]:
         ],
         "reliability_note": "On the dashed line the model is calibrated, below it overconfident. "
         f"Expected calibration error (ECE) {before:.3f} as trained, {after:.3f} with "
-        f"temperature {calibration['temperature']:.2f}, on {calibration['pictures']:,} pictures of "
-        f"{calibration.get('judged_on', 'validation')}.{note}",
+        f"temperature {calibration['temperature']:.2f}, fitted on "
+        f"{calibration.get('judged_on', 'validation')} ({calibration['pictures']:,} pictures)."
+        f"{note}",
         "coverage": figures.coverage_chart(calibration),
     }
 

@@ -117,7 +117,7 @@ def solve_stage(run: Run, stage: PlannedStage) -> Iterator[Event]:
 
 
 def blended(run: Run, head: nn.Sequential, seen: Seen) -> float:
-    """Average a solved head with the trained one as validation likes; return the latter's share."""
+    """Average a solved head with the trained one, as is best on validation; return its share."""
     labels, metric = seen.val_labels, run.settings.metric
 
     def rank(logits: Tensor) -> tuple[float, float]:
