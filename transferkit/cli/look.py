@@ -1,5 +1,6 @@
 """The commands that inspect data and list what there is to choose from."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,7 +24,7 @@ from transferkit.errors import usage_error
 
 
 @app.command()
-@with_options("data.max_pixels", "data.depth_range", "data.bands")
+@with_options("data.corrections", "data.max_pixels", "data.depth_range", "data.bands")
 def inspect(
     data: Annotated[Path | None, typer.Argument(metavar="DATA", help=DATA_HELP)] = None,
     manifest: Annotated[
@@ -46,12 +47,9 @@ def inspect(
         from transferkit.verbs import inspect_data as verb
 
         require_manifest(allow_outside, manifest)
-        from transferkit.data.reading import reading_of
-
-        reading = reading_of(take_data(flags)[0])
-        found, path = verb.inspect_data(
-            data, manifest, output, strict, view.show, allow_outside, reading
-        )
+        given = replace(take_data(flags)[0], path=data, manifest=manifest, strict=strict)
+        given = replace(given, allow_outside=allow_outside)
+        found, path = verb.inspect_data(given, output, view.show)
     if json:
         console.print_json({**found.to_dict(), "output": path})
     else:
@@ -61,8 +59,8 @@ def inspect(
 
 @app.command()
 @with_options(
-    *("data.val_fraction", "data.exclude", "data.strict", "data.background", "data.max_pixels"),
-    *("data.depth_range", "data.bands", "backbone.name", "backbone.weights"),
+    *("data.corrections", "data.val_fraction", "data.exclude", "data.strict", "data.background"),
+    *("data.max_pixels", "data.depth_range", "data.bands", "backbone.name", "backbone.weights"),
     *("backbone.image_size", "backbone.crop", "backbone.crop_share", "solve.depths"),
     *("solve.mirror", "training.seed", "cache.enabled", "cache.dir", "device.accelerator"),
     "device.engine",

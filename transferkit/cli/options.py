@@ -223,6 +223,10 @@ AllowOutside = Annotated[
     bool,
     typer.Option("--allow-outside", help="Read files that the manifest names outside its folder."),
 ]
+Corrections = Annotated[
+    Path | None,
+    typer.Option("--corrections", help="CSV with columns path,label that corrects labels of DATA."),
+]
 Resume = Annotated[
     Path | None,
     typer.Option("--resume", help="Continue an interrupted run; DATA only if it has moved."),

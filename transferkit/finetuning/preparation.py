@@ -263,6 +263,7 @@ def scan_pictures(config: Config, show: Show, use: Use = "train") -> DatasetInde
         reading=reading_of(data),
         allow_outside=data.allow_outside,
         use=use,
+        corrections=data.corrections,
     )
     show(Working("reading pictures"))
     index = scan(data.path, options, lambda done, total: show(Progress("pictures", done, total)))
