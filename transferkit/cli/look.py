@@ -10,7 +10,9 @@ from transferkit import console
 from transferkit.cli.app import Debug, Json, app, live_view
 from transferkit.cli.options import (
     DATA_HELP,
+    FEATURES,
     AllowOutside,
+    Select,
     build_config,
     require_manifest,
     take_data,
@@ -19,6 +21,7 @@ from transferkit.cli.options import (
 from transferkit.cli.tables.choice import choice_table
 from transferkit.cli.tables.comparison import comparison_table
 from transferkit.cli.tables.explanations import page_text, topics_table
+from transferkit.cli.tables.labels import labels_table
 from transferkit.cli.tables.results import inspection_table
 from transferkit.errors import usage_error
 
@@ -100,6 +103,34 @@ def choose(
         console.print_json({**found.to_dict(), "output": path})
     else:
         choice_table(found, path)
+
+
+@app.command()
+@with_options(*FEATURES)
+def labels(
+    data: Annotated[Path | None, typer.Argument(metavar="DATA", help=DATA_HELP)] = None,
+    run: Annotated[
+        Path | None, typer.Option("--run", help="Run whose features are used; DATA may be left out.")
+    ] = None,
+    select: Select = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Write the suspects to a .csv or .jsonl file."),
+    ] = None,
+    json: Json = False,
+    debug: Debug = False,
+    **flags: Any,
+) -> None:
+    """List labels that are probably wrong, and what speaks for others."""
+    with live_view(json) as view:
+        config = build_config(data, None, None, None, flags)
+        from transferkit.verbs import labels as verb
+
+        found = verb.labels(config, run, select, output, view.show)
+    if json:
+        console.print_json({**found.to_dict(), "output": output})
+    else:
+        labels_table(found, output)
 
 
 @app.command()

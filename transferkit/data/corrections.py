@@ -1,4 +1,4 @@
-"""Corrections of labels: a CSV table beside the data set, applied to its list; no picture changes."""
+"""Corrections of labels: a CSV table beside the data set, which itself stays as it is."""
 
 import os
 from collections import Counter
@@ -46,7 +46,8 @@ def read_corrections(file: Path) -> list[Correction]:
     _, lines, _ = read_table(file, FLAG, FORMAT)
     found: list[Correction] = []
     problems = []
-    for line, row in lines:
+    for line, cells in lines:
+        row = {column: unescape_cell(cell) for column, cell in cells.items()}
         path, label = row.get("path", "").strip(), class_name(row.get("label", ""))
         action = row.get("action", "").strip().casefold().replace("_", " ")
         action = action or (CHANGE if label else LEAVE_OUT)
@@ -73,11 +74,9 @@ def placed(
     full = {os.path.normpath(root / path): path for path in paths}
     finder, found, lost = Finder(root), dict[str, Correction](), []
     for each in corrections:
-        path = None
-        for written in dict.fromkeys((each.path, unescape_cell(each.path))):
-            path = path or full.get(os.path.normpath(root / written))
-            if path is None and (location := finder.find(written)):
-                path = full.get(os.path.normpath(root / location))
+        path = full.get(os.path.normpath(root / each.path))
+        if path is None and (location := finder.find(each.path)):
+            path = full.get(os.path.normpath(root / location))
         if path is None:
             lost.append(each)
         else:
@@ -104,8 +103,6 @@ def apply_corrections(listing: Listing, file: Path, excluded: bool) -> None:
     for entry in listing.entries:
         each = right.get(entry.path)
         label = entry.label if each is None or each.action in (KEEP, UNSURE) else each.label
-        spellings = (label, class_name(unescape_cell(label)))
-        label = next((text for text in spellings if text in known), label)
         if label and label not in known:
             assert each is not None
             hint = did_you_mean(label, classes)
