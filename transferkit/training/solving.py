@@ -221,7 +221,7 @@ def make_solved(run: Run, depths: tuple[Depth, ...]) -> tuple[DepthClassifier, H
     head = make_head(num_columns(depths), len(run.material.index.classes), design)
     own = run.classifier
     mean, std = (values.flatten().tolist() for values in (own.mean, own.std))
-    mirror = run.settings.solve.mirror
+    mirror = run.settings.solve.mirrors
     return DepthClassifier(own.backbone, head, mean, std, depths, mirror).eval(), design
 
 
