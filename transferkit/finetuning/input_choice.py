@@ -248,7 +248,8 @@ def solved(bench: Bench, trial: Trial, positions: np.ndarray) -> tuple[Problem, 
     """Solve on the pictures at these positions, which were read."""
     depths = top_depths(trial.reader.depths, USUAL_DEPTHS)
     targets = one_hot(torch.from_numpy(bench.index.labels[positions]), len(bench.index.classes))
-    problem = Problem(features_of(trial, positions), targets)
+    groups = None if bench.index.groups is None else torch.from_numpy(bench.index.groups[positions])
+    problem = Problem(features_of(trial, positions), targets, groups=groups)
     return problem, solve(problem, [depth.columns for depth in depths])
 
 
