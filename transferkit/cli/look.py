@@ -110,7 +110,8 @@ def choose(
 def labels(
     data: Annotated[Path | None, typer.Argument(metavar="DATA", help=DATA_HELP)] = None,
     run: Annotated[
-        Path | None, typer.Option("--run", help="Run whose features are used; DATA may be left out.")
+        Path | None,
+        typer.Option("--run", help="Run whose features are used, with or without DATA."),
     ] = None,
     select: Select = None,
     output: Annotated[

@@ -136,7 +136,8 @@ def _text(manifest: Path, flag: str, form: str) -> tuple[str, list[str]]:
             text = read_text(data)
         except UnicodeDecodeError:
             text = western_text(data)
-            odd = shown(next(word for word in text.split() if not word.isascii())[:40])
+            words = (word for word in text.split() if not word.isascii())
+            odd = shown(next(words, "a blank")[:40])
             warnings.append(
                 f"{name} is not UTF-8 and was read as Windows-1252 ({odd}); if that is wrong, save "
                 "it as UTF-8"

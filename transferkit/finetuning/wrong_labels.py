@@ -1,8 +1,8 @@
 """Suspects among the labels of a data set, with the pictures that speak for either label."""
 
 import math
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from transferkit.closed_form.ridge import scale_of
-from transferkit.closed_form.suspects import Estimate, Ranking, estimate, rank
 from transferkit.closed_form.sums import ROWS
+from transferkit.closed_form.suspects import Estimate, Ranking, estimate, rank
 from transferkit.data.index import DatasetIndex
 from transferkit.finetuning.evidence import Evidence, out_of_sample
 
@@ -110,8 +110,7 @@ def find_suspects(
         select = max(LEAST_SHOWN, math.ceil(found.number + 2 * found.error))
     order = ranking.order[torch.from_numpy(asked)[ranking.order]][:select]
     near_label, near_proposed = (
-        nearest(evidence, ranking, order, wanted[order])
-        for wanted in (labels, ranking.proposed)
+        nearest(evidence, ranking, order, wanted[order]) for wanted in (labels, ranking.proposed)
     )
     suspects = []
     for row, for_label, for_proposed in zip(order.tolist(), near_label, near_proposed, strict=True):
@@ -130,9 +129,7 @@ def find_suspects(
     return WrongLabels(index, len(rows), found, tuple(suspects))
 
 
-def nearest(
-    evidence: Evidence, ranking: Ranking, rows: Tensor, wanted: Tensor
-) -> list[list[int]]:
+def nearest(evidence: Evidence, ranking: Ranking, rows: Tensor, wanted: Tensor) -> list[list[int]]:
     """Return the rows of the nearest pictures of a class for each row (S,), the nearest first.
 
     wanted: (S,), the class. Features are scaled as the solve scales them. Left out are the picture
@@ -148,7 +145,7 @@ def nearest(
             [torch.cdist(own, scale.of(some)) for some in evidence.features.split(ROWS)], 1
         )
         fits = (labels == classes[:, None]) & (groups != groups[part][:, None])
-        distances[~fits | (ranking.margins > 0)] = math.inf
+        distances[~fits | (ranking.unlikely)] = math.inf
         values, places = distances.topk(min(NEIGHBOURS, len(labels)), largest=False)
         pairs = zip(values.tolist(), places.tolist(), strict=True)
         found += [[p for v, p in zip(*row, strict=True) if v < math.inf] for row in pairs]

@@ -37,9 +37,9 @@ def evaluate(
 ) -> Measured:
     """Predict labelled pictures and compare.
 
-    data: where they are and what corrects their labels, no more of it. split: "train", "val", "test" or "all"; "auto" is val where DATA has
-    one of its own or where it is what the run was trained on, else all. max_pixels: in place of the
-    runs' own.
+    data: where they are, and what corrects their labels; its other options are the run's. split:
+    "train", "val", "test" or "all"; "auto" is val where DATA has one of its own or where it is what
+    the run was trained on, else all. max_pixels: in place of the runs' own.
     Raises UserError when the model knows none of the classes.
     """
     config = config_of(folders[0]) if "recipe" in folders[0].files else Config()

@@ -2,7 +2,7 @@
 
 import shlex
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -54,10 +54,8 @@ def review(
         page = make_page(config, found, file)
         with open_server(port, {"/": page}, made.answers(), failed) as server:
             ready(server.address, server.address_once())
-            try:
+            with suppress(KeyboardInterrupt):
                 server.serve_forever(poll_interval=0.2)
-            except KeyboardInterrupt:
-                pass
     return made
 
 
@@ -81,4 +79,5 @@ def make_page(config: Config, found: WrongLabels, file: Path) -> Page:
         train=shlex.join(["transferkit", "finetune", *rest]),
         again=shlex.join(["transferkit", "labels", *rest]),
     )
-    return Page(text, f"{policy(STYLES, SCRIPTS, connect="'self'")}; frame-ancestors 'none'")
+    own = policy(STYLES, SCRIPTS, connect="'self'")
+    return Page(text, f"{own}; frame-ancestors 'none'")

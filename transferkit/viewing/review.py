@@ -1,4 +1,4 @@
-"""Decisions on labels that look wrong, one picture at a time, each on disk before it is answered."""
+"""Decisions on labels that look wrong, each on disk before it is answered."""
 
 import json
 import threading
