@@ -35,7 +35,8 @@ def found(pictures: Path) -> WrongLabels:
             for name in (label, proposed)
         )
         suspects.append(Suspect(position, label, proposed, 0.9, 0.05, *near))
-    return WrongLabels(index, len(index), Estimate(3.0, 1.0, torch.zeros(3, 3)), tuple(suspects))
+    estimate = Estimate(3.0, 1.0, torch.zeros(3, 3), 4.0)
+    return WrongLabels(index, len(index), estimate, tuple(suspects))
 
 
 Post = Callable[..., tuple[int, Any]]

@@ -46,12 +46,14 @@ def rank(probabilities: Tensor, labels: Tensor) -> Ranking:
 class Estimate:
     """How many labels are probably wrong. error: its standard error, by bootstrap.
 
-    joint: (K, K), how many are labelled i and are j; 0 where they are right.
+    joint: (K, K), how many are labelled i and are j; 0 where they are right. confident: the number
+    by confident learning, which counts mistakes of the classifier, too.
     """
 
     number: float
     error: float
     joint: Tensor
+    confident: float
 
     @property
     def text(self) -> str:
@@ -103,7 +105,9 @@ def estimate(probabilities: Tensor, labels: Tensor, seed: int = 0) -> Estimate:
     fitted = minimize(loss, start, method="Nelder-Mead", options=options)
     share, temperature = min(max(fitted.x[0], 0.0), MOST_WRONG), math.exp(fitted.x[1])
     joint = _expected(logs / temperature, labels, share)
-    return Estimate(float(joint.sum()), float(found[1:, 0].std() * count), joint)
+    error = float(found[1:, 0].std() * count)
+    by_others = confident_joint(probabilities, labels).fill_diagonal_(0)
+    return Estimate(float(joint.sum()), error, joint, float(by_others.sum()))
 
 
 def _expected(logs: Tensor, labels: Tensor, share: float) -> Tensor:

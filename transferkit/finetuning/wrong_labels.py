@@ -62,6 +62,7 @@ class WrongLabels:
             "pictures": self.pictures,
             "probably_wrong": self.estimate.number,
             "error": self.estimate.error,
+            "confident_learning": self.estimate.confident,
             "pairs": self.pairs(),
             "suspects": self.rows(),
         }
