@@ -44,7 +44,7 @@ def rank(probabilities: Tensor, labels: Tensor) -> Ranking:
 
 @dataclass(frozen=True)
 class Estimate:
-    """How many labels are probably wrong. error: its standard error, by bootstrap.
+    """How many labels are probably wrong. error: its standard error.
 
     joint: (K, K), how many are labelled i and are j; 0 where they are right. confident: the number
     by confident learning, which counts mistakes of the classifier, too.
@@ -88,9 +88,12 @@ def estimate(probabilities: Tensor, labels: Tensor, seed: int = 0) -> Estimate:
     weights = torch.stack([torch.ones(count), *counts]).double().T
     shares = torch.tensor([0.0, *np.geomspace(0.1 / count, MOST_WRONG, SHARES)]).double()
     best = torch.full((DRAWS + 1,), -math.inf).double()
+    profile = torch.full((len(shares),), -math.inf).double()
     found = torch.zeros(DRAWS + 1, 2).double()  # share and temperature
     for temperature in TEMPERATURES:
-        values, places = (likelihoods(shares[:, None], own(temperature)) @ weights).max(0)
+        each = likelihoods(shares[:, None], own(temperature)) @ weights
+        profile = torch.maximum(profile, each[:, 0])
+        values, places = each.max(0)
         here = torch.stack([shares[places], torch.full_like(best, temperature)], 1)
         found = torch.where((values > best)[:, None], here, found)
         best = torch.maximum(best, values)
@@ -105,7 +108,9 @@ def estimate(probabilities: Tensor, labels: Tensor, seed: int = 0) -> Estimate:
     fitted = minimize(loss, start, method="Nelder-Mead", options=options)
     share, temperature = min(max(fitted.x[0], 0.0), MOST_WRONG), math.exp(fitted.x[1])
     joint = _expected(logs / temperature, labels, share)
-    error = float(found[1:, 0].std() * count)
+    # beside 0 the bootstrap says too little: the largest share that is not much less likely
+    possible = float(shares[profile > profile.max() - 0.5].max() - share)
+    error = max(float(found[1:, 0].std()), possible) * count
     by_others = confident_joint(probabilities, labels).fill_diagonal_(0)
     return Estimate(float(joint.sum()), error, joint, float(by_others.sum()))
 
