@@ -22,10 +22,12 @@ from transferkit.runs.folder import RECIPE
 
 BOTH = "data.max_pixels"
 """The option of the data that a run takes, too."""
+SAME = {"predict.seed": "training.seed", "predict.engine": "device.engine"}
+"""Options of a run that have the flag of another one with --labels."""
 
 
 @app.command()
-@with_predict_options("select", "by", "batch_size", more=FEATURES)
+@with_predict_options("select", "by", "batch_size", more=set(FEATURES) - {*SAME.values()})
 def view(
     run: Annotated[
         Path | None,
@@ -56,7 +58,7 @@ def view(
     """
     typed = given_flags(flags)
     of_run = {key for key in typed if key.startswith(f"{SECTION}.")}
-    useless = of_run if labels else typed.keys() - of_run - {BOTH}
+    useless = of_run - SAME.keys() if labels else typed.keys() - of_run - {BOTH}
     if useless or (sets and labels):
         name = next(iter(useless), "").replace("_", "-").rpartition(".")[2] or "set"
         raise usage_error(f"--{name} has no effect {'with' if labels else 'without'} --labels")
@@ -74,6 +76,8 @@ def view(
                 verb.open_browser(once)
 
         if labels:
+            for own, other in SAME.items():
+                flags[other.replace(".", "__")] = flags.pop(own.replace(".", "__"))
             is_run = run is not None and (run / RECIPE).is_file()
             config = build_config(None if is_run else run, None, None, None, flags)
         from transferkit.verbs import view as verb
