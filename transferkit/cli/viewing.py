@@ -49,22 +49,15 @@ def view(
     debug: Debug = False,
     **flags: Any,
 ) -> None:
-    """Classify pictures in the browser, or decide suspicious labels there.
+    """Classify pictures, or decide suspicious labels, in the browser.
 
     The page is served to this machine only (127.0.0.1), until Ctrl-C, to whoever has the address
     with its token. If the head has dropout, each prediction uses 30 Monte Carlo samples;
-    --mc-dropout 0 turns that off. With --labels, decisions are saved at once to --corrections
-    [corrections.csv], where a later session goes on.
+    --mc-dropout 0 turns that off. Decisions on labels are saved at once to corrections.csv, or what
+    --corrections names, where a later session goes on.
     """
     typed = given_flags(flags)
-    of_run = {key for key in typed if key.startswith(f"{SECTION}.")}
-    useless = of_run - SAME.keys() if labels else typed.keys() - of_run - {BOTH}
-    if useless or (sets and labels):
-        name = next(iter(useless), "").replace("_", "-").rpartition(".")[2] or "set"
-        raise usage_error(f"--{name} has no effect {'with' if labels else 'without'} --labels")
-    if not labels and (select is not None or run is None):
-        what = "no run given" if run is None else "--select has no effect without --labels"
-        raise usage_error(what, "", "transferkit view RUN, or transferkit view DATA --labels")
+    require_fitting(labels, run, select, bool(sets), typed)
     with live_view(json) as shown:
 
         def ready(address: str, once: str) -> None:
@@ -94,3 +87,17 @@ def view(
             ended = "ended"
     if not json:
         console.print_lines([ended])
+
+
+def require_fitting(
+    labels: bool, run: Path | None, select: int | None, has_sets: bool, typed: dict[str, Any]
+) -> None:
+    """Refuse options of a run where labels are decided, and the other way round."""
+    of_run = {key for key in typed if key.startswith(f"{SECTION}.")}
+    useless = of_run - SAME.keys() if labels else typed.keys() - of_run - {BOTH}
+    if useless or (has_sets and labels):
+        name = next(iter(useless), "").replace("_", "-").rpartition(".")[2] or "set"
+        raise usage_error(f"--{name} has no effect {'with' if labels else 'without'} --labels")
+    if not labels and (select is not None or run is None):
+        what = "no run given" if run is None else "--select has no effect without --labels"
+        raise usage_error(what, "", "transferkit view RUN, or transferkit view DATA --labels")
