@@ -105,6 +105,7 @@ def test_what_labels_cannot_write_is_refused(
         assert cli("labels", shades, *own, "--output", name).code == 2
     assert Path("mine.csv").read_text() == "a,b\n"
     assert cli("labels").code == 2
+    assert cli("labels", shades, "--backbone", "auto").code == 2
 
 
 def test_corrected_labels_are_learned_from_and_measured(

@@ -15,6 +15,7 @@ from transferkit.cli.options import (
     given_flags,
     with_predict_options,
 )
+from transferkit.config import option_fields
 from transferkit.config.predict import SECTION
 from transferkit.errors import usage_error
 from transferkit.files.strict_json import strict_json
@@ -53,8 +54,8 @@ def view(
 
     The page is served to this machine only (127.0.0.1), until Ctrl-C, to whoever has the address
     with its token. If the head has dropout, each prediction uses 30 Monte Carlo samples;
-    --mc-dropout 0 turns that off. Decisions on labels are saved at once to corrections.csv, or what
-    --corrections names, where a later session goes on.
+    --mc-dropout 0 turns that off. Decisions on labels are saved at once, in corrections.csv unless
+    another table is named; a later session goes on there.
     """
     typed = given_flags(flags)
     require_fitting(labels, run, select, bool(sets), typed)
@@ -96,8 +97,9 @@ def require_fitting(
     of_run = {key for key in typed if key.startswith(f"{SECTION}.")}
     useless = of_run - SAME.keys() if labels else typed.keys() - of_run - {BOTH}
     if useless or (has_sets and labels):
-        name = next(iter(useless), "").replace("_", "-").rpartition(".")[2] or "set"
-        raise usage_error(f"--{name} has no effect {'with' if labels else 'without'} --labels")
+        named = (item.option.flag for item in option_fields() if item.key in useless)
+        flag = next(named, "--set").partition("/")[0]
+        raise usage_error(f"{flag} has no effect {'with' if labels else 'without'} --labels")
     if not labels and (select is not None or run is None):
         what = "no run given" if run is None else "--select has no effect without --labels"
         raise usage_error(what, "", "transferkit view RUN, or transferkit view DATA --labels")

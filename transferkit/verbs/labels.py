@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from transferkit.config import Config
+from transferkit.config.network import AUTO
 from transferkit.data.corrections import placed, read_corrections
 from transferkit.data.index import DatasetIndex
 from transferkit.errors import UserError, usage_error
@@ -43,6 +44,9 @@ def find(config: Config, run: Path | None, select: int | None, show: Show) -> Wr
     run: its features are used; a data set beside it says where its pictures lie and what their
     labels are now. select: how many suspects, None as many as are probably wrong.
     """
+    if config.backbone.name == AUTO:
+        remedy = "transferkit choose DATA compares backbones: name one of them"
+        raise usage_error("--backbone auto chooses for finetune alone", "", remedy)
     data = config.data
     named = data.path is not None or data.manifest is not None
     if run is None:
