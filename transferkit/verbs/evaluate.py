@@ -9,6 +9,7 @@ import numpy as np
 
 from transferkit.config import Config, Predict
 from transferkit.data.addresses import fetch
+from transferkit.data.groups import SIMILAR
 from transferkit.data.index import DatasetIndex, ScanOptions, scan
 from transferkit.data.reading import Reading, reading_of
 from transferkit.errors import UserError, usage_error
@@ -17,6 +18,7 @@ from transferkit.evaluation.measured import Measured
 from transferkit.evaluation.metrics import evaluate_logits, with_examples
 from transferkit.evaluation.selective import detection_auroc, risk_coverage
 from transferkit.events import Notice, Progress, Show, Working
+from transferkit.finetuning.pictures import with_similar
 from transferkit.inference.decide import MEASURES, DecisionRule, class_sets, fit_rule
 from transferkit.inference.members import open_members
 from transferkit.inference.pipeline import Prediction, predictions
@@ -52,7 +54,10 @@ def evaluate(
     members = open_members(folders, options, len(index), max_pixels=max_pixels)
     members = calibrated(members, options, measure=True)
     loaded = members[0].loaded
-    is_own = loaded.description.get("data", {}).get("fingerprint") == index.fingerprint
+    trained_on = loaded.description.get("data", {})
+    if config.data.group_by == SIMILAR and trained_on.get("pictures") == len(index):
+        index = with_similar(config, index, show)
+    is_own = trained_on.get("fingerprint") == index.fingerprint
     positions = positions_of(index, split, is_own or not index.drawn_split)
     labels = model_labels(index, positions, loaded.classes)
     collected = Collected(loaded.classes, fit_rule(members, options), options.seed)
@@ -87,6 +92,7 @@ def scan_labelled(
         reading=reading,
         use="measure",
         allow_outside=allow_outside,
+        group_by=config.data.group_by,
     )
     fetch([folder], show)
     show(Working("reading pictures"))
