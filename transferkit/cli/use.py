@@ -195,6 +195,9 @@ def evaluate(
         Literal["auto", "train", "val", "test", "all"],
         typer.Option("--split", help="Split to evaluate on; auto: val if there is one, else all."),
     ] = "auto",
+    folds: Annotated[
+        bool, typer.Option("--folds", help="What a run of finetune --folds says out of fold.")
+    ] = False,
     allow_outside: AllowOutside = False,
     sets: Sets = None,
     json: Json = False,
@@ -213,12 +216,20 @@ def evaluate(
         from transferkit.verbs.predict import open_runs
 
         folders = open_runs(run)
+        if folds and (data or manifest or sets or len(folders) > 1 or given_flags(flags)):
+            what = "evaluate --folds takes one run and nothing else"
+            raise usage_error(
+                what, "its pictures, and their folds, are those of the run", "leave the others out"
+            )
         ignored = (*DECIDING, "abstain_by")
         _, max_pixels = take_data(flags)
         options = predict_options(folders[0], sets or (), given_flags(flags), ignored)
-        measured = verb.evaluate(
-            folders, (data, manifest), split, options, view.show, allow_outside, max_pixels
-        )
+        if folds:
+            measured = verb.evaluate_folds(folders[0])
+        else:
+            measured = verb.evaluate(
+                folders, (data, manifest), split, options, view.show, allow_outside, max_pixels
+            )
     if json:
         console.print_json(measured.to_dict())
     else:

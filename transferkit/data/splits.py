@@ -79,7 +79,13 @@ def draw_grouped(
     """Return, for each picture, whether it goes to the validation part, with its whole group.
 
     As `draw_validation` otherwise. groups: (N,). A class keeps at least one group in training.
+    Raises UserError where there are pictures, but of one group alone.
     """
+    if not len(groups):
+        return []
+    if len(np.unique(groups)) < 2:
+        what = "all pictures to train on are in one group: nothing would be left to validate on"
+        raise UserError(what, remedy="give a val folder of your own, or group by something else")
     names, codes = np.unique(labels, return_inverse=True)
     numbers = range(2, min(10, len(np.unique(groups))) + 1)
     taken = {n: min(n - 1, max(1, round(n * fraction))) for n in numbers}

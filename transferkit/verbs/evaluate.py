@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from transferkit.config import Config, Predict
 from transferkit.data.addresses import fetch
@@ -21,8 +22,10 @@ from transferkit.events import Notice, Progress, Show, Working
 from transferkit.finetuning.pictures import with_similar
 from transferkit.inference.decide import MEASURES, DecisionRule, class_sets, fit_rule
 from transferkit.inference.members import open_members
+from transferkit.inference.out_of_fold import out_of_fold
 from transferkit.inference.pipeline import Prediction, predictions
 from transferkit.inference.sampled import calibrated
+from transferkit.inference.uncertainty import uncertainty_of
 from transferkit.recipes.reading import config_of
 from transferkit.runs.folder import RunFolder
 
@@ -57,6 +60,9 @@ def evaluate(
     trained_on = loaded.description.get("data", {})
     if config.data.group_by == SIMILAR and trained_on.get("pictures") == len(index):
         index = with_similar(config, index, show)
+    if trained_on.get("files") == index.picture_digest and trained_on.get("folds"):
+        text = "the run was trained on all of these pictures: evaluate --folds says more"
+        show(Notice(text, warning=True))
     is_own = trained_on.get("fingerprint") == index.fingerprint
     positions = positions_of(index, split, is_own or not index.drawn_split)
     labels = model_labels(index, positions, loaded.classes)
@@ -74,6 +80,21 @@ def evaluate(
     result = collected.result(Counter(index.classes[int(index.labels[p])] for p in positions))
     warn_of_classes(result, show)
     return result
+
+
+def evaluate_folds(folder: RunFolder) -> Measured:
+    """Compare what a run of `finetune --folds` says out of fold with the labels.
+
+    Raises UserError where the run was not judged by folds.
+    """
+    found = out_of_fold(folder)
+    classes = folder.read_description()["classes"]
+    probabilities = found.logits.double().softmax(1).numpy()[:, None]  # (N, 1, K)
+    collected = Collected(classes, DecisionRule(), 0)
+    truth = list(zip(found.labels.tolist(), found.paths, strict=True))
+    features = torch.empty(len(truth), 0)
+    collected.add(truth, Prediction(probabilities, uncertainty_of(probabilities), features))
+    return collected.result(Counter(classes[label] for label in found.labels.tolist()))
 
 
 def scan_labelled(
