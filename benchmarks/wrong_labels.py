@@ -28,7 +28,8 @@ from sklearn.metrics import roc_auc_score
 from transferkit.closed_form.suspects import estimate, rank
 from transferkit.config import Config, Data
 from transferkit.events import silent
-from transferkit.finetuning.evidence import Evidence, out_of_sample, read_evidence
+from transferkit.finetuning.evidence import Evidence, out_of_sample
+from transferkit.finetuning.pictures import read_evidence
 
 HEADINGS = ("data", "seed", "changed", "ranked by", "precision", "AUROC", "proposed")
 HEADINGS += ("estimated / true", "confident learning / true")

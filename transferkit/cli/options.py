@@ -96,7 +96,8 @@ def with_predict_options(
 
 
 FEATURES = (
-    *("data.manifest", "data.allow_outside", "data.corrections", "data.val_fraction"),
+    *("data.manifest", "data.allow_outside", "data.corrections", "data.group_by"),
+    "data.val_fraction",
     *("data.exclude", "data.strict", "data.background", "data.max_pixels", "data.depth_range"),
     *("data.bands", "backbone.name", "backbone.weights", "backbone.image_size", "backbone.crop"),
     *("backbone.crop_share", "solve.depths", "solve.mirror", "training.seed", "cache.enabled"),

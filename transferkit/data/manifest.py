@@ -5,7 +5,7 @@ import io
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from transferkit.data.listing import SPLITS, Entry, Listing
@@ -16,6 +16,8 @@ from transferkit.data.written_paths import Finder, read_text, text_lines, wester
 from transferkit.errors import UserError, usage_error
 
 _FORMAT = "a manifest is a CSV file with the columns path,label or path,label,split"
+
+_DIFFER = ("label", "split", "group")
 
 _SEPARATOR = re.compile(r"sep=(.)", re.IGNORECASE)
 
@@ -38,6 +40,7 @@ def read_manifest(
     exclude: Sequence[str] = (),
     allow_outside: bool = False,
     to_train: bool = True,
+    group_column: str = "",
 ) -> Listing:
     """List the pictures of a manifest; other columns are ignored, but see `split_reader`.
 
@@ -46,7 +49,7 @@ def read_manifest(
     root: the folder that relative paths start from; None: the manifest's own.
     exclude: class names to leave out. allow_outside: paths may lead out of the root; else somebody
     else's table could have any file of this machine read.
-    to_train: a row of train is needed where others have a split.
+    to_train: a row of train is needed where others have a split. group_column: in lower case.
     Raises UserError that lists every bad line: a missing value, an unknown split, a file that
     does not exist or lies outside, a path with two labels or two splits.
     """
@@ -56,8 +59,10 @@ def read_manifest(
     columns, lines, listing.warnings = read_table(manifest, "--manifest", _FORMAT)
     split_of, notes = split_reader(columns, [row for _, row in lines])
     listing.warnings += notes
+    listing.columns = tuple(columns)
     for line, row in lines:
-        _read_row(rows, line, {**row, "split": split_of(row)})
+        group = row.get(group_column, "").strip()
+        _read_row(rows, line, {**row, "split": split_of(row)}, group)
     _check_splits(rows, to_train)
     _raise_problems(manifest, rows)
     for entry in rows.entries.values():
@@ -76,7 +81,7 @@ def read_manifest(
 
 
 def _undecided(entry: Entry) -> Entry:
-    return Entry(entry.path, entry.label, "") if entry.split == "train" else entry
+    return replace(entry, split="") if entry.split == "train" else entry
 
 
 def read_table(
@@ -156,7 +161,7 @@ def _text(manifest: Path, flag: str, form: str) -> tuple[str, list[str]]:
     return text, warnings
 
 
-def _read_row(rows: _Rows, line: int, row: dict[str, str]) -> None:
+def _read_row(rows: _Rows, line: int, row: dict[str, str], group: str) -> None:
     """Add one row, or what is wrong with it."""
     path, label, split = (row.get(column, "").strip() for column in ("path", "label", "split"))
     label = class_name(label)
@@ -177,16 +182,17 @@ def _read_row(rows: _Rows, line: int, row: dict[str, str]) -> None:
         root = shown(str(rows.finder.root))
         rows.problems.append(f"line {line}: outside of {root} (--allow-outside): {shown(path)}")
         return
-    entry = Entry(location, label, canonical)
+    entry = Entry(location, label, canonical, group=group)
     earlier = rows.entries.setdefault(location, entry)
     first_line = rows.lines.setdefault(location, line)
     if earlier == entry:
         rows.repeated += first_line != line
         return
-    differ = "labels" if earlier.label != label else "splits"
-    values = (earlier.label, label) if differ == "labels" else (earlier.split, canonical)
+    pairs = {name: (getattr(earlier, name), getattr(entry, name)) for name in _DIFFER}
+    differ = next(name for name, (one, other) in pairs.items() if one != other)
+    values = pairs[differ]
     rows.problems.append(
-        f"lines {first_line} and {line}: two {differ} for {shown(path)}: "
+        f"lines {first_line} and {line}: two {differ}s for {shown(path)}: "
         + " and ".join(shown(value) or "none" for value in values)
     )
 

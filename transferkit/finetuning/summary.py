@@ -10,6 +10,7 @@ from torch import Tensor
 from transferkit.evaluation.metrics import Evaluation, WeakClass
 from transferkit.files.strict_json import to_plain
 from transferkit.finetuning.diagnosis import diagnose
+from transferkit.inference.out_of_fold import out_of_fold
 from transferkit.stopwatch import by_part
 from transferkit.training.loop import NO_TIME, NOT_IMPROVED
 from transferkit.training.run import Run
@@ -51,6 +52,7 @@ class RunSummary:
     wise_ft: share of the way from before unfreezing to after it, None without interpolation.
     stopped: why the run ended before its plan, "" where it did not.
     leave_one_out: of the first solve, see `left_out_figures`; None without one.
+    folds: accuracy out of fold, see `OutOfFold.figures`; None without folds.
     zero_weights: how many of the weights under L1 are exactly zero, and of how many; None without.
     diagnosis: what went wrong inside the network, and what to try; empty when nothing was seen.
     """
@@ -72,6 +74,7 @@ class RunSummary:
     stopped: str = ""
     leave_one_out: dict[str, Any] | None = None
     zero_weights: tuple[int, int] | None = None
+    folds: dict[str, Any] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON has them: paths as text, NaN as None."""
@@ -127,6 +130,7 @@ def summarize(run: Run, evaluation: Evaluation) -> RunSummary:
         stopped=run.stopped,
         leave_one_out=run.state.left_out,
         zero_weights=zero_weights(run),
+        folds=None if run.parts.index.folds is None else out_of_fold(run.folder).figures(),
         diagnosis=(
             *run.state.divergences,
             *diagnose(

@@ -9,7 +9,7 @@ from typing import Any
 
 from transferkit import processes
 from transferkit.config import Config
-from transferkit.errors import usage_error
+from transferkit.errors import UserError, usage_error
 from transferkit.evaluation.layer_plots import gradients, inside
 from transferkit.evaluation.plots import confusion, curves, learning_rates
 from transferkit.evaluation.reliability_plot import reliability
@@ -22,7 +22,7 @@ from transferkit.finetuning.summary import RunSummary, going_on, summarize
 from transferkit.finetuning.time_budget import choose, notice_of, with_views
 from transferkit.recipes.reading import config_of, to_toml
 from transferkit.runs.creation import RUNS
-from transferkit.runs.folder import RunFolder
+from transferkit.runs.folder import RECIPE, RunFolder
 from transferkit.runs.life import (
     absolute_paths,
     earlier_run,
@@ -47,6 +47,14 @@ from transferkit.training.solved import Solved
 from transferkit.training.solving import take_solved
 from transferkit.training.stage_checks import refuse_unfilled
 from transferkit.units import parse_duration
+from transferkit.verbs.cross_validation import (
+    add_folds,
+    announce,
+    fold_config,
+    folds_left,
+    parted,
+    trains_folds,
+)
 from transferkit.verbs.find_lr import with_found_rate
 from transferkit.verbs.report import write_card, write_report
 
@@ -64,6 +72,7 @@ def finetune(
     if config.device.strategy == "fsdp" and processes.count() == 1:
         what = "--strategy fsdp has no effect in one process"
         raise usage_error(what, "", "start several with torchrun or srun, or leave it out")
+    announce(config, show)
     source = config.data.path or config.data.manifest
     name = source.resolve().stem if source else "run"
     refuse_among_pictures(out or RUNS, config)
@@ -76,7 +85,28 @@ def finetune(
         parts = with_found_rate(parts, budget, logged(show, folder))
         run = make_run(parts, folder, budget)
         processes.from_first(describe, run)
-        return train(run, show)
+        return with_folds(run, train(run, show), show)
+
+
+def with_folds(run: Run, summary: RunSummary, show: Show) -> RunSummary:
+    """Train the plan without each fold, where folds are wanted and a solve does not tell them."""
+    config, folder = run.parts.config, run.folder
+    if not trains_folds(config) or summary.stopped:
+        return summary
+    index, number = parted(config, run.parts.index), config.data.folds
+    assert number is not None
+    for fold, path in folds_left(folder, number):
+        show(Notice(f"fold {fold + 1} of {number}"))
+        try:
+            if (path / RECIPE).is_file():
+                resume(path, show)
+            else:
+                own = processes.from_first(fold_config, config, index, folder, fold)
+                finetune(own, path, show)
+        except UserError as problem:
+            problem.remedy = f"go on with all folds: transferkit finetune --resume {folder.path}"
+            raise
+    return add_folds(folder, summary, show)
 
 
 def describe(run: Run) -> None:
@@ -132,7 +162,8 @@ def resume(
             show(Notice(f"the pictures lie in {config.data.manifest or config.data.path} now"))
             text = to_toml(replace(before, data=config.data))
             processes.from_first(folder.write_recipe, text)
-        return train(make_run(parts, folder, budget), show)
+        run = make_run(parts, folder, budget)
+        return with_folds(run, train(run, show), show)
 
 
 def train(run: Run, show: Show) -> RunSummary:
@@ -270,6 +301,8 @@ def data_description(parts: Parts) -> dict[str, Any]:
     return {
         "fingerprint": index.fingerprint,
         "contents": index.contents,
+        "files": index.picture_digest,
+        "folds": index.folds is not None,
         "pictures": len(index.paths),
         "splits": counts,
         "classes": list(index.classes),

@@ -14,8 +14,8 @@ from transferkit.errors import UserError, usage_error
 from transferkit.events import Notice, Show, Working
 from transferkit.files.atomic_write import disk_error
 from transferkit.files.row_files import open_rows, require_replaceable
-from transferkit.finetuning.evidence import Evidence, read_evidence, run_evidence
-from transferkit.finetuning.preparation import read_index
+from transferkit.finetuning.evidence import Evidence, run_evidence
+from transferkit.finetuning.pictures import read_evidence, read_index
 from transferkit.finetuning.wrong_labels import COLUMNS, WrongLabels, find_suspects
 from transferkit.stopwatch import Stopwatch
 
