@@ -30,6 +30,6 @@ def labels_table(found: "WrongLabels", output: Path | None) -> None:
     text = f"probably {found.estimate.text} of {found.pictures:,} labels are wrong ({share:.1%})"
     print_styled(text, "bold")
     others = f"confident learning would say {found.estimate.confident:,.0f}"
-    print_lines([f"{others}: it counts mistakes of the model, too"])
+    print_lines([f"{others}, which may count mistakes of the model, too"])
     written = [f"all {len(rows)} suspects: {output}"] if output else []
     print_lines([*written, "nothing is changed; decide each in the browser: view DATA --labels"])
