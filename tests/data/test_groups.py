@@ -189,4 +189,5 @@ def test_a_column_of_a_table(tmp_path: Path) -> None:
         scan(None, ScanOptions(manifest=table, group_by="visits"))
     with pytest.raises(UserError, match="no table with such a column"):
         scan(data, ScanOptions(group_by="visit"))
-    assert scan(data, ScanOptions(group_by="visit", use="measure")).groups is None
+    for other in ("visit", "(zzz)", "time:30s"):  # of other pictures than those that were grouped
+        assert scan(data, ScanOptions(group_by=other, use="measure")).groups is None
