@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from transferkit.data.groups import column_of, group_pictures, grouped
+from transferkit.data.groups import column_of, group_pictures, grouped, propose_groups
 from transferkit.data.index import ScanOptions, scan
 from transferkit.data.listing import Entry
 from transferkit.data.splits import draw_grouped, folds_of
@@ -124,6 +124,26 @@ def test_folds_hold_whole_groups_and_every_class_in_its_share(groups: np.ndarray
     assert (fold != folds_of(labels, groups, 5, 1)).any()
 
 
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        ([f"IMG_{n // 4:04d}_{n % 4}.jpg" for n in range(40)], r"^(.+)[-_ ]"),
+        ([f"cam{n // 4}-day_{n % 4}x.jpg" for n in range(40)], r"^(.+)[-_ ]"),
+        ([f"{'abcd'[n % 4]}_{100 + n // 4}.jpg" for n in range(40)], r"(\d+)\D*$"),
+        ([f"{n}.jpg" for n in range(40)], ""),
+        ([f"photo_{n}.jpg" for n in range(40)], ""),  # one group of all
+        ([f"{n % 20}.jpg" for n in range(40)], ""),  # the same names in both classes
+    ],
+)
+def test_groups_are_proposed_where_names_share_a_part(names: list[str], expected: str) -> None:
+    labels = ["a" if n < 20 else "b" for n in range(40)]
+    paths = [f"{label}/{name}" for label, name in zip(labels, names, strict=True)]
+    found = propose_groups(paths, labels, [str(n) for n in range(40)], Path("/"))
+    assert [way.by for way in found][:1] == ([expected] if expected else [])
+    if expected:
+        assert "40 pictures are named like others, in 10 groups of up to 4" in found[0].evidence
+
+
 def draw_sites(root: Path, split: str = "") -> Path:
     """Draw two classes at six sites of four pictures each."""
     for n in range(48):
@@ -169,4 +189,5 @@ def test_a_column_of_a_table(tmp_path: Path) -> None:
         scan(None, ScanOptions(manifest=table, group_by="visits"))
     with pytest.raises(UserError, match="no table with such a column"):
         scan(data, ScanOptions(group_by="visit"))
-    assert scan(data, ScanOptions(group_by="visit", use="measure")).groups is None
+    for other in ("visit", "(zzz)", "time:30s"):  # of other pictures than those that were grouped
+        assert scan(data, ScanOptions(group_by=other, use="measure")).groups is None

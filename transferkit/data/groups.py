@@ -23,6 +23,12 @@ WAYS = (
     "a column of the manifest; folder, or folder:2 for the second one of the path; a pattern for "
     "file names with one part in parentheses, 'site(\\d+)'; time:30s; similar"
 )
+NAMES = (r"^(.+)[-_ ]", r"^([^-_ ]+)[-_ ]", r"(\d+)\D*$")
+"""What of a file name may tell a group: up to its last part, its first part, its last number."""
+BURST_S = 30
+LEAST_GROUPED, MOST_IN_ONE, LEAST_PURE = 0.5, 0.2, 0.9
+"""A way to group is proposed where so many pictures have others in their group, at least; where no
+group has more of all, and where so many pictures are of their group's main class."""
 _EXIF, _TAKEN, _CHANGED = 0x8769, 36867, 306
 _TIME = "%Y:%m:%d %H:%M:%S"
 
@@ -173,3 +179,54 @@ def lone_classes(labels: Sequence[str], numbers: np.ndarray, fewest: int) -> lis
     """Return the classes that lie in fewer groups than so many."""
     pairs = Counter(label for label, _ in set(zip(labels, numbers.tolist(), strict=True)))
     return natural_sorted(name for name, groups in pairs.items() if groups < fewest)
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A way to group that file names or capture times suggest. by: for `--group-by`.
+
+    numbers: (N,), the group of each picture. evidence: in words.
+    """
+
+    by: str
+    numbers: np.ndarray
+    evidence: str
+
+
+def propose_groups(
+    paths: Sequence[str], labels: Sequence[str], digests: Sequence[str], root: Path
+) -> list[Proposal]:
+    """Return ways to group that file names or capture times suggest, the likeliest first.
+
+    Pictures are suggested to belong together by the part of the name that many share, while each
+    group is small and of one class; and by their capture times.
+    """
+    entries = [Entry(path, label, "") for path, label in zip(paths, labels, strict=True)]
+    found = []
+    for by in (*NAMES, f"time:{BURST_S}s"):
+        try:
+            groups = group_pictures(by, entries, digests, root)
+        except UserError:  # no name has such a part, no picture a time
+            continue
+        assert groups is not None
+        numbers, sizes = groups.numbers, np.bincount(groups.numbers)
+        if any((numbers == other.numbers).all() for other in found):
+            continue
+        own = sizes[numbers]
+        _, label = np.unique(labels, return_inverse=True)
+        counts = np.zeros((len(sizes), label.max() + 1), dtype=np.int64)
+        np.add.at(counts, (numbers, label), 1)
+        several = own > 1
+        pure = counts.max(axis=1)[sizes > 1].sum() / max(1, several.sum())
+        enough = several.mean() >= LEAST_GROUPED and pure >= LEAST_PURE
+        if enough and sizes.max() <= max(2, MOST_IN_ONE * len(labels)):
+            first = np.flatnonzero(numbers == sizes.argmax())[:2]
+            names = " and ".join(shown(PurePosixPath(paths[n]).name) for n in first)
+            what = (
+                f"taken within {BURST_S} s of others"
+                if by.startswith("time:")
+                else "named like others"
+            )
+            text = f"{several.sum():,} pictures are {what}, in {(sizes > 1).sum():,} groups"
+            found.append(Proposal(by, numbers, f"{text} of up to {sizes.max():,}, such as {names}"))
+    return sorted(found, key=lambda proposal: len(np.unique(proposal.numbers)))

@@ -173,7 +173,12 @@ def scan(
     require(lambda: checks.check_split_classes(listing, reasons))
     if not readable:
         raise checks.nothing_readable(listing, reasons)
-    groups = _groups(readable, options, listing)
+    groups = None
+    try:
+        groups = _groups(readable, options, listing)
+    except UserError:
+        if options.use != "measure":  # these may be other pictures than those that were grouped
+            raise
     splits = _drawn_splits(readable, options, listing, groups)
     for entry, _ in readable:
         listing.classes.setdefault(entry.label, "")
@@ -265,8 +270,6 @@ def _groups(readable: Readable, options: ScanOptions, listing: Listing) -> np.nd
     by = options.group_by
     column = column_of(by)
     if column and column not in listing.columns:
-        if options.use == "measure":  # other pictures than those that were grouped
-            return None
         where = f"its columns: {shown(', '.join(listing.columns))}" if listing.columns else ""
         what = f"--group-by {shown(by)}: there is no table with such a column"
         raise usage_error(what + did_you_mean(column, listing.columns), where, f"group by {WAYS}")
