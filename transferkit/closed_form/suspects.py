@@ -73,6 +73,8 @@ def estimate(probabilities: Tensor, labels: Tensor, seed: int = 0) -> Estimate:
     from scipy.optimize import minimize
 
     count, num_classes = probabilities.shape
+    if not count:
+        return Estimate(0.0, 0.0, torch.zeros(num_classes, num_classes).double(), 0.0)
     logs = _logs(probabilities)
 
     def own(temperature: float) -> Tensor:

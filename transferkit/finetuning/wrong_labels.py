@@ -98,8 +98,9 @@ def find_suspects(
 ) -> WrongLabels:
     """Rank the labels of a data set and look up the neighbours of the first `select`.
 
-    select: None takes as many as are probably wrong, and two standard errors more. confirmed: paths
-    whose label somebody has looked at: they are learned from, but are no suspects.
+    select: None takes as many as are probably wrong, and two standard errors more, where another
+    class is more probable. confirmed: paths whose label somebody has looked at: they are learned
+    from, but are no suspects.
     """
     probabilities, labels = out_of_sample(evidence), evidence.labels
     index, positions = evidence.index, evidence.positions
@@ -107,9 +108,11 @@ def find_suspects(
     rows = torch.from_numpy(np.flatnonzero(asked))
     ranking = rank(probabilities, labels)
     found = estimate(probabilities[rows], labels[rows], seed)
+    eligible = torch.from_numpy(asked)
     if select is None:
         select = max(LEAST_SHOWN, math.ceil(found.number + 2 * found.error))
-    order = ranking.order[torch.from_numpy(asked)[ranking.order]][:select]
+        eligible = eligible & ranking.unlikely
+    order = ranking.order[eligible[ranking.order]][:select]
     near_label, near_proposed = (
         nearest(evidence, ranking, order, wanted[order]) for wanted in (labels, ranking.proposed)
     )

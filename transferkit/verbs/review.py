@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from transferkit.config import Config
-from transferkit.errors import usage_error
+from transferkit.errors import UserError, usage_error
 from transferkit.events import Notice, Show
 from transferkit.files.atomic_write import disk_error
 from transferkit.finetuning.wrong_labels import WrongLabels
@@ -50,6 +50,9 @@ def review(
         except OSError as error:
             raise disk_error(file.parent, error) from error
         found = find(replace(config, data=replace(data, corrections=None)), run, select, show)
+        if not found.suspects:
+            remedy = "--select 20 shows the least probable ones all the same"
+            raise UserError("no label is less probable than another one", "", remedy)
         made = Review(found, file)
         page = make_page(config, found, file)
         with open_server(port, {"/": page}, made.answers(), failed) as server:

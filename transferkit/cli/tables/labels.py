@@ -22,11 +22,12 @@ def labels_table(found: "WrongLabels", output: Path | None) -> None:
         for row in rows[:MOST_SHOWN]
     ]
     headings = ["picture", "label", "probably", "nearest of the label", "nearest of the other"]
-    print_table(f"Suspects, the first {len(cells)} of {len(rows)}", headings, cells)
+    if cells:
+        print_table(f"Suspects, the first {len(cells)} of {len(rows)}", headings, cells)
     if pairs := found.pairs():
         lines = [[p["label"], p["proposed"], f"{p['pictures']:.1f}"] for p in pairs]
         print_table("Pairs of classes", ["label", "probably", "pictures"], lines)
-    share = found.estimate.number / found.pictures
+    share = found.estimate.number / max(1, found.pictures)
     text = f"probably {found.estimate.text} of {found.pictures:,} labels are wrong ({share:.1%})"
     print_styled(text, "bold")
     others = f"confident learning would say {found.estimate.confident:,.0f}"
