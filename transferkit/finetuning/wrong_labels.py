@@ -149,7 +149,7 @@ def nearest(evidence: Evidence, ranking: Ranking, rows: Tensor, wanted: Tensor) 
             [torch.cdist(own, scale.of(some)) for some in evidence.features.split(ROWS)], 1
         )
         fits = (labels == classes[:, None]) & (groups != groups[part][:, None])
-        distances[~fits | (ranking.unlikely)] = math.inf
+        distances[~fits | ranking.unlikely] = math.inf
         values, places = distances.topk(min(NEIGHBOURS, len(labels)), largest=False)
         pairs = zip(values.tolist(), places.tolist(), strict=True)
         found += [[p for v, p in zip(*row, strict=True) if v < math.inf] for row in pairs]
