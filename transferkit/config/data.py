@@ -27,6 +27,10 @@ class Data(Section):
         bool,
         Option("--allow-outside/--no-allow-outside", "Read files outside the manifest's folder."),
     ] = False
+    corrections: Annotated[
+        Path | None,
+        Option("--corrections", "CSV with columns path,label that corrects labels of DATA."),
+    ] = None
     val_fraction: Annotated[
         float,
         Gt(0),

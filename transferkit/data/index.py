@@ -12,6 +12,7 @@ from typing import Literal
 import numpy as np
 
 from transferkit.data import checks
+from transferkit.data.corrections import apply_corrections
 from transferkit.data.decode import DecodeError, Probe, probe
 from transferkit.data.depth import common_range
 from transferkit.data.formats import readable_formats
@@ -131,9 +132,10 @@ class ScanOptions:
     manifest: a CSV table to read instead of folders. val_fraction: share of each class that goes
     to validation where the data brings none, > 0 and < 1. seed: of that draw. strict: unreadable
     pictures are an error. exclude: class names to leave out. reading: how files are read.
-    allow_outside: see `read_manifest`. group_by: see `group_pictures`. use: "train" refuses what
-    nothing can be trained on (no training part, one class alone, a class without a picture or that
-    training lacks); "look" makes warnings of that, and "measure" takes what there is.
+    allow_outside: see `read_manifest`. group_by: see `group_pictures`. corrections: a table of
+    right labels, see `apply_corrections`. use: "train" refuses what nothing can be trained on (no
+    training part, one class alone, a class without a picture or that training lacks); "look" makes
+    warnings of that, and "measure" takes what there is.
     """
 
     manifest: Path | None = None
@@ -145,6 +147,7 @@ class ScanOptions:
     allow_outside: bool = False
     group_by: str = ""
     use: Use = "train"
+    corrections: Path | None = None
 
 
 def scan(
@@ -160,6 +163,8 @@ def scan(
     Raises UserError for everything that is wrong with the data; nothing is written.
     """
     listing = _listing(data, options)
+    if options.corrections is not None:
+        apply_corrections(listing, options.corrections, bool(options.exclude))
     require = partial(_require, options.use, listing)
     require(lambda: checks.check_classes(listing, 2 if options.use != "measure" else 0))
     listing.entries.sort(key=lambda entry: natural_key(entry.path))

@@ -56,8 +56,7 @@ def read_manifest(
     base = Path(os.path.abspath(root if root is not None else manifest.parent))
     listing = Listing(root=base)
     rows = _Rows(Finder(base), allow_outside)
-    text, listing.warnings = _text(manifest)
-    columns, lines = _table(manifest, text)
+    columns, lines, listing.warnings = read_table(manifest, "--manifest", _FORMAT)
     split_of, notes = split_reader(columns, [row for _, row in lines])
     listing.warnings += notes
     listing.columns = tuple(columns)
@@ -85,7 +84,21 @@ def _undecided(entry: Entry) -> Entry:
     return replace(entry, split="") if entry.split == "train" else entry
 
 
-def _table(manifest: Path, text: str) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
+def read_table(
+    file: Path, flag: str, form: str
+) -> tuple[list[str], list[tuple[int, dict[str, str]]], list[str]]:
+    """Return the columns of a CSV table with path and label, its lines that are not blank, each
+    with its number and its cells, and warnings.
+
+    flag: that named the file; form: what such a table looks like. Raises UserError.
+    """
+    text, warnings = _text(file, flag, form)
+    return *_table(file, text, form), warnings
+
+
+def _table(
+    manifest: Path, text: str, form: str
+) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
     """Return the columns, and the number and the cells of each line that is not blank."""
     name = shown(str(manifest))
     first = text_lines(text)[0]
@@ -101,49 +114,50 @@ def _table(manifest: Path, text: str) -> tuple[list[str], list[tuple[int, dict[s
         if missing:
             has = f"its first line has: {shown(', '.join(columns)) or 'nothing'}"
             hints = "".join(did_you_mean(column, columns) for column in missing)
-            raise UserError(f"{name} has no column {' and '.join(missing)}{hints}", has, _FORMAT)
+            raise UserError(f"{name} has no column {' and '.join(missing)}{hints}", has, form)
         doubled = [column for column in ("path", "label", "split") if columns.count(column) > 1]
         if doubled:
-            raise UserError(f"{name} has the column {doubled[0]} twice", remedy=_FORMAT)
+            raise UserError(f"{name} has the column {doubled[0]} twice", remedy=form)
         for row in reader:
             if any(cell.strip() for cell in row):
                 # Rows may be shorter than the header; what is missing reads as empty.
                 rows.append((reader.line_num + skipped, dict(zip(columns, row, strict=False))))
     except csv.Error as error:
         where = f"line {reader.line_num + skipped}: {error}"
-        raise UserError(f"{name} is not a CSV table", where, _FORMAT) from error
+        raise UserError(f"{name} is not a CSV table", where, form) from error
     return columns, rows
 
 
-def _text(manifest: Path) -> tuple[str, list[str]]:
-    """Return the text of a manifest, and a warning where its encoding had to be guessed."""
+def _text(manifest: Path, flag: str, form: str) -> tuple[str, list[str]]:
+    """Return the text of a table, and a warning where its encoding had to be guessed."""
     name, warnings = shown(str(manifest)), []
     if manifest.is_dir():
-        raise usage_error(f"--manifest {name} is a folder", remedy=_FORMAT)
+        raise usage_error(f"{flag} {name} is a folder", remedy=form)
     if manifest.exists() and not manifest.is_file():
-        raise usage_error(f"--manifest {name} is not a regular file", remedy=_FORMAT)
+        raise usage_error(f"{flag} {name} is not a regular file", remedy=form)
     try:
         data = manifest.read_bytes()
         try:
             text = read_text(data)
         except UnicodeDecodeError:
             text = western_text(data)
-            odd = shown(next(word for word in text.split() if not word.isascii())[:40])
+            words = (word for word in text.split() if not word.isascii())
+            odd = shown(next(words, "a blank")[:40])
             warnings.append(
                 f"{name} is not UTF-8 and was read as Windows-1252 ({odd}); if that is wrong, save "
                 "it as UTF-8"
             )
     except FileNotFoundError as error:
-        raise usage_error(f"--manifest {name} does not exist", remedy=_FORMAT) from error
+        raise usage_error(f"{flag} {name} does not exist", remedy=form) from error
     except OSError as error:
-        raise usage_error(f"--manifest {name} cannot be read", str(error.strerror)) from error
+        raise usage_error(f"{flag} {name} cannot be read", str(error.strerror)) from error
     except UnicodeDecodeError as error:
         remedy = "save it as UTF-8 (in Excel: CSV UTF-8)"
         raise UserError(
             f"{name} is not UTF-8 text", f"byte {error.start} is not", remedy
         ) from error
     if not text.strip():
-        raise UserError(f"{name} is empty", remedy=_FORMAT)
+        raise UserError(f"{name} is empty", remedy=form)
     return text, warnings
 
 

@@ -48,6 +48,7 @@ def scan_pictures(config: Config, show: Show, use: Use = "train") -> DatasetInde
         allow_outside=data.allow_outside,
         group_by=data.group_by,
         use=use,
+        corrections=data.corrections,
     )
     show(Working("reading pictures"))
     index = scan(data.path, options, lambda done, total: show(Progress("pictures", done, total)))

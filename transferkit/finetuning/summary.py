@@ -195,5 +195,7 @@ def going_on(run: Run) -> str:
     parts[0] = parts[0].removesuffix("?")
     data = [] if config.data.path is None else [str(config.data.path)]
     data += [] if config.data.manifest is None else ["--manifest", str(config.data.manifest)]
+    if config.data.corrections is not None:
+        data += ["--corrections", str(config.data.corrections)]
     plan = ["--from", str(run.folder.path), "--stages", ",".join(parts)]
     return shlex.join(["transferkit", "finetune", *data, *plan])

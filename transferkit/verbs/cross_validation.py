@@ -62,7 +62,8 @@ def fold_config(config: Config, index: DatasetIndex, folder: RunFolder, fold: in
     except OSError as error:
         raise disk_error(file.parent, error) from error
     by = "" if index.groups is None else "group"
-    kept = replace(config.data, path=None, exclude=(), folds=None, group_by=by)
+    plain = replace(config.data, path=None, corrections=None, exclude=())
+    kept = replace(plain, folds=None, group_by=by)
     return replace(config, data=replace(kept, manifest=file, allow_outside=True))
 
 

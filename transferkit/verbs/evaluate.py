@@ -3,12 +3,12 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import torch
 
 from transferkit.config import Config, Predict
+from transferkit.config.data import Data
 from transferkit.data.addresses import fetch
 from transferkit.data.groups import SIMILAR
 from transferkit.data.index import DatasetIndex, ScanOptions, scan
@@ -34,25 +34,24 @@ SHARES = (1.0, 0.95, 0.9, 0.8, 0.7, 0.5)
 
 def evaluate(
     folders: Sequence[RunFolder],
-    data: tuple[Path | None, Path | None],
+    data: Data,
     split: str,
     options: Predict,
     show: Show,
-    allow_outside: bool = False,
     max_pixels: int | None = None,
 ) -> Measured:
     """Predict labelled pictures and compare.
 
-    data: folder and manifest. split: "train", "val", "test" or "all"; "auto" is val where DATA has
-    one of its own or where it is what the run was trained on, else all. allow_outside: whether the
-    manifest may name files outside of its folder. max_pixels: in place of the runs' own.
+    data: where they are, and what corrects their labels; its other options are the run's. split:
+    "train", "val", "test" or "all"; "auto" is val where DATA has one of its own or where it is what
+    the run was trained on, else all. max_pixels: in place of the runs' own.
     Raises UserError when the model knows none of the classes.
     """
     config = config_of(folders[0]) if "recipe" in folders[0].files else Config()
     reading = reading_of(config.data)
     if max_pixels is not None:
         reading = replace(reading, max_pixels=max_pixels)
-    index = scan_labelled(data, config, reading, show, allow_outside)
+    index = scan_labelled(data, config, reading, show)
     show(Working("loading the model"))
     members = open_members(folders, options, len(index), max_pixels=max_pixels)
     members = calibrated(members, options, measure=True)
@@ -97,27 +96,21 @@ def evaluate_folds(folder: RunFolder) -> Measured:
     return collected.result(Counter(classes[label] for label in found.labels.tolist()))
 
 
-def scan_labelled(
-    data: tuple[Path | None, Path | None],
-    config: Config,
-    reading: Reading,
-    show: Show,
-    allow_outside: bool = False,
-) -> DatasetIndex:
+def scan_labelled(data: Data, config: Config, reading: Reading, show: Show) -> DatasetIndex:
     """Scan what is to be evaluated, with the split that the run would draw."""
-    folder, manifest = data
     options = ScanOptions(
-        manifest,
+        data.manifest,
         config.data.val_fraction,
         config.training.seed,
         reading=reading,
         use="measure",
-        allow_outside=allow_outside,
+        allow_outside=data.allow_outside,
+        corrections=data.corrections,
         group_by=config.data.group_by,
     )
-    fetch([folder], show)
+    fetch([data.path], show)
     show(Working("reading pictures"))
-    index = scan(folder, options, lambda done, total: show(Progress("scan", done, total)))
+    index = scan(data.path, options, lambda done, total: show(Progress("scan", done, total)))
     for warning in index.warnings:
         show(Notice(warning, warning=True))
     return index

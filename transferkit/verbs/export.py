@@ -140,7 +140,8 @@ def pictures_to_compare(
         if own:
             config = moved(config, None, None, run)
         else:
-            config = replace(config, data=replace(config.data, path=options.data, manifest=None))
+            data = replace(config.data, path=options.data, manifest=None, corrections=None)
+            config = replace(config, data=data)
         index = scan_pictures(config, show, "measure")
     except UserError as problem:
         needs = options.precision == "int8" or options.sparsity

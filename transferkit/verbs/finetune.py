@@ -134,11 +134,11 @@ def resume(
     path: Path,
     show: Show,
     watch: Stopwatch | None = None,
-    place: tuple[Path | None, Path | None] = (None, None),
+    place: tuple[Path | None, Path | None, Path | None] = (None, None, None),
 ) -> RunSummary:
     """Continue an interrupted run; the result equals that of an uninterrupted one.
 
-    place: folder and manifest, where the pictures lie elsewhere now.
+    place: folder, manifest and corrections, where these lie elsewhere now.
     Raises UserError when the pictures are no longer the same.
     """
     with earlier_run(path) as folder:
@@ -147,7 +147,8 @@ def resume(
             remedy = f"transferkit pretrain --resume {path}"
             raise usage_error(f"{path} is a pretraining run", "", remedy)
         before = config_of(folder)
-        config = moved(before, *place, path)
+        data, manifest, corrections = place
+        config = moved(before, data, manifest, path, corrections)
         parts, budget = prepare(config, show, watch), None
         if (planned := folder.read_json("budget")) is not None:
             with understood(path):

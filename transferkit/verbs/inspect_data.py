@@ -2,36 +2,30 @@
 
 from pathlib import Path
 
+from transferkit.config.data import Data
 from transferkit.data.addresses import fetch
 from transferkit.data.index import ScanOptions, scan
 from transferkit.data.inspect import Inspection, inspect
-from transferkit.data.reading import PLAIN, Reading
+from transferkit.data.reading import reading_of
 from transferkit.events import Progress, Show, Working
 from transferkit.files.atomic_write import disk_error, write_atomically
 from transferkit.files.strict_json import strict_json
 from transferkit.redaction import redacted
 
 
-def inspect_data(
-    data: Path | None,
-    manifest: Path | None,
-    output: Path | None,
-    strict: bool,
-    show: Show,
-    allow_outside: bool = False,
-    reading: Reading = PLAIN,
-) -> tuple[Inspection, Path]:
+def inspect_data(given: Data, output: Path | None, show: Show) -> tuple[Inspection, Path]:
     """Scan and inspect a data set; write the findings as JSON and return them with the file.
 
-    output: the file; None makes inspection-<name>.json in the current folder. allow_outside: see
-    `transferkit.data.manifest.read_manifest`. reading: how the files are read.
+    output: the file; None makes inspection-<name>.json in the current folder.
     """
+    data, manifest = given.path, given.manifest
     options = ScanOptions(
         manifest=manifest,
-        strict=strict,
-        allow_outside=allow_outside,
-        reading=reading,
+        strict=given.strict,
+        allow_outside=given.allow_outside,
+        reading=reading_of(given),
         use="look",
+        corrections=given.corrections,
     )
     fetch([data], show)
     show(Working("reading pictures"))
