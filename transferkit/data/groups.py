@@ -202,7 +202,7 @@ def propose_groups(
     group is small and of one class; and by their capture times.
     """
     entries = [Entry(path, label, "") for path, label in zip(paths, labels, strict=True)]
-    found = []
+    found: list[Proposal] = []
     for by in (*NAMES, f"time:{BURST_S}s"):
         try:
             groups = group_pictures(by, entries, digests, root)

@@ -5,15 +5,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from transferkit.evaluation.metrics import Evaluation, WeakClass
 from transferkit.files.strict_json import to_plain
 from transferkit.finetuning.diagnosis import diagnose
 from transferkit.inference.out_of_fold import out_of_fold
 from transferkit.stopwatch import by_part
 from transferkit.training.loop import NO_TIME, NOT_IMPROVED
-from transferkit.training.run import Run
+from transferkit.training.run import Run, under_l1
 from transferkit.training.solving import UNCHANGED
 from transferkit.training.stages import default_stages
 
@@ -146,14 +144,10 @@ def summarize(run: Run, evaluation: Evaluation) -> RunSummary:
 
 def zero_weights(run: Run) -> tuple[int, int] | None:
     """Return how many of the weights under L1 are zero, and of how many; None without L1."""
-    head, penalties = len(run.plan.groups), run.settings.rules.penalties
-    named = run.model.named_parameters()
-    sparse = [w for n, w in named if penalties.l1_of(run.parts.column_of(n) == head, w)]
-    return (
-        (sum(int((w == 0).sum()) for w in sparse), sum(map(Tensor.numel, sparse)))
-        if sparse
-        else None
-    )
+    weights = [run.model.get_parameter(name) for name in under_l1(run)]
+    if not weights:
+        return None
+    return sum(int((w == 0).sum()) for w in weights), sum(w.numel() for w in weights)
 
 
 def stage_summary(
