@@ -71,7 +71,8 @@ def decompose(
 ) -> Spectrum:
     """Decompose the regression of targets (N, K) on features (N, D).
 
-    widths: columns of each depth, D together. weights: (N,) of the pictures, 1 each unless given.
+    widths: columns of each depth, D together; none: the columns are scaled already, and are only
+    centred. weights: (N,) of the pictures, 1 each unless given.
     The smaller of both matrices is decomposed, of products between pictures or between features,
     which give the same. Memory is about the square of the smaller number, beside the features.
     Raises UserError for features that are not finite.
@@ -119,8 +120,10 @@ def _eigen(matrix: Tensor) -> tuple[Tensor, Tensor]:
 def _factor(center: Tensor, variance: Tensor, widths: Sequence[int]) -> Tensor:
     """Return what columns are multiplied by: 1 / deviation / root of their depth's width.
 
-    Constant columns get 0.
+    Constant columns get 0. Without widths each column is as large as it should be.
     """
+    if not widths:
+        return torch.ones_like(center)
     varies = variance > CONSTANT * (variance + center.square())
     sizes = torch.repeat_interleave(torch.tensor(widths), torch.tensor(widths)).double()
     return torch.where(varies, (variance.clamp_min(0) * sizes).rsqrt(), 0.0)
