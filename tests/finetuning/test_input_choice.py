@@ -1,5 +1,6 @@
 """Framing and input size by leave-one-out: what is tried, what is taken, what a solve reads."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ import pytest
 import torch
 
 from transferkit.backbones.create import create_backbone
-from transferkit.config import BackboneOptions, Cache, Config, Data, Device, Stage
+from transferkit.config import BackboneOptions, Cache, Config, Data, Device, Solve, Stage
 from transferkit.errors import UserError
 from transferkit.events import Event, Notice
 from transferkit.finetuning import input_choice
@@ -127,3 +128,28 @@ def test_nothing_is_chosen_of_few_pictures_or_by_random_features(
     assert ran(random, tmp_path / "random")[0]["crop_mode"] == "center"
     monkeypatch.setattr(input_choice, "LEAST_PICTURES", 33)
     assert ran(config, tmp_path / "few")[0]["crop_mode"] == "center"
+
+
+def test_mirroring_is_judged_like_framing(config: Config, tmp_path: Path) -> None:
+    fixed = replace(config.backbone, crop="squash", image_size=32)
+    auto = replace(config, backbone=fixed, solve=Solve(mirror="auto"))
+    _, told = ran(auto, tmp_path / "auto")
+    (line,) = [text for text in told if "by leave-one-out accuracy" in text]
+    assert re.search(r"squashed to 32 px [\d.]+% of \d+, squashed to 32 px, mirrored [\d.]+%", line)
+    taken = config_of(open_run(tmp_path / "auto")).solve.mirror
+    assert open_run(tmp_path / "auto").read_description()["mirror"] == (taken == "on")
+    _, told = ran(replace(auto, solve=Solve(mirror=taken)), tmp_path / "fixed")
+    models = [(tmp_path / run / "model.safetensors").read_bytes() for run in ("auto", "fixed")]
+    assert models[0] == models[1]
+    assert not any("by leave-one-out accuracy" in text for text in told)
+
+
+@pytest.mark.parametrize(("gain", "mirror"), [(2.0, "on"), (0.5, "off")])
+def test_mirroring_is_taken_where_it_is_clearly_better(
+    gain: float, mirror: str, config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(input_choice, "gain_of", lambda rival, best: (gain, 1.0))
+    fixed = replace(config.backbone, crop="squash", image_size=32)
+    ran(replace(config, backbone=fixed, solve=Solve(mirror="auto")), tmp_path / "run")
+    assert config_of(open_run(tmp_path / "run")).solve.mirror == mirror
+    assert open_run(tmp_path / "run").read_description()["mirror"] == (mirror == "on")

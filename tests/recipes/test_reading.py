@@ -299,3 +299,10 @@ def test_a_run_older_than_the_choice_of_framing_and_size_is_not_judged_anew(tmp_
     run.write_recipe('[backbone]\ncrop = "pad"\nimage_size = 64\n')
     backbone = config_of(run).backbone
     assert (backbone.crop, backbone.image_size) == ("pad", 64)
+
+
+@pytest.mark.parametrize(("earlier", "now"), [("true", "on"), ("false", "off"), ('"auto"', "auto")])
+def test_a_switch_of_an_earlier_release_still_loads(earlier: str, now: str, tmp_path: Path) -> None:
+    path = tmp_path / "recipe.toml"
+    path.write_text(f'[[stages]]\nunfreeze = "solve"\nepochs = 1\n[solve]\nmirror = {earlier}\n')
+    assert load_config(read_recipe(path)).solve.mirror == now

@@ -130,7 +130,7 @@ def test_interrupted_in_any_part_it_ends_the_same(
 def test_class_weights_change_the_solution(train_with: Ran) -> None:
     plain = train_with(SOLVE | {"solve.penalty": 0.1})
     again = train_with(SOLVE | {"solve.penalty": 0.1})
-    mirrored = train_with(SOLVE | {"solve.penalty": 0.1, "solve.mirror": True})
+    mirrored = train_with(SOLVE | {"solve.penalty": 0.1, "solve.mirror": "on"})
     model = [(run / "model.safetensors").read_bytes() for run in (plain, again, mirrored)]
     assert model[0] == model[1]
     assert model[0] != model[2]

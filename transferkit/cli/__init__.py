@@ -24,7 +24,7 @@ from transferkit.cli import (  # noqa: F401  # their commands join the applicati
     viewing,
 )
 from transferkit.cli.app import app
-from transferkit.cli.options import with_default_samples
+from transferkit.cli.options import with_values
 from transferkit.cli.standard_streams import lost_output, outlast
 from transferkit.errors import UserError, usage_error
 from transferkit.files.cache_dir import ADVICE, default_cache_dir
@@ -110,7 +110,7 @@ def run() -> None:
         if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup asks for
             signal.signal(number, signal.default_int_handler)
     try:
-        leave(app(with_default_samples(sys.argv[1:]), standalone_mode=False) or 0)
+        leave(app(with_values(sys.argv[1:]), standalone_mode=False) or 0)
     except UserError as error:
         if debug:
             raise

@@ -250,12 +250,16 @@ def given_flags(flags: dict[str, Any]) -> dict[str, Any]:
     return {n.replace("__", "."): value for n, value in flags.items() if value is not None}
 
 
-def with_default_samples(arguments: list[str]) -> list[str]:
-    """Let `--mc-dropout` stand alone: without a number it means 30 samples."""
+ALONE = {"--mc-dropout": (r"[+-]?\d+", "30"), "--mirror": ("auto|on|off", "on")}
+"""Options that may stand without a value: what is one, and what they mean without it."""
+
+
+def with_values(arguments: list[str]) -> list[str]:
+    """Give the options of `ALONE` their usual value where none follows."""
     found: list[str] = []
-    for number, argument in enumerate(arguments):
+    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
         found.append(argument)
-        following = arguments[number + 1] if number + 1 < len(arguments) else ""
-        if argument == "--mc-dropout" and not following.lstrip("+-").isdigit():
-            found.append("30")
+        value, usual = ALONE.get(argument, ("", ""))
+        if usual and not re.fullmatch(value, following):
+            found.append(usual)
     return found

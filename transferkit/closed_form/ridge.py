@@ -102,8 +102,9 @@ def decompose_sums(sums: Sums, widths: Sequence[int]) -> Spectrum:
     center = sums.features / total
     variance = sums.products.diagonal() / total - center.square()
     scale = Scale(center, _factor(center, variance, widths))
-    covariance = sums.products - torch.outer(sums.features, center)
-    covariance *= torch.outer(scale.factor, scale.factor)
+    covariance = torch.addr(sums.products, sums.features, center, alpha=-1)
+    covariance *= scale.factor  # in place: each copy would be of D x D
+    covariance *= scale.factor[:, None]
     mean = sums.targets / total
     crossed = (sums.crossed - torch.outer(sums.features, mean)) * scale.factor[:, None]
     values, vectors = _eigen(covariance)

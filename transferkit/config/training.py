@@ -62,13 +62,18 @@ class Solve(Section):
         Option("--penalty", "Ridge penalty of a solve; auto: leave-one-out chooses."),
     ] = "auto"
     mirror: Annotated[
-        bool,
-        Option("--mirror/--no-mirror", "Average a solve's features with the mirror image's."),
-    ] = False
+        Literal["auto", "on", "off"],
+        Option("--mirror", "Average features with the mirror image's; auto: where that helps."),
+    ] = "off"
     extends: Annotated[
         tuple[Path, ...],
         Option("--extends", "Runs whose solve is extended, as the commands extend and merge do."),
     ] = ()
+
+    @property
+    def mirrors(self) -> bool:
+        """Whether features are averaged with the mirror image's."""
+        return self.mirror == "on"
 
 
 @dataclass(frozen=True)

@@ -55,6 +55,7 @@ class DatasetIndex:
     sizes: (N, 2) int64, width and height in pixels after EXIF orientation.
     dhashes: (N,) uint64, see `transferkit.data.decode.difference_hash`.
     drawn_split: the data set does not say itself which pictures are for validation.
+    groups: (N,) int64, pictures of one belong together (a burst, a visit); None: each is its own.
     reading: how the files are read; its depth_range as given or, from training pictures, measured.
     """
 
@@ -70,6 +71,7 @@ class DatasetIndex:
     warnings: tuple[str, ...]
     drawn_split: bool = False
     reading: Reading = PLAIN
+    groups: np.ndarray | None = None
 
     @cached_property
     def fingerprint(self) -> str:

@@ -1,4 +1,4 @@
-"""`--crop auto` and `--image-size auto`: what leave-one-out prefers on some training pictures."""
+"""`--crop`, `--image-size` and `--mirror auto`: what leave-one-out prefers on some pictures."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -56,11 +56,13 @@ LARGER, STEP_PX = 9 / 7, 32
 class InputChoice:
     """The framing and input size to take, and what to say of them.
 
-    side_px: None for the backbone's own size. known: the features that were read so.
+    side_px: None for the backbone's own size. mirror: average with the mirror image. known: the
+    features that were read so.
     """
 
     crop: str
     side_px: int | None
+    mirror: bool
     size: Preprocessing
     text: str
     known: KnownRows | None
@@ -90,6 +92,7 @@ class Trial:
 
     crop: str
     size: Preprocessing
+    mirror: bool
     reader: DepthReader
     rows: dict[int, Tensor] = field(default_factory=dict)
     losses: dict[int, Tensor] = field(default_factory=dict)
@@ -99,13 +102,14 @@ class Trial:
     def described(self) -> str:
         """Framing, accuracy and the number of pictures in words."""
         most = max(self.accuracies)
-        return f"{framing(self.size)} {self.accuracies[most]:.1%} of {most}"
+        mirrored = ", mirrored" * self.mirror
+        return f"{framing(self.size)}{mirrored} {self.accuracies[most]:.1%} of {most}"
 
 
 def can_choose(config: Config, index: DatasetIndex) -> bool:
-    """Whether framing or size are to be chosen, and there is what to judge them by."""
-    options = config.backbone
-    wanted = "auto" in (options.crop, options.image_size)
+    """Whether anything is to be chosen, and there is what to judge it by."""
+    options, mirror = config.backbone, config.solve.mirror if config.solves else "off"
+    wanted = "auto" in (options.crop, options.image_size, mirror)
     enough = len(index.of_split("train")) >= LEAST_PICTURES
     return wanted and enough and not options.starts_random
 
@@ -118,7 +122,7 @@ def choose_input(
     device: torch.device,
     watch: Stopwatch,
 ) -> InputChoice:
-    """Judge framings, then a larger input size, each against the best before it.
+    """Judge framings, a larger input size, then mirroring, each against the best before it.
 
     groups: of the backbone, from the stem to the top.
     """
@@ -136,13 +140,25 @@ def choose_input(
     if larger := larger_backbone(config, own, index.sizes[train]):
         trials.append(begin_with_kept(bench, larger, best.crop))
         errors = CLEARLY if config.only_solves else -CLEARLY
-        best = trials[-1] if is_better(bench, trials[-1], best, errors) else best
+        if is_better(bench, trials[-1], best, errors):
+            best, backbone = trials[-1], larger
+    if config.solve.mirror == "auto":
+        mirrored = replace(bench, config=with_mirror(config, True))
+        trials.append(begin_with_kept(mirrored, backbone, best.crop))
+        best = trials[-1] if is_better(bench, trials[-1], best, CLEARLY) else best
     judge(bench, best, np.concatenate(bench.parts))
     shown = ", ".join(trial.described for trial in trials)
     text = f"pictures: {framing(best.size)}, by leave-one-out accuracy: {shown} training pictures"
     known = KnownRows(best.reader.digest, best.rows, best.reader)
     side_px = best.size.width_px if best.size.width_px != own.width_px else None
-    return InputChoice(best.crop, side_px, best.size, text, known)
+    return InputChoice(best.crop, side_px, best.mirror, best.size, text, known)
+
+
+def with_mirror(config: Config, mirror: bool) -> Config:
+    """Put a choice in the place of `--mirror auto`."""
+    if config.solve.mirror != "auto":
+        return config
+    return replace(config, solve=replace(config.solve, mirror="on" if mirror else "off"))
 
 
 def framings(bench: Bench, own: Preprocessing) -> tuple[str, ...]:
@@ -173,16 +189,16 @@ def larger_backbone(config: Config, own: Preprocessing, sizes: np.ndarray) -> Ba
 
 def begin(bench: Bench, backbone: Backbone, crop: str, reader: DepthReader | None = None) -> Trial:
     """Prepare to see the pictures in one way. reader: of the same backbone, if there is one."""
-    config, device = bench.config, bench.device
+    config, device, mirror = bench.config, bench.device, bench.config.solve.mirrors
     size = framed(backbone.preprocessing, crop, config.backbone.crop_share)
     classifier = Classifier(backbone.model, nn.Identity(), size.mean, size.std).to(device)
     if reader is not None:
         digest = reader_digest(classifier, size, config.solve)
-        return Trial(crop, size, replace(reader, digest=digest))
+        return Trial(crop, size, mirror, replace(reader, digest=digest))
     count = len(bench.index.of_split("train")) + len(bench.index.of_split("val"))
     engine = choose_engine(config.device.engine, device, count)
     made = make_reader(classifier, bench.groups, size, config.solve, engine, device)
-    return Trial(crop, size, made)
+    return Trial(crop, size, mirror, made)
 
 
 def begin_with_kept(
@@ -232,7 +248,8 @@ def solved(bench: Bench, trial: Trial, positions: np.ndarray) -> tuple[Problem, 
     """Solve on the pictures at these positions, which were read."""
     depths = top_depths(trial.reader.depths, USUAL_DEPTHS)
     targets = one_hot(torch.from_numpy(bench.index.labels[positions]), len(bench.index.classes))
-    problem = Problem(features_of(trial, positions), targets)
+    groups = None if bench.index.groups is None else torch.from_numpy(bench.index.groups[positions])
+    problem = Problem(features_of(trial, positions), targets, groups=groups)
     return problem, solve(problem, [depth.columns for depth in depths])
 
 

@@ -21,7 +21,7 @@ from transferkit.errors import usage_error
 from transferkit.events import Event, Notice, Progress, Show, Working
 from transferkit.finetuning.backbone_choice import with_backbone
 from transferkit.finetuning.first_pass import Channels, channel_statistics, recalibrate_batchnorm
-from transferkit.finetuning.input_choice import InputChoice, can_choose, choose_input
+from transferkit.finetuning.input_choice import InputChoice, can_choose, choose_input, with_mirror
 from transferkit.finetuning.transfer import transfer_notice
 from transferkit.stopwatch import Stopwatch
 from transferkit.training.cache_handles import cache_settings
@@ -173,10 +173,11 @@ def make_input(
         choice = chosen_input(config, index, backbone, chain, device, watch)
         show(Notice(choice.text))
         config, known = with_input(config, choice.crop, choice.side_px), choice.known
+        config = with_mirror(config, choice.mirror)
         if choice.side_px:
             backbone, chain = make_chain(config, device, show)
         backbone.preprocessing = choice.size
-    config = with_input(config, "backbone", None)  # where nothing was chosen
+    config = with_mirror(with_input(config, "backbone", None), False)  # where nothing was chosen
     if config.solve.extends:
         backbone.preprocessing = preprocessing_of(config.solve.extends[0])
         return config, backbone, chain, None

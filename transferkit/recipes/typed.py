@@ -67,8 +67,14 @@ def parse_stages(text: str) -> list[dict[str, Any]]:
     return stages
 
 
-def wrap_single_numbers(raw: dict[str, Any]) -> None:
-    """Make a list, in place, of a number that stands for a list of numbers: `dropout = 0.2`."""
+def complete_shorthands(raw: dict[str, Any]) -> None:
+    """Make a list, in place, of a number that stands for a list of numbers: `dropout = 0.2`.
+
+    And `solve.mirror` was true or false in earlier releases.
+    """
+    solve = raw.get("solve")
+    if isinstance(solve, dict) and isinstance(solve.get("mirror"), bool):
+        solve["mirror"] = "on" if solve["mirror"] else "off"
     for item in option_fields():
         section, _, name = item.key.partition(".")
         table = raw.get(section)

@@ -67,7 +67,7 @@ def at_size(size: Preprocessing, side_px: int | None) -> Preprocessing:
 def reader_digest(classifier: Classifier, size: Preprocessing, options: Solve) -> str:
     """Return a digest of a backbone's weights and of how it sees pictures."""
     tensors = classifier.backbone.state_dict() | {"mean": classifier.mean, "std": classifier.std}
-    return f"{weights_digest(tensors)} {size} {options.depths} {options.mirror}"
+    return f"{weights_digest(tensors)} {size} {options.depths} {options.mirrors}"
 
 
 def make_reader(
@@ -89,7 +89,7 @@ def make_reader(
     depths = find_depths(classifier.backbone, groups, classifier.normalize(example.to(device)))
     if options.depths == "last":
         depths = top_depths(depths, 1)
-    network = FrozenTrunk(classifier, DepthTrunk(classifier.backbone, depths, options.mirror))
+    network = FrozenTrunk(classifier, DepthTrunk(classifier.backbone, depths, options.mirrors))
     made = make_depth_engine(network.eval(), depths, example, engine, device)
     return DepthReader(depths, made, reader_digest(classifier, size, options))
 

@@ -24,11 +24,12 @@ from transferkit.training.solve_features import Seen
 class KeptSolve:
     """Pictures by their features (n, D), and, where there were more, sums over all training ones.
 
-    index: these pictures; digest: of what has read them.
+    index: these pictures; digest: of what has read them. widths: columns of each depth.
     """
 
     index: DatasetIndex
     features: Tensor
+    widths: tuple[int, ...]
     digest: str
     sums: Sums | None
 
@@ -41,10 +42,13 @@ def keep_solve(run: Run, seen: Seen) -> None:
         "labels": torch.from_numpy(index.labels[positions]),
         "sizes": torch.from_numpy(index.sizes[positions]),
     }
+    if index.groups is not None:
+        tensors["groups"] = torch.from_numpy(index.groups[positions])
     if seen.problem.sums is not None:
         tensors |= {f"sums.{k}": v for k, v in seen.problem.sums.packed().items()}
     description = {
         "digest": seen.digest,
+        "widths": [depth.columns for depth in seen.depths],
         "classes": list(index.classes),
         "paths": [str(index.file(int(position))) for position in positions],
         "splits": index.splits[positions].tolist(),
@@ -77,9 +81,12 @@ def read_kept(path: Path) -> KeptSolve:
             unreadable=(),
             warnings=(),
             reading=reading_from(folder.read_description()),
+            groups=None if "groups" not in tensors else tensors["groups"].numpy(),
         )
         sums = Sums.unpacked(packed) if packed else None
-        return KeptSolve(index, tensors["features"], str(known["digest"]), sums)
+        features = tensors["features"]
+        widths = tuple(known.get("widths", [features.shape[1]]))  # none in earlier releases
+        return KeptSolve(index, features, widths, str(known["digest"]), sums)
     except ODD as error:
         raise UserError(f"cannot read what {path} keeps of its solve", str(error)) from error
 
@@ -134,8 +141,21 @@ def extended(
         digests=tuple(digest for part in parts for digest in part.digests),
         sizes=np.concatenate([part.sizes for part in parts]),
         dhashes=np.concatenate([part.dhashes for part in parts]),
+        groups=joined_groups(parts),
     )
     return whole, KnownRows(kept[0].digest, rows, None, sums, frozenset(summed)), notices
+
+
+def joined_groups(parts: Sequence[DatasetIndex]) -> np.ndarray | None:
+    """Return the groups of the pictures of all parts, of each part its own; None without any."""
+    if all(part.groups is None for part in parts):
+        return None
+    found, start = [], 0
+    for part in parts:
+        own = np.arange(len(part)) if part.groups is None else part.groups
+        found.append(start + own)
+        start += int(own.max(initial=-1)) + 1
+    return np.concatenate(found)
 
 
 def some_of(index: DatasetIndex, wanted: np.ndarray, place: np.ndarray) -> DatasetIndex:
@@ -149,4 +169,5 @@ def some_of(index: DatasetIndex, wanted: np.ndarray, place: np.ndarray) -> Datas
         digests=tuple(index.digests[position] for position in positions),
         sizes=index.sizes[positions],
         dhashes=index.dhashes[positions],
+        groups=None if index.groups is None else index.groups[positions],
     )

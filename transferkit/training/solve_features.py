@@ -106,6 +106,7 @@ def see(run: Run, side_px: int | None = None) -> Generator[Event, None, Seen]:
         features[: len(kept)],
         one_hot(labels[kept], num_classes),
         None if weights is None else weights[labels[kept]],
+        None if index.groups is None else torch.from_numpy(index.groups[kept]),
         sums=None if sums is None else sums.over_processes_(),
     )
     return Seen(

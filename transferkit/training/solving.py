@@ -59,6 +59,11 @@ class Chosen:
     labels: Tensor
     left_out: Tensor
 
+    @property
+    def misses(self) -> Tensor:
+        """1 for each of those pictures that it gets wrong, else 0; (N,)."""
+        return misses(self.scores, self.labels)
+
 
 def solve_stage(run: Run, stage: PlannedStage) -> Iterator[Event]:
     """Solve a head on the backbone as it is, and keep it if it is the best solve so far.
@@ -148,7 +153,7 @@ def choose(options: Solve, seen: Seen, learned: bool) -> Chosen:
     every = len(seen.depths)
     numbers = [options.depths] if isinstance(options.depths, int) else [USUAL_DEPTHS]
     numbers += [1, every] if options.depths == "auto" else []
-    candidates = []
+    chosen: Chosen | None = None  # of two at most the matrices are held
     penalty = None if options.penalty == "auto" else float(options.penalty)
     for number in dict.fromkeys(min(number, every) for number in numbers):
         top = seen.on_top(number)
@@ -161,11 +166,14 @@ def choose(options: Solve, seen: Seen, learned: bool) -> Chosen:
         left_out = left_out_scores(solution.spectrum, top.problem, solution.penalty)
         if learned:
             scores = solution.spectrum.predict(top.val_features, solution.penalty)
-            candidates.append(Chosen(top.depths, solution, scores, seen.val_labels, left_out))
+            rival = Chosen(top.depths, solution, scores, seen.val_labels, left_out)
         else:
-            candidates.append(Chosen(top.depths, solution, left_out, seen.labels, left_out))
-    verdict = judge([misses(each.scores, each.labels) for each in candidates], CLEARLY)
-    return candidates[verdict.chosen]
+            rival = Chosen(top.depths, solution, left_out, seen.labels, left_out)
+        if chosen is None or judge([c.misses for c in (chosen, rival)], CLEARLY).chosen:
+            chosen = rival
+        del solution, rival
+    assert chosen is not None
+    return chosen
 
 
 def description(chosen: Chosen, seen: Seen, learned: bool) -> str:
@@ -221,7 +229,7 @@ def make_solved(run: Run, depths: tuple[Depth, ...]) -> tuple[DepthClassifier, H
     head = make_head(num_columns(depths), len(run.material.index.classes), design)
     own = run.classifier
     mean, std = (values.flatten().tolist() for values in (own.mean, own.std))
-    mirror = run.settings.solve.mirror
+    mirror = run.settings.solve.mirrors
     return DepthClassifier(own.backbone, head, mean, std, depths, mirror).eval(), design
 
 
