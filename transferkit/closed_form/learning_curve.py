@@ -1,7 +1,7 @@
 """What more pictures would bring: solves on nested parts, and a power law through their errors."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -10,8 +10,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from transferkit.closed_form.judge import disagree, misses
-from transferkit.closed_form.left_out import Problem, left_out_scores, solve
+from transferkit.closed_form.left_out import (
+    PENALTIES,
+    Problem,
+    left_out_scores,
+    solve,
+    squared_errors,
+)
 from transferkit.closed_form.power_law import fit_power_law, law_at
+from transferkit.closed_form.ridge import decompose
 from transferkit.closed_form.sums import one_hot
 from transferkit.closed_form.thinned import Thinned
 
@@ -162,20 +169,20 @@ def learning_curve(
     if len(shares) < 3:
         return None
     groups = None if pictures.groups is None else pictures.groups[own]
-    problem = Problem(pictures.features[own], one_hot(labels, len(classes)), None, groups)
-    solution = solve(problem, pictures.widths)
-    spectrum, penalty = solution.spectrum, solution.penalty
+    targets = one_hot(labels, len(classes))
+    outer = decompose(pictures.features[own], targets, pictures.widths)
+    spectrum, asked = outer.on_components(), outer.components(pictures.features[others])
+    problem = Problem(outer.components(pictures.features[own]), targets, None, groups)
+    errors = squared_errors(spectrum, problem, PENALTIES)
+    penalty = PENALTIES[errors.index(min(errors))]
     left_out = left_out_scores(spectrum, problem, penalty)
-    asked = pictures.features[others]
     whole = torch.cat([left_out, spectrum.predict(asked, penalty)])
     bench, judged_on = _bench(pictures, torch.cat([own, others]), whole, len(own), rng)
-    components = replace(problem, features=spectrum.components(problem.features))
-    asked_components = spectrum.components(asked)
     sizes, missed = [], []
     for share in shares[:-1]:
         parts = [torch.from_numpy(order < share) for order in bench.orders]
         sizes.append(round(sum(int(part.sum()) for part in parts) / len(parts)))
-        scores = (_scores(components, asked_components, part) for part in parts)
+        scores = (_scores(problem, asked, part) for part in parts)
         missed.append([bench.missed(each) for each in scores])
     missed.append([bench.missed(whole)] * len(bench.orders))
     means, laws = bench.laws([*sizes, len(own)], missed)

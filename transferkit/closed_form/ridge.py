@@ -1,7 +1,7 @@
 """Ridge regression by one eigendecomposition, which gives the solution for every penalty."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -53,6 +53,12 @@ class Spectrum:
     def components(self, features: Tensor) -> Tensor:
         """Return the components (N, R) of features (N, D)."""
         return self.scale.of(features) @ self.vectors
+
+    def on_components(self) -> "Spectrum":
+        """Return the same regression of components (R,) in the place of features."""
+        count = len(self.values)
+        unit = Scale(torch.zeros(count).double(), torch.ones(count).double())
+        return replace(self, scale=unit, vectors=torch.eye(count).double())
 
     def predict(self, features: Tensor, penalty: float) -> Tensor:
         """Return scores (N, K) of features (N, D)."""

@@ -16,7 +16,7 @@ Floats = NDArray[np.float64]
 
 PENALTIES = (1e-3, 1e-2, 1e-1, 1.0)
 PERMUTATIONS = 199
-LEAST_COMPARED, MOST_COMPARED = 30, 1000
+LEAST_COMPARED, MOST_COMPARED = 30, 500
 """Pictures of a set: fewer are not compared; of more, so many at random."""
 RARELY, CLEARLY = 0.01, 0.6
 """The chance of a false alarm, and the AUC from which a difference is worth telling."""
@@ -126,9 +126,10 @@ def _left_out(
     """Return leave-one-out scores (N, P) of regressions on `sides` (N, P), the true one first."""
     shares = sides.mean(0)
     targets = torch.from_numpy(np.where(sides, 1 / shares, -1 / (1 - shares)) / 2)
-    problem = Problem(features, targets, None, groups)
     spectrum = decompose(features, targets, widths)
-    found = [left_out_scores(spectrum, problem, penalty) for penalty in PENALTIES]
+    problem = Problem(spectrum.components(features), targets, None, groups)
+    inside = spectrum.on_components()
+    found = [left_out_scores(inside, problem, penalty) for penalty in PENALTIES]
     errors = torch.stack([(scores - targets).square().mean(0) for scores in found])  # (4, P)
     best = errors.argmin(0)
     return torch.stack(found)[best, :, torch.arange(len(best))].T.numpy()

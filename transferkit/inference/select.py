@@ -7,8 +7,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from transferkit.closed_form.label_gain import LabelGain
+from transferkit.closed_form.sums import one_hot
 from transferkit.data.decode import DecodeError, probe
 from transferkit.data.duplicates import exact_groups, near_groups
+from transferkit.errors import UserError
+from transferkit.files.foreign_files import understood
+from transferkit.inference.members import Member
 from transferkit.inference.ood import normalized
 from transferkit.inference.uncertainty import Uncertainty
 
@@ -27,6 +32,23 @@ def score_by(criterion: str, uncertainty: Uncertainty) -> Floats:
     if criterion == "diverse":
         return np.zeros(len(uncertainty.margin))
     return uncertainty.predictive_entropy
+
+
+def label_gain(member: Member) -> LabelGain:
+    """Return a solve on the labelled pictures that a run keeps, which says what a label is worth.
+
+    Raises UserError for a run that keeps none.
+    """
+    reference = member.folder.load_reference() if member.folder else None
+    if reference is None:
+        what = f"--by solve: {member.path} holds no features of its training pictures"
+        raise UserError(what, "", "train it again with this release, or take --by entropy")
+    with understood(member.path):
+        features = reference["features"].float()
+        depths = getattr(member.loaded.classifier, "depths", ())
+        widths = [depth.columns for depth in depths] or [features.shape[1]]
+        targets = one_hot(reference["labels"], len(member.loaded.classes))
+        return LabelGain(features, targets, widths)
 
 
 @dataclass
