@@ -26,7 +26,7 @@ def test_the_expected_error_is_that_of_fitting_again_with_each_label() -> None:
         features[:, 0] += labels
         targets = one_hot(labels, 3).double()
         candidates = drawn(4, columns, 2)
-        chances = torch.softmax(drawn(4, 3, 3), 1).double()
+        chances = torch.softmax(drawn(4, 3, 3).double(), 1)
         solution = solve(Problem(features, targets), [columns])
         before = left_out_scores(solution.spectrum, Problem(features, targets), solution.penalty)
         now = float((before - targets).square().sum(1).mean())

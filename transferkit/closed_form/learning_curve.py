@@ -1,5 +1,6 @@
 """What more pictures would bring: solves on nested parts, and a power law through their errors."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -14,13 +15,12 @@ from transferkit.closed_form.left_out import (
     PENALTIES,
     Problem,
     left_out_scores,
-    solve,
     squared_errors,
 )
 from transferkit.closed_form.power_law import fit_power_law, law_at
-from transferkit.closed_form.ridge import decompose
+from transferkit.closed_form.reweighted import Reweighted
+from transferkit.closed_form.ridge import Spectrum, decompose, eigen, on_components
 from transferkit.closed_form.sums import one_hot
-from transferkit.closed_form.thinned import Thinned
 
 Floats = NDArray[np.float64]
 
@@ -29,12 +29,19 @@ MOST_SOLVED, MOST_JUDGED = 2000, 1000
 PARTS = (1.0, 0.75, 0.5, 0.375, 0.25, 0.1875, 0.125)
 FEWEST = 4
 """Shares of the pictures that are solved on, those with so many pictures per class or more."""
-THINNED = (1.0, 0.75, 0.5, 0.25)
+THINNED = (0.25, 0.5, 0.75, 1.0)
 FEWEST_THINNED, MOST_CLASSES = 8, 100
 """Shares of one class's pictures; how many it must have, and how many classes are asked."""
 REPETITIONS, RESAMPLES = 4, 400
-MATTERS = 0.005
-"""A gain that may reach half a point is not called none."""
+LAWS = ((2, False), (3, False), (4, False), (3, True), (4, True))
+"""How many of the largest sizes a law is fitted to, and whether it has a floor: any may hold."""
+LAWS_OF_CLASS = ((3, True), (4, True))
+"""Errors of other classes stay, however many pictures of one class there are."""
+FEWEST_SIZES = 4
+SURELY = 3.0
+"""Standard errors by which validation has to be worse than leave-one-out to judge alone."""
+SHOWS, MATTERS = 0.001, 0.005
+"""A gain is told from a tenth of a point on; one that may reach half a point is not called none."""
 VALIDATION = "validation"
 
 
@@ -49,7 +56,7 @@ class Gain:
     @property
     def verdict(self) -> str:
         """Say whether there is a gain: "gains", "none" or "unclear"."""
-        return "gains" if self.low > 1e-4 else "none" if self.high < MATTERS else "unclear"
+        return "gains" if self.low >= SHOWS else "none" if self.high < MATTERS else "unclear"
 
     @property
     def text(self) -> str:
@@ -64,17 +71,15 @@ class LearningCurve:
 
     pictures, errors: of the parts, from the fewest to all, or to `MOST_SOLVED` of `all_pictures`.
     judged_on: "all" pictures, each out of sample, or "validation" where that differs from
-    leave-one-out. law: a, b, c of a n^-b + c. forecasts: (pictures, error, low, high) by the law
-    with its 95 % band; all and twice as many at the end. twice: of all classes. classes: name ->
-    (pictures, gain of twice as many of this class). together: of all that gain; None where none
-    does, or each.
+    leave-one-out. forecasts: (pictures, error, low, high) by power laws with their 95 % band, up to
+    twice as many as there are. twice: of all classes. classes: name -> (pictures, gain of twice as
+    many of this class). together: of all that gain; None where none does, or each.
     """
 
     pictures: tuple[int, ...]
     errors: tuple[float, ...]
     all_pictures: int
     judged_on: str
-    law: tuple[float, ...]
     forecasts: tuple[tuple[int, float, float, float], ...]
     twice: Gain
     classes: dict[str, tuple[int, Gain]]
@@ -128,7 +133,8 @@ class _Bench:
 
     labels: (N + M,) of training pictures, then validation. orders: (R, N), where each training
     picture stands in a repetition, 0..1. judged: (J,) rows. votes: (B, J), weights of these in each
-    resample; shares: (B, R), of the repetitions. The first of the B counts all alike.
+    resample; shares: (B, R), of the repetitions; draws: (B,), which kind of law it takes. The first
+    of the B counts all alike.
     """
 
     labels: Tensor
@@ -136,19 +142,55 @@ class _Bench:
     judged: NDArray[np.int64]
     votes: Floats
     shares: Floats
+    draws: NDArray[np.int64]
 
     def missed(self, scores: Tensor) -> Floats:
         """Return which of the judged pictures (J,) scores (N + M, K) miss."""
         found: Floats = misses(scores, self.labels).numpy()[self.judged]
         return found
 
-    def laws(self, sizes: Sequence[int], missed: Sequence[Sequence[Floats]]) -> tuple[Floats, ...]:
-        """Return mean errors (B, S) of what was missed, (S, R, J), and the laws (B, 3)."""
+    def laws(
+        self,
+        sizes: Sequence[int],
+        missed: Sequence[Sequence[Floats]],
+        kinds: Sequence[tuple[int, bool]] = LAWS,
+    ) -> "_Laws":
+        """Return the laws of what was missed, (S, R, J), at sizes (S,)."""
         every = np.array(missed).transpose(1, 2, 0)  # (R, J, S)
-        means = sum(
-            s[:, None] * (self.votes @ m) for s, m in zip(self.shares.T, every, strict=True)
+        pairs = zip(self.shares.T, every, strict=True)
+        means = np.asarray(sum(share[:, None] * (self.votes @ each) for share, each in pairs))
+        numbers = np.array(sizes, dtype=float)
+        fits = np.stack([fit_power_law(numbers[-k:], means[:, -k:], c) for k, c in kinds])
+        drawn = fits[self.draws % len(kinds), np.arange(len(means))]
+        return _Laws(fits[:, 0], drawn[1:], means[0])
+
+
+@dataclass(frozen=True)
+class _Laws:
+    """Power laws (5, 3) of all pictures, one of each kind, and (B, 3) of resamples; errors (S,)."""
+
+    of_all: Floats
+    resampled: Floats
+    errors: Floats
+
+    def at(self, pictures: int, factors: Floats | float = 1.0) -> tuple[float, float, float]:
+        """Return the error at a number of pictures and its band. factors: (B,), of the band."""
+        return _band(law_at(self.of_all, pictures), law_at(self.resampled, pictures) * factors)
+
+    def twice(self, pictures: int) -> Gain:
+        """Return what twice so many pictures would bring."""
+        gains = (
+            law_at(laws, pictures) - law_at(laws, 2 * pictures)
+            for laws in (self.of_all, self.resampled)
         )
-        return np.asarray(means), fit_power_law(np.array(sizes, dtype=float), np.asarray(means))
+        return Gain(*_band(*gains))
+
+
+def _band(of_all: Floats, resampled: Floats) -> tuple[float, float, float]:
+    """Return the mean over the kinds of law, and the 95 % band of the resamples."""
+    low, high = np.quantile(resampled, (0.025, 0.975))
+    mean = float(of_all.mean())
+    return mean, float(min(low, mean)), float(max(high, mean))
 
 
 def learning_curve(
@@ -166,42 +208,53 @@ def learning_curve(
     labels = pictures.labels[own]
     least = FEWEST * int((labels.bincount() > 0).sum())
     shares = [share for share in PARTS if share * len(own) >= least][::-1]
-    if len(shares) < 3:
+    if len(shares) < FEWEST_SIZES:
         return None
     groups = None if pictures.groups is None else pictures.groups[own]
     targets = one_hot(labels, len(classes))
     outer = decompose(pictures.features[own], targets, pictures.widths)
     spectrum, asked = outer.on_components(), outer.components(pictures.features[others])
     problem = Problem(outer.components(pictures.features[own]), targets, None, groups)
-    errors = squared_errors(spectrum, problem, PENALTIES)
-    penalty = PENALTIES[errors.index(min(errors))]
+    penalty = _penalty(spectrum, problem)
     left_out = left_out_scores(spectrum, problem, penalty)
     whole = torch.cat([left_out, spectrum.predict(asked, penalty)])
     bench, judged_on = _bench(pictures, torch.cat([own, others]), whole, len(own), rng)
-    sizes, missed = [], []
+    every = torch.cat([problem.features, asked])
+    gram, sizes, missed = every @ every.T, [], []
     for share in shares[:-1]:
-        parts = [torch.from_numpy(order < share) for order in bench.orders]
-        sizes.append(round(sum(int(part.sum()) for part in parts) / len(parts)))
-        scores = (_scores(problem, asked, part) for part in parts)
+        parts = [torch.from_numpy(np.flatnonzero(order < share)) for order in bench.orders]
+        sizes.append(round(sum(map(len, parts)) / len(parts)))
+        scores = (_scores(problem, gram, part) for part in parts)
         missed.append([bench.missed(each) for each in scores])
     missed.append([bench.missed(whole)] * len(bench.orders))
-    means, laws = bench.laws([*sizes, len(own)], missed)
-    every = int(pictures.train.sum())
-    ends = [*sizes, *dict.fromkeys((len(own), every, 2 * every))]
-    by_class, together = _of_classes(
-        Thinned(spectrum, problem, penalty, asked), bench, labels, classes
-    )
+    sizes.append(len(own))
+    laws = bench.laws(sizes, missed)
+    there = int(pictures.train.sum())
+    ends = [*(n for n in sizes if n > len(own) // 2), there, round(math.sqrt(2) * there), 2 * there]
+    factors = np.exp(_redrawn(shares, missed) * rng.standard_normal(RESAMPLES))
+    solved = Reweighted(spectrum, problem, penalty, asked)
+    by_class, together = _of_classes(solved, bench, labels, classes)
     return LearningCurve(
-        pictures=(*sizes, len(own)),
-        errors=tuple(means[0].tolist()),
-        all_pictures=every,
+        pictures=tuple(sizes),
+        errors=tuple(laws.errors.tolist()),
+        all_pictures=there,
         judged_on=judged_on,
-        law=tuple(laws[0].tolist()),
-        forecasts=tuple((n, *_band(law_at(laws, n))) for n in ends),
-        twice=_gain(laws, every),
+        forecasts=tuple((n, *laws.at(n, factors)) for n in dict.fromkeys(ends)),
+        twice=laws.twice(there),
         classes=by_class,
         together=together,
     )
+
+
+def _redrawn(shares: Sequence[float], missed: Sequence[Sequence[Floats]]) -> float:
+    """Return by which share the error would change had other training pictures been drawn.
+
+    From what it changes between repetitions; parts of the same pictures differ less, by 1 - share.
+    """
+    errors = np.array([[each.mean() for each in of_size] for of_size in missed[-5:-1]])
+    mean = np.maximum(errors.mean(1), 1e-9)
+    within = np.array([1 - share for share in shares[-5:-1]])
+    return float(np.sqrt((errors.var(1, ddof=1) / mean**2 / within).mean()))
 
 
 def nested_order(labels: Tensor, groups: Tensor | None, rng: np.random.Generator) -> Floats:
@@ -241,7 +294,8 @@ def _bench(
     """
     labels = pictures.labels[rows]
     wrong = misses(scores, labels)
-    differs = own < len(rows) and disagree(wrong[:own], wrong[own:])
+    worse = own < len(rows) and bool(wrong[own:].mean() > wrong[:own].mean())
+    differs = worse and disagree(wrong[:own], wrong[own:], SURELY)
     judged = np.arange(own if differs else 0, len(rows))
     groups = None if pictures.groups is None else pictures.groups[rows[:own]]
     orders = np.stack([nested_order(labels[:own], groups, rng) for _ in range(REPETITIONS)])
@@ -253,23 +307,39 @@ def _bench(
     votes /= votes.sum(1, keepdims=True)
     repeated = rng.multinomial(REPETITIONS, np.full(REPETITIONS, 1 / REPETITIONS), RESAMPLES)
     shares = np.concatenate([np.ones((1, REPETITIONS)), repeated]) / REPETITIONS
-    return _Bench(labels, orders, judged, votes, shares), VALIDATION if differs else "all"
+    draws = rng.permutation(RESAMPLES + 1)
+    bench = _Bench(labels, orders, judged, votes, shares, draws)
+    return bench, VALIDATION if differs else "all"
 
 
-def _scores(problem: Problem, others: Tensor, part: Tensor) -> Tensor:
-    """Return scores (N + M, K) by a solve on a part (N,) of a problem in components."""
+def _scores(problem: Problem, gram: Tensor, part: Tensor) -> Tensor:
+    """Return scores (N + M, K) by a solve on a part (n,) of a problem of N pictures.
+
+    gram: (N + M, N + M), products of all pictures' components.
+    """
+    inner = gram[part][:, part]
+    mean = inner.mean(0)
+    values, left = eigen(inner - mean - mean[:, None] + mean.mean())
+    components = (gram[:, part] - mean) @ (left / values.sqrt())
+    targets = problem.targets[part].double()
+    crossed = values.sqrt()[:, None] * (left.T @ targets)
+    spectrum = on_components(values, crossed, targets.mean(0), len(part))
     groups = None if problem.groups is None else problem.groups[part]
-    own = Problem(problem.features[part], problem.targets[part], None, groups)
-    solution = solve(own, ())
-    spectrum, penalty = solution.spectrum, solution.penalty
-    scores = torch.empty(problem.targets.shape, dtype=torch.float64)
+    own = Problem(components[part], targets, None, groups)
+    penalty = _penalty(spectrum, own)
+    scores = spectrum.predict(components, penalty)
     scores[part] = left_out_scores(spectrum, own, penalty)
-    scores[~part] = spectrum.predict(problem.features[~part], penalty)
-    return torch.cat([scores, spectrum.predict(others, penalty)])
+    return scores
+
+
+def _penalty(spectrum: Spectrum, problem: Problem) -> float:
+    """Return the penalty of the lowest leave-one-out error."""
+    errors = squared_errors(spectrum, problem, PENALTIES)
+    return PENALTIES[errors.index(min(errors))]
 
 
 def _of_classes(
-    solved: Thinned, bench: _Bench, labels: Tensor, classes: Sequence[str]
+    solved: Reweighted, bench: _Bench, labels: Tensor, classes: Sequence[str]
 ) -> tuple[dict[str, tuple[int, Gain]], Gain | None]:
     """Return the gain of twice the pictures of each class, and of all that gain together."""
     counts = labels.bincount(minlength=len(classes)).tolist()
@@ -277,30 +347,30 @@ def _of_classes(
 
     def gain(ours: Sequence[int]) -> Gain:
         """Return the gain of twice the pictures of these classes."""
-        among = torch.isin(labels, torch.tensor(ours)).numpy()
+        among = torch.isin(labels, torch.tensor(ours))
         sizes, missed = [], []
         for share in THINNED:
-            gone = [np.flatnonzero(among & (order >= share)) for order in bench.orders]
-            sizes.append(round(among.sum() - float(np.mean([len(rows) for rows in gone]))))
-            scores = (solved.scores(torch.from_numpy(rows)) for rows in gone)
+            weights = [_thinned(labels, among, torch.from_numpy(o < share)) for o in bench.orders]
+            sizes.append(round(sum(int((among & (w > 0)).sum()) for w in weights) / len(weights)))
+            changed = ((w != 1).nonzero().flatten() for w in weights)
+            scores = (solved.scores(r, w[r]) for r, w in zip(changed, weights, strict=True))
             missed.append([bench.missed(each) for each in scores])
-        _, laws = bench.laws(sizes, missed)
-        return _gain(laws, int(among.sum()))
+        return bench.laws(sizes, missed, LAWS_OF_CLASS).twice(int(among.sum()))
 
     found = {classes[k]: (counts[k], gain([k])) for k in asked}
     gaining = [k for k in asked if found[classes[k]][1].verdict == "gains"]
     return found, gain(gaining) if 0 < len(gaining) < len(asked) else None
 
 
-def _gain(laws: Floats, pictures: int) -> Gain:
-    """Return what laws (B, 3) say of twice so many pictures."""
-    return Gain(*_band(law_at(laws, pictures) - law_at(laws, 2 * pictures)))
+def _thinned(labels: Tensor, among: Tensor, part: Tensor) -> Tensor:
+    """Return weights (N,): 0 of pictures `among` some that are in no part, (N,) each.
 
-
-def _band(values: Floats) -> tuple[float, float, float]:
-    """Return the first of values (B,), and the 95 % band of all."""
-    low, high = np.quantile(values, (0.025, 0.975))
-    return float(values[0]), float(min(low, values[0])), float(max(high, values[0]))
+    Those that stay weigh more: together as all pictures of their class, so that a class with fewer
+    pictures is known less and not expected less often.
+    """
+    kept, size = part | ~among, int(labels.max()) + 1
+    ratio = labels.bincount(minlength=size) / labels[kept].bincount(minlength=size).clamp_min(1)
+    return torch.where(kept, ratio[labels], 0.0)
 
 
 def _few(names: Sequence[str]) -> str:

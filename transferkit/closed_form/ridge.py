@@ -1,7 +1,7 @@
 """Ridge regression by one eigendecomposition, which gives the solution for every penalty."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -56,9 +56,7 @@ class Spectrum:
 
     def on_components(self) -> "Spectrum":
         """Return the same regression of components (R,) in the place of features."""
-        count = len(self.values)
-        unit = Scale(torch.zeros(count).double(), torch.ones(count).double())
-        return replace(self, scale=unit, vectors=torch.eye(count).double())
+        return on_components(self.values, self.crossed, self.mean, self.weight)
 
     def predict(self, features: Tensor, penalty: float) -> Tensor:
         """Return scores (N, K) of features (N, D)."""
@@ -70,6 +68,13 @@ class Spectrum:
         """Return weight (K, D) and bias (K,) for features as they are: the scale is folded in."""
         weight = ((self.vectors @ self.shrunk(penalty)) * self.scale.factor[:, None]).T
         return weight, self.mean - weight @ self.scale.center
+
+
+def on_components(values: Tensor, crossed: Tensor, mean: Tensor, weight: float) -> Spectrum:
+    """Return a regression whose features are its components (R,), see `Spectrum`."""
+    count = len(values)
+    unit = Scale(torch.zeros(count).double(), torch.ones(count).double())
+    return Spectrum(unit, values, torch.eye(count).double(), crossed, mean, weight)
 
 
 def decompose(
@@ -91,7 +96,7 @@ def decompose(
     roots = w.sqrt()[:, None]
     for columns in _column_parts(features):
         gram += (part := _scaled_columns(features, scale, columns) * roots) @ part.T
-    values, left = _eigen(gram)
+    values, left = eigen(gram)
     vectors = torch.empty(features.shape[1], len(values), dtype=torch.float64)
     for columns in _column_parts(features):
         part = _scaled_columns(features, scale, columns) * roots
@@ -113,11 +118,11 @@ def decompose_sums(sums: Sums, widths: Sequence[int]) -> Spectrum:
     covariance *= scale.factor[:, None]
     mean = sums.targets / total
     crossed = (sums.crossed - torch.outer(sums.features, mean)) * scale.factor[:, None]
-    values, vectors = _eigen(covariance)
+    values, vectors = eigen(covariance)
     return Spectrum(scale, values, vectors, vectors.T @ crossed, mean, float(total))
 
 
-def _eigen(matrix: Tensor) -> tuple[Tensor, Tensor]:
+def eigen(matrix: Tensor) -> tuple[Tensor, Tensor]:
     """Return eigenvalues (R,) above rounding errors and their vectors of a symmetric matrix."""
     values, vectors = torch.linalg.eigh(matrix)
     kept = values > max(RANK_TOLERANCE * float(values.clamp_min(0).max()), 1e-300)

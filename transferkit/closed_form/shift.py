@@ -114,10 +114,11 @@ def _permuted(
 ) -> NDArray[np.bool_]:
     """Return the sides (N,) and `PERMUTATIONS` draws of them, (N, 1 + P); whole groups move."""
     of = np.arange(len(sides)) if groups is None else groups.numpy()
-    _, first, unit = np.unique(of, return_index=True, return_inverse=True)
+    pairs = np.stack([of, sides], axis=1)  # a group on both sides is one on each
+    _, first, unit = np.unique(pairs, axis=0, return_index=True, return_inverse=True)
     units = sides[first]
     draws = [units, *(rng.permutation(units) for _ in range(PERMUTATIONS))]
-    return np.stack(draws, axis=1)[unit]
+    return np.stack(draws, axis=1)[unit.flatten()]
 
 
 def _left_out(
