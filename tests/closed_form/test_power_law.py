@@ -33,3 +33,12 @@ def test_no_law_rises_or_goes_below_zero() -> None:
     assert laws[0, 0] == 0
     assert (law_at(laws, 1e6) >= 0).all()
     assert law_at(laws, 400)[1] < 0.06
+
+
+def test_without_a_floor_it_is_a_line_of_logarithms() -> None:
+    truth = np.array([[2.0, 0.5, 0.0]])
+    errors = np.stack([law_at(truth, n) for n in SIZES], axis=1)
+    np.testing.assert_allclose(fit_power_law(SIZES, errors, floor=False), truth, atol=1e-9)
+    raised = fit_power_law(SIZES, errors + 0.1, floor=False)
+    assert raised[0, 2] == 0
+    assert raised[0, 1] < 0.4
