@@ -118,7 +118,9 @@ def test_inspect_says_what_more_pictures_would_bring(
     assert printed["learning_curve"]["all_pictures"] == 80
     assert printed["shift"]["pictures"] == [80, 40]
     assert printed["pictures"] == 120
-    assert Image.open("learning-curve.png").size[0] > 500
+    with Image.open("learning-curve.png") as plot:
+        assert plot.size[0] > 500
+    Path("there").mkdir()
     out = cli("inspect", data, "--learn", "-o", "there/mine.json").out
     assert "with 160 about" in " ".join(out.split())
     assert "do not look different" in " ".join(out.split())
