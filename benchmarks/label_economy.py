@@ -122,7 +122,8 @@ def picked(bench: Bench, way: str, labelled: np.ndarray, count: int, seed: int) 
     if way == "solve":
         problem = bench.problem(labelled)
         gain = LabelGain(problem.features, problem.targets, bench.evidence.widths)
-        worth = gain.of(vectors[rows], chances).numpy()
+        worth = gain.surprise(vectors[rows], chances) * gain.change(vectors[rows], vectors[rows])
+        worth = worth.numpy()
     elif way == "bald":
         worth = score_by(way, sampled(bench, solution, rows, temperature))
     else:
@@ -226,7 +227,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, add_help=True)
     parser.add_argument("data", nargs="+", type=Path)
     parser.add_argument("--labels", nargs="+", type=int, default=[10, 25, 50, 100])
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4])
+    parser.add_argument("--seeds", nargs="*", type=int, default=[0, 1, 2, 3, 4])
     parser.add_argument("--finetune-seeds", nargs="*", type=int, default=[])
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()

@@ -1,59 +1,58 @@
-"""What a label would be worth: how far one more picture would lower leave-one-out error."""
+"""What a label would be worth: how far one more picture would change what a solve says."""
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from transferkit.closed_form.left_out import Problem, solve
-from transferkit.closed_form.ridge import Spectrum
+from transferkit.closed_form.sums import ROWS
 
 
 class LabelGain:
-    """A solve on labelled pictures (M), and what it expects of candidates without labels.
+    """A solve on labelled pictures, and what it expects of candidates without labels.
 
-    With I - H of the labelled pictures (H the hat matrix, intercept included), r = (I - H) y, and
-    of a candidate its score f, its hat row w and its leverage h, one more picture labelled y_x
-    makes the residual of picture i without itself
-
-        (r_i + w_i (f - y_x) / (1 + h)) / ((I - H)_ii + w_i^2 / (1 + h)),
-
-    a rank-one update; its expected square is in closed form. The penalty stays as it is. Source:
-    Roy and McCallum, "Toward Optimal Active Learning through Sampling Estimation of Error
-    Reduction", ICML 2001.
+    With the label y of a candidate whose score is f, the solve's scores of other pictures change by
+    c (y - f) / (1 + h), a rank-one update: c is the candidate's posterior covariance with them and
+    h that with itself, both over the noise. Expected over its predicted distribution, the mean
+    square of that is `surprise` times `change`; where the solve is right about both, it is by how
+    much the label lowers the error of pictures that are not among the labelled. The expected
+    leave-one-out error of the labelled pictures alone picks worse than chance: it is lowest for
+    labels that change nothing. Source: Freytag et al., "Selecting Influential Examples: Active
+    Learning with Expected Model Output Changes", ECCV 2014.
     """
 
     def __init__(self, features: Tensor, targets: Tensor, widths: Sequence[int]) -> None:
-        problem = Problem(features, targets)
-        solution = solve(problem, widths)
-        self._spectrum: Spectrum = solution.spectrum
-        self._ridge = solution.penalty * self._spectrum.weight
-        own = self._spectrum.components(features)
-        self._shrunk = own / (self._spectrum.values + self._ridge)
-        self._mean = 1 / self._spectrum.weight
-        truth = targets.double()
-        self._diagonal = 1 - self._mean - (own * self._shrunk).sum(1)  # of I - H
-        self._residuals = truth - self._shrunk @ (own.T @ truth) - self._mean * truth.sum(0)
-        self._targets = truth
+        solution = solve(Problem(features, targets), widths)
+        self._spectrum, self._penalty = solution.spectrum, solution.penalty
+        self._noise = solution.penalty * solution.spectrum.weight
 
-    def of(self, features: Tensor, probabilities: Tensor) -> Tensor:
-        """Return by how much the mean squared leave-one-out error is expected to fall, (N,).
+    def surprise(self, features: Tensor, probabilities: Tensor) -> Tensor:
+        """Return the expected squared distance (N,) of labels from their scores.
 
-        features: (N, D). probabilities: (N, K), of the candidates' labels.
+        features: (N, D). probabilities: (N, K), of the labels.
         """
-        hat, leverage = self._hat(features)
-        scores, chances = hat @ self._targets, probabilities.double()
-        steps = hat / (1 + leverage[:, None])  # (N, M)
-        off = scores - chances  # expected, (N, K)
-        square = scores.square().sum(1) - 2 * (scores * chances).sum(1) + 1
-        own = self._residuals.square().sum(1)
-        after = own + 2 * steps * (off @ self._residuals.T) + steps.square() * square[:, None]
-        after = after / (self._diagonal + hat * steps).square()
-        return (own / self._diagonal.square()).mean() - after.mean(1)
+        scores, chances = self._spectrum.predict(features, self._penalty), probabilities.double()
+        return scores.square().sum(1) - 2 * (scores * chances).sum(1) + chances.sum(1)
 
-    def _hat(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Return hat rows (N, M) and leverages (N,) of candidates."""
-        scaled = self._spectrum.scale.of(features)
-        components = scaled @ self._spectrum.vectors
-        rest = (scaled.square().sum(1) - components.square().sum(1)).clamp_min(0)
-        inside = (components.square() / (self._spectrum.values + self._ridge)).sum(1)
-        return components @ self._shrunk.T + self._mean, inside + self._mean + rest / self._ridge
+    def change(self, features: Tensor, others: Tensor) -> Tensor:
+        """Return the mean squared change (N,) of the scores of others (M, D), per surprise."""
+        theirs = self._roots(others)
+        found = []
+        for part in features.split(ROWS):
+            own = self._roots(part)
+            mean = 1 / self._spectrum.weight
+            leverage = own.square().sum(1) + mean
+            found.append(((own @ theirs.T + mean) / (1 + leverage[:, None])).square().mean(1))
+        return torch.cat(found)
+
+    def _roots(self, features: Tensor) -> Tensor:
+        """Return rows (N, D) whose products are posterior covariances without the intercept's.
+
+        Along a component of the labelled pictures the variance is 1 / (value + noise), along all
+        other directions 1 / noise.
+        """
+        spectrum, noise = self._spectrum, self._noise
+        scaled = spectrum.scale.of(features)
+        less = noise**-0.5 - (spectrum.values + noise).rsqrt()
+        return scaled / noise**0.5 - (scaled @ spectrum.vectors * less) @ spectrum.vectors.T

@@ -29,14 +29,13 @@ class Compared:
     def add(self, files: Sequence[Path], classes: np.ndarray, features: Tensor) -> None:
         """Add pictures with the classes (N,) and features (N, D) that were predicted."""
         for file, k, row in zip(files, classes.tolist(), features.half(), strict=True):
-            place = self.seen
-            if self.seen >= MOST_COMPARED:  # Vitter's algorithm R
-                rng = np.random.default_rng([self.seed, self.seen])
-                place = int(rng.integers(self.seen + 1))
             self.seen += 1
-            if place == len(self._kept):
+            if len(self._kept) < MOST_COMPARED:
                 self._kept.append((file, k, row.clone()))
-            elif place < MOST_COMPARED:
+                continue
+            # Vitter's algorithm R
+            place = int(np.random.default_rng([self.seed, self.seen]).integers(self.seen))
+            if place < MOST_COMPARED:
                 self._kept[place] = (file, k, row.clone())
 
     def result(self) -> tuple[Shift, list[str]] | None:

@@ -300,14 +300,14 @@ def select(job: Job, outputs: Outputs, show: Show) -> Iterator[dict[str, Any]]:
     """Score all pictures, then yield the chosen ones: rank, path, score, and copy them."""
     options = job.options
     assert options.select is not None
-    pool = Pool(options.select, options.by, options.seed)
     gain = label_gain(job.members[0]) if options.by == "solve" else None
+    pool = Pool(options.select, options.by, options.seed, gain)
     for batch, prediction in predictions(job.members, job.files, options, show):
         if prediction is not None:
             scores = score_by(options.by, prediction.uncertainty)
             if gain is not None:
                 chances = torch.from_numpy(prediction.uncertainty.mean)
-                scores = gain.of(prediction.features, chances).numpy()
+                scores = gain.surprise(prediction.features, chances).numpy()
             vectors = prediction.features.numpy()
             for picture, score, features in zip(batch.readable, scores, vectors, strict=True):
                 pool.add(picture.file, float(score), features)
