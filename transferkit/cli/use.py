@@ -13,6 +13,7 @@ from transferkit.cli.app import Debug, Json, RunArgument, app, live_view
 from transferkit.cli.options import (
     DATA_HELP,
     AllowOutside,
+    Corrections,
     Sets,
     given_flags,
     require_manifest,
@@ -21,6 +22,7 @@ from transferkit.cli.options import (
     with_predict_options,
 )
 from transferkit.cli.tables.results import measured_table, prediction_table, selection_table
+from transferkit.config.data import Data
 from transferkit.config.predict import DECIDING
 from transferkit.errors import UserError, usage_error
 from transferkit.events import Show, Working
@@ -196,7 +198,11 @@ def evaluate(
         Literal["auto", "train", "val", "test", "all"],
         typer.Option("--split", help="Split to evaluate on; auto: val if there is one, else all."),
     ] = "auto",
+    folds: Annotated[
+        bool, typer.Option("--folds", help="What a run of finetune --folds says out of fold.")
+    ] = False,
     allow_outside: AllowOutside = False,
+    corrections: Corrections = None,
     sets: Sets = None,
     json: Json = False,
     debug: Debug = False,
@@ -214,12 +220,19 @@ def evaluate(
         from transferkit.verbs.predict import open_runs
 
         folders = open_runs(run)
+        if folds and (data or manifest or sets or len(folders) > 1 or given_flags(flags)):
+            what = "evaluate --folds takes one run and nothing else"
+            raise usage_error(
+                what, "its pictures, and their folds, are those of the run", "leave the others out"
+            )
         ignored = (*DECIDING, "abstain_by")
         _, max_pixels = take_data(flags)
         options = predict_options(folders[0], sets or (), given_flags(flags), ignored)
-        measured = verb.evaluate(
-            folders, (data, manifest), split, options, view.show, allow_outside, max_pixels
-        )
+        given = Data(data, manifest, allow_outside, corrections=corrections)
+        if folds:
+            measured = verb.evaluate_folds(folders[0])
+        else:
+            measured = verb.evaluate(folders, given, split, options, view.show, max_pixels)
     if json:
         console.print_json(measured.to_dict())
     else:

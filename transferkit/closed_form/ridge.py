@@ -91,7 +91,7 @@ def decompose(
     if len(features) >= features.shape[1]:
         return decompose_sums(sum_up(features, targets, weights), widths)
     w = torch.ones(len(features)).double() if weights is None else weights.double()
-    scale = _scale_of_few(features, w, widths)
+    scale = scale_of(features, w, widths)
     gram = torch.zeros(len(features), len(features), dtype=torch.float64)
     roots = w.sqrt()[:, None]
     for columns in _column_parts(features):
@@ -141,7 +141,8 @@ def _factor(center: Tensor, variance: Tensor, widths: Sequence[int]) -> Tensor:
     return torch.where(varies, (variance.clamp_min(0) * sizes).rsqrt(), 0.0)
 
 
-def _scale_of_few(features: Tensor, weights: Tensor, widths: Sequence[int]) -> Scale:
+def scale_of(features: Tensor, weights: Tensor, widths: Sequence[int]) -> Scale:
+    """Return the scale of features (N, D). weights: (N,). widths: columns of each depth."""
     total = weights.sum()
     means, variances = [], []
     for columns in _column_parts(features):

@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from transferkit.config import Config
+from transferkit.config.data import Data
 from transferkit.data.addresses import fetch
 from transferkit.data.index import ScanOptions, scan
 from transferkit.data.inspect import Inspection, inspect
-from transferkit.data.reading import PLAIN, Reading
+from transferkit.data.reading import reading_of
 from transferkit.evaluation.learning_plot import learning_plot
 from transferkit.events import Progress, Show, Working
 from transferkit.files.atomic_write import disk_error, write_atomically, write_plot
@@ -21,26 +22,19 @@ PLOT = "learning-curve.png"
 """Beside the file of the findings."""
 
 
-def inspect_data(
-    data: Path | None,
-    manifest: Path | None,
-    output: Path | None,
-    strict: bool,
-    show: Show,
-    allow_outside: bool = False,
-    reading: Reading = PLAIN,
-) -> tuple[Inspection, Path]:
+def inspect_data(given: Data, output: Path | None, show: Show) -> tuple[Inspection, Path]:
     """Scan and inspect a data set; write the findings as JSON and return them with the file.
 
-    output: the file; None makes inspection-<name>.json in the current folder. allow_outside: see
-    `transferkit.data.manifest.read_manifest`. reading: how the files are read.
+    output: the file; None makes inspection-<name>.json in the current folder.
     """
+    data, manifest = given.path, given.manifest
     options = ScanOptions(
         manifest=manifest,
-        strict=strict,
-        allow_outside=allow_outside,
-        reading=reading,
+        strict=given.strict,
+        allow_outside=given.allow_outside,
+        reading=reading_of(given),
         use="look",
+        corrections=given.corrections,
     )
     fetch([data], show)
     show(Working("reading pictures"))
