@@ -44,7 +44,8 @@ from transferkit.closed_form.left_out import Problem, Solution, left_out_scores,
 from transferkit.closed_form.sums import one_hot
 from transferkit.config import Config, Data
 from transferkit.events import silent
-from transferkit.finetuning.evidence import Evidence, read_evidence
+from transferkit.finetuning.evidence import Evidence
+from transferkit.finetuning.pictures import read_evidence
 from transferkit.inference.select import POOL_PER_PICK, farthest_first, score_by
 from transferkit.inference.uncertainty import Uncertainty, uncertainty_of
 

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from transferkit.config import BackboneOptions, Config
-from transferkit.finetuning.evidence import read_evidence
+from transferkit.finetuning.pictures import read_evidence
 from transferkit.verbs import inspect_data
 
 Cli = Callable[..., Any]

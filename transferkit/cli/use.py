@@ -103,8 +103,7 @@ def predict(
     if not processes.is_first():
         return
     if json:
-        more = {"shift": job.shift} if job.shift else {}
-        console.print_json({"predictions": shown, "rows": count, "output": output, **more})
+        console.print_json({"predictions": shown, "rows": count, "output": output, **job.told})
     elif output is not None:
         console.print_lines([f"{count} rows written to {output}"])
     else:

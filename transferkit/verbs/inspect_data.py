@@ -14,8 +14,8 @@ from transferkit.evaluation.learning_plot import learning_plot
 from transferkit.events import Progress, Show, Working
 from transferkit.files.atomic_write import disk_error, write_atomically, write_plot
 from transferkit.files.strict_json import strict_json
-from transferkit.finetuning.evidence import read_evidence
 from transferkit.finetuning.outlook import Outlook, outlook_of
+from transferkit.finetuning.pictures import read_evidence
 from transferkit.redaction import redacted
 
 PLOT = "learning-curve.png"

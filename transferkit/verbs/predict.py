@@ -51,7 +51,7 @@ OF_EXPORTED = ("predict.top_k", "predict.batch_size")
 class Job:
     """Everything that a prediction needs, opened and checked. names: columns of the rows.
 
-    compared: takes a sample of the pictures; shift: what it says in the end, see `Compared`.
+    compared: takes a sample of the pictures; told: what it says in the end, for JSON.
     """
 
     members: list[Member]
@@ -60,7 +60,7 @@ class Job:
     rule: DecisionRule
     names: list[str]
     compared: Compared
-    shift: dict[str, Any] = field(default_factory=dict)
+    told: dict[str, Any] = field(default_factory=dict)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -236,7 +236,7 @@ def stream(job: Job, outputs: Outputs, show: Show) -> Iterator[dict[str, Any]]:
     warn_of(strange, "out of distribution (column ood above 1): {}", show)
     if processes.count() == 1:
         warning, found = job.compared.told()
-        job.shift.update(found or {})
+        job.told.update({"shift": found} if found else {})
         if warning:
             show(Notice(warning, warning=True))
 
