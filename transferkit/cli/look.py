@@ -28,7 +28,9 @@ from transferkit.errors import usage_error
 
 
 @app.command()
-@with_options("data.corrections", "data.max_pixels", "data.depth_range", "data.bands")
+@with_options(
+    *("data.group_by", "data.corrections", "data.max_pixels", "data.depth_range", "data.bands")
+)
 def inspect(
     data: Annotated[Path | None, typer.Argument(metavar="DATA", help=DATA_HELP)] = None,
     manifest: Annotated[
@@ -79,7 +81,8 @@ def inspect(
 @app.command()
 @with_options(
     *("data.corrections", "data.val_fraction", "data.exclude", "data.strict", "data.background"),
-    *("data.max_pixels", "data.depth_range", "data.bands", "backbone.name", "backbone.weights"),
+    *("data.group_by", "data.max_pixels", "data.depth_range", "data.bands"),
+    *("backbone.name", "backbone.weights"),
     *("backbone.image_size", "backbone.crop", "backbone.crop_share", "solve.depths"),
     *("solve.mirror", "training.seed", "cache.enabled", "cache.dir", "device.accelerator"),
     "device.engine",

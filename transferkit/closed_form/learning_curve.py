@@ -295,7 +295,7 @@ def _bench(
     labels = pictures.labels[rows]
     wrong = misses(scores, labels)
     worse = own < len(rows) and bool(wrong[own:].mean() > wrong[:own].mean())
-    differs = worse and disagree(wrong[:own], wrong[own:], SURELY)
+    differs = worse and disagree(wrong[:own], wrong[own:], errors=SURELY)
     judged = np.arange(own if differs else 0, len(rows))
     groups = None if pictures.groups is None else pictures.groups[rows[:own]]
     orders = np.stack([nested_order(labels[:own], groups, rng) for _ in range(REPETITIONS)])

@@ -1,6 +1,7 @@
 """What features say of a data set: what more pictures would bring, whether splits differ."""
 
-from dataclasses import dataclass
+import shlex
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -8,25 +9,52 @@ import torch
 
 from transferkit.closed_form.learning_curve import Labelled, LearningCurve, learning_curve
 from transferkit.closed_form.shift import Sample, Shift, compare_samples
+from transferkit.closed_form.similar import similar_groups
+from transferkit.data.groups import SIMILAR, propose_groups
 from transferkit.events import Notice, Show
-from transferkit.finetuning.evidence import Evidence, run_evidence
+from transferkit.finetuning.evidence import Evidence, out_of_sample, run_evidence
 from transferkit.training.run import Run
+
+SEVERAL = 0.9
+"""Groups by likeness count where they are at most so many of the pictures."""
+
+
+@dataclass(frozen=True)
+class GroupedAccuracy:
+    """Leave-one-out accuracy, by picture and where whole groups leave. by: for `--group-by`."""
+
+    by: str
+    by_picture: float
+    by_group: float
+
+    @property
+    def text(self) -> str:
+        """What it says, in words."""
+        return (
+            f"--group-by {shlex.quote(self.by)}: leave-one-out accuracy {self.by_picture:.1%} by "
+            f"picture, {self.by_group:.1%} by group"
+        )
 
 
 @dataclass(frozen=True)
 class Outlook:
-    """None: too few pictures to tell. names: of the validation pictures."""
+    """None: too few pictures to tell. names: of the validation pictures. grouped: what groups that
+    names, times or likeness suggest would say, none where groups are known.
+    """
 
     curve: LearningCurve | None
     shift: Shift | None
     names: tuple[str, ...]
+    grouped: tuple[GroupedAccuracy, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return both as JSON has them."""
         shift = None
         if self.shift is not None:
             shift = self.shift.to_dict(self.names) | {"warning": self.warning}
-        return {"learning_curve": self.curve and self.curve.to_dict(), "shift": shift}
+        grouped = [asdict(each) for each in self.grouped]
+        curve = self.curve and self.curve.to_dict()
+        return {"learning_curve": curve, "shift": shift, "grouped": grouped}
 
     @property
     def warning(self) -> str:
@@ -34,6 +62,28 @@ class Outlook:
         if self.shift is None or not self.shift.differs:
             return ""
         return self.shift.text("validation pictures", "the training ones", self.names)
+
+
+def grouped_accuracies(evidence: Evidence) -> tuple[GroupedAccuracy, ...]:
+    """Compare leave-one-out by picture and by the groups that names, times or likeness suggest."""
+    if evidence.groups is not None:
+        return ()
+    index, positions, labels = evidence.index, evidence.positions, evidence.labels
+    names = [index.classes[label] for label in index.labels]
+    ways = {
+        way.by: torch.from_numpy(way.numbers[positions])
+        for way in propose_groups(index.paths, names, index.digests, index.root)
+    }
+    similar = similar_groups(evidence.features, evidence.widths, labels)
+    if 1 < len(similar.unique()) < SEVERAL * len(similar):
+        ways[SIMILAR] = similar
+
+    def accuracy(groups: torch.Tensor | None) -> float:
+        answers = out_of_sample(replace(evidence, groups=groups)).argmax(1)
+        return float((answers == labels).double().mean())
+
+    alone = accuracy(None) if ways else 0.0
+    return tuple(GroupedAccuracy(by, alone, accuracy(groups)) for by, groups in ways.items())
 
 
 def outlook_of(evidence: Evidence, seed: int = 0) -> Outlook:
