@@ -2,6 +2,7 @@
 
 import shlex
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,11 @@ from transferkit.closed_form.similar import similar_groups
 from transferkit.data.groups import SIMILAR, propose_groups
 from transferkit.events import Notice, Show
 from transferkit.finetuning.evidence import Evidence, out_of_sample, run_evidence
+from transferkit.finetuning.wrong_labels import find_suspects
 from transferkit.training.run import Run
 
+MOST_SUSPECTS = 12
+"""Pictures that a report shows for their labels."""
 SEVERAL = 0.9
 """Groups by likeness count where they are at most so many of the pictures."""
 
@@ -113,11 +117,26 @@ def outlook_of(evidence: Evidence, seed: int = 0) -> Outlook:
 
 
 def look_ahead(run: Run, show: Show) -> None:
-    """Ask what the first solve of a run has kept; write learning.json and tell what it says."""
+    """Ask what the first solve of a run has kept; write learning.json and tell what it says.
+
+    In it are the pictures whose labels look wrong the most, too.
+    """
     if run.folder.read_json("solve") is None:
         return
-    outlook = outlook_of(run_evidence(run.folder.path), run.parts.config.training.seed)
-    run.folder.write_json("learning", outlook.to_dict())
+    evidence, seed = run_evidence(run.folder.path), run.parts.config.training.seed
+    outlook, labels = outlook_of(evidence, seed), find_suspects(evidence, None, seed=seed)
+    number = labels.estimate.number, labels.estimate.error
+    root = run.parts.index.root
+    rows = [
+        {**row, "path": path.relative_to(root).as_posix() if path.is_relative_to(root) else path}
+        for row in labels.rows()[:MOST_SUSPECTS]
+        if (path := Path(row["path"]))
+    ]
+    suspects = {"number": number[0], "error": number[1], "rows": rows}
+    run.folder.write_json("learning", {**outlook.to_dict(), "suspects": suspects})
+    if number[0] - 2 * number[1] >= 1:
+        text = f"{labels.estimate.text} of {labels.pictures:,} labels are probably wrong"
+        show(Notice(f"{text}: transferkit labels DATA lists them"))
     for sentence in outlook.curve.sentences() if outlook.curve else ():
         show(Notice(sentence))
     if outlook.warning:
