@@ -28,8 +28,8 @@ from transferkit.errors import UserError, usage_error
 from transferkit.events import Show, Working
 
 if TYPE_CHECKING:
-    from transferkit.config import Predict
     from transferkit.inference.outputs import Outputs
+    from transferkit.verbs.predict import Job
 
 Row = dict[str, Any]
 MOST_SHOWN = 1000  # rows of a table on the screen
@@ -97,17 +97,17 @@ def predict(
         _, max_pixels = take_data(flags)
         typed = (sets or (), given_flags(flags))
         outputs = Outputs(output, skip_existing, save_samples, save_features, copy_to, saliency)
-        options, rows = start((run, trust), images, typed, outputs, view.show, max_pixels)
+        job, rows = start((run, trust), images, typed, outputs, view.show, max_pixels)
         most = 0 if output is not None else sys.maxsize if json else MOST_SHOWN
         shown, count, read_any, reason = take_all(rows, most)
     if not processes.is_first():
         return
     if json:
-        console.print_json({"predictions": shown, "rows": count, "output": output})
+        console.print_json({"predictions": shown, "rows": count, "output": output, **job.told})
     elif output is not None:
         console.print_lines([f"{count} rows written to {output}"])
     else:
-        (selection_table if options.select else prediction_table)(shown)
+        (selection_table if job.options.select else prediction_table)(shown)
         if count > len(shown):
             console.print_lines([f"and {count - len(shown):,} more: write them all with --output"])
     if count and not read_any:
@@ -135,8 +135,8 @@ def start(
     outputs: "Outputs",
     show: Show,
     max_pixels: int | None,
-) -> tuple["Predict", Iterator[Row]]:
-    """Check what was typed, `--set` pairs and flags; return the options and the rows to come.
+) -> tuple["Job", Iterator[Row]]:
+    """Check what was typed, `--set` pairs and flags; return the job and the rows to come.
 
     model: what to predict with, and whether its maker is trusted. max_pixels: None for its own.
     """
@@ -148,7 +148,7 @@ def start(
     fetch(images, show)
     show(Working("loading the model"))
     job = verb.open_job(models, (images, sys.stdin), options, model[1], max_pixels)
-    return options, verb.predict(job, outputs, show)
+    return job, verb.predict(job, outputs, show)
 
 
 @app.command()

@@ -43,6 +43,7 @@ def run_page(run: RunData) -> str:
         **training(run),
         **mistakes(run),
         **certainty(run),
+        **outlook(run),
         **repetition(run),
     )
 
@@ -130,6 +131,23 @@ def certainty(run: RunData) -> dict[str, Any]:
         f"{calibration.get('judged_on', 'validation')} ({calibration['pictures']:,} pictures)."
         f"{note}",
         "coverage": figures.coverage_chart(calibration),
+    }
+
+
+def outlook(run: RunData) -> dict[str, Any]:
+    """Return what more pictures would bring, and how splits differ; empty where it is not known."""
+    curve, shift = (run.learning.get(name) or {} for name in ("learning_curve", "shift"))
+    gains = sorted(curve.get("classes", {}).items(), key=lambda item: -item[1]["gain"])
+    return {
+        "learning": figures.learning_chart(curve) if curve else "",
+        "learning_legend": [
+            ("measured", figures.TRAINING),
+            ("power law", figures.VALIDATION),
+            ("its 95 % band", figures.QUIET),
+        ],
+        "learning_notes": curve.get("sentences", []),
+        "class_gains": gains,
+        "shift": shift.get("warning", ""),
     }
 
 

@@ -17,6 +17,7 @@ from transferkit.events import Event, Notice, Show, StageEnded, StageStarted, Wo
 from transferkit.files.foreign_files import understood
 from transferkit.finetuning.batch_parts import with_micro_batches
 from transferkit.finetuning.final_validation import Validation, validate
+from transferkit.finetuning.outlook import look_ahead
 from transferkit.finetuning.preparation import prepare, recalibrate
 from transferkit.finetuning.summary import RunSummary, going_on, summarize
 from transferkit.finetuning.time_budget import choose, notice_of, with_views
@@ -234,6 +235,8 @@ def finish(run: Run, show: Show) -> RunSummary:
     show(Working("drawing plots and the report"))
     with watch.on("plots"):
         draw(run, validation)
+    with watch.on("final validation"):
+        look_ahead(run, logged(show, folder))
     summary = summarize(run, evaluation)
     folder.write_json("summary", summary.to_dict())
     write_report(folder, show)
