@@ -294,12 +294,13 @@ def _bench(
     """
     labels = pictures.labels[rows]
     wrong = misses(scores, labels)
+    among = None if pictures.groups is None else pictures.groups[rows]
+    groups, others = (None, None) if among is None else (among[:own], among[own:])
     worse = own < len(rows) and bool(wrong[own:].mean() > wrong[:own].mean())
-    differs = worse and disagree(wrong[:own], wrong[own:], errors=SURELY)
+    differs = worse and disagree(wrong[:own], wrong[own:], (groups, others), SURELY)
     judged = np.arange(own if differs else 0, len(rows))
-    groups = None if pictures.groups is None else pictures.groups[rows[:own]]
     orders = np.stack([nested_order(labels[:own], groups, rng) for _ in range(REPETITIONS)])
-    of = judged if pictures.groups is None else pictures.groups[rows].numpy()[judged]
+    of = judged if among is None else among.numpy()[judged]
     _, unit = np.unique(of, return_inverse=True)
     units = int(unit.max()) + 1
     drawn = rng.multinomial(units, np.full(units, 1 / units), RESAMPLES)
