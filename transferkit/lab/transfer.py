@@ -1,0 +1,178 @@
+"""What a pretrained backbone brings to new pictures: which parts to train, what its depths hold."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from transferkit.backbones.create import create_backbone
+from transferkit.backbones.head import Classifier, make_head
+from transferkit.closed_form.depths import find_depths, read_depths
+from transferkit.closed_form.left_out import Problem, solve
+from transferkit.closed_form.sums import one_hot
+from transferkit.config import Config, ScheduleOptions, Stage
+from transferkit.lab.finding import Finding, Line, Panel
+from transferkit.lab.trial import CLASSES, Digits, History, Network, digits, epochs, train
+from transferkit.training.network import block_groups, random_images
+from transferkit.training.schedules import make_schedule
+from transferkit.training.stages import make_plan
+from transferkit.training.updates import Rules
+
+BACKBONE, SIDE_PX = "tf_efficientnet_lite0", 64
+PER_CLASS, JUDGED = 20, 400
+
+
+def few(per_class: int = PER_CLASS, judged: int = JUDGED) -> Digits:
+    """Return a few digits of every class at the backbone's input size."""
+    data = digits(SIDE_PX).of_classes(range(CLASSES), per_class)
+    picks = np.random.default_rng(0).permutation(len(data.val_labels))[:judged]
+    return Digits(data.images, data.labels, data.val_images[picks], data.val_labels[picks])
+
+
+def pretrained_network() -> tuple[Network, tuple[str, ...]]:
+    """Return the default backbone under a new head, and the names of its block groups."""
+    backbone = create_backbone(BACKBONE, image_size=SIDE_PX)
+    size, groups = backbone.preprocessing, block_groups(backbone)
+    head = make_head(backbone.num_features, CLASSES)
+    classifier = Classifier(backbone.model, head, size.mean, size.std)
+    return Network(classifier, tuple(g.modules for g in groups)), tuple(g.name for g in groups)
+
+
+def freezing(scale: float = 1.0) -> Finding:
+    """Train the head alone, everything at once, or the blocks progressively, as `--stages` does.
+
+    Source: Howard and Ruder, "Universal Language Model Fine-tuning", ACL 2018; Kumar et al.,
+    "Fine-Tuning can Distort Pretrained Features", ICLR 2022.
+    """
+    number = epochs(12, scale)
+    third = max(1, number // 3)
+    plans: Mapping[str, tuple[Stage, ...]] = {
+        "frozen": (Stage("head", number),),
+        "unfrozen at once": (Stage("all", number),),
+        "progressively": (
+            Stage("head", third),
+            Stage(2, third),
+            Stage("all", max(1, number - 2 * third)),
+        ),
+    }
+    data = few() if scale >= 1 else few(5, 50)
+    runs: dict[str, History] = {}
+    for name, stages in plans.items():
+        network, groups = pretrained_network()
+        plan = make_plan(Config(stages=stages), groups)
+        schedule = make_schedule(ScheduleOptions(), None, True)
+        runs[name] = train(network, data, plan.stages, Rules(), schedule)
+    ends = {name: run.val[-1] for name, run in runs.items()}
+    early = {name: run.val[min(third, number)] for name, run in runs.items()}
+    first, best = max(early, key=early.__getitem__), max(ends, key=ends.__getitem__)
+    frozen, gain = "frozen", max(ends.values()) - ends["frozen"]
+    apart = ends["progressively"] - ends["unfrozen at once"]
+    return Finding(
+        f"{BACKBONE}, pretrained on photographs, learns {len(data.labels)} digits",
+        tuple(
+            Panel(
+                title,
+                "epoch",
+                f"{kind} accuracy",
+                tuple(Line(name, getattr(run, part)) for name, run in runs.items()),
+                share=True,
+            )
+            for title, kind, part in (
+                ("Pictures it trains on", "training", "train"),
+                (f"{len(data.val_labels)} others", "validation", "val"),
+            )
+        ),
+        (
+            f"After {third} epochs {first} is ahead with {early[first]:.1%} (frozen "
+            f"{early[frozen]:.1%}, unfrozen at once {early['unfrozen at once']:.1%}).",
+            f"After {number} epochs {best} is best with {ends[best]:.1%}, {gain * 100:.1f} points "
+            f"above the frozen backbone's {ends[frozen]:.1%}.",
+            f"Progressive unfreezing ends {abs(apart) * 100:.1f} points "
+            f"{'above' if apart >= 0 else 'below'} unfreezing at once, and trains the "
+            f"{len(runs[frozen].losses) // number * third} first steps on a frozen trunk, whose "
+            "activations can be kept.",
+        ),
+    )
+
+
+def depth_features(pretrained: bool, images: Tensor) -> tuple[list[str], list[Tensor]]:
+    """Return the names of a backbone's depths and the features (N, C) of pictures at each."""
+    backbone = create_backbone(BACKBONE, pretrained=pretrained, image_size=SIDE_PX)
+    size = backbone.preprocessing
+    depths = find_depths(backbone.model, block_groups(backbone), random_images(backbone))
+    twin = Classifier(backbone.model, torch.nn.Identity(), size.mean, size.std).eval()
+    with torch.no_grad():
+        read = torch.cat(
+            [read_depths(twin.backbone, depths, twin.normalize(p)) for p in images.split(100)]
+        )
+    return [depth.name for depth in depths], [*read.split([d.columns for d in depths], 1)]
+
+
+def solved_accuracy(features: list[Tensor], labels: Tensor, count: int) -> float:
+    """Solve on the first `count` pictures; return the share of the others that is right.
+
+    features: of one depth (N, C) or several, side by side.
+    """
+    both = torch.cat(features, 1)
+    problem = Problem(both[:count], one_hot(labels[:count], int(labels.max()) + 1))
+    solution = solve(problem, [part.shape[1] for part in features])
+    weight, bias = solution.spectrum.linear(solution.penalty)
+    scores = both[count:].double() @ weight.T + bias
+    return float((scores.argmax(1) == labels[count:]).double().mean())
+
+
+def depths(scale: float = 1.0) -> Finding:
+    """Solve on each depth of a backbone alone, pretrained and random, for two questions.
+
+    Source: Yosinski et al., "How transferable are features in deep neural networks?", NeurIPS 2014;
+    Alain and Bengio, "Understanding intermediate layers using linear classifier probes", 2016.
+    """
+    data = few() if scale >= 1 else few(5, 50)
+    images, count = torch.cat([data.images, data.val_images]), len(data.labels)
+    digit = torch.cat([data.labels, data.val_labels])
+    ink = images[:, 0].float().mean((1, 2))
+    quarter = torch.bucketize(ink, ink.quantile(torch.tensor([0.25, 0.5, 0.75])))
+    found, together = {}, {}
+    names: list[str] = []
+    for weights in ("pretrained", "random"):
+        names, features = depth_features(weights == "pretrained", images)
+        for question, labels in (("digit", digit), ("ink", quarter)):
+            found[weights, question] = [solved_accuracy([f], labels, count) for f in features]
+            together[weights, question] = solved_accuracy(features, labels, count)
+    known = found["pretrained", "digit"]
+    best, last = int(np.argmax(known)), len(known) - 1
+    inked = int(np.argmax(found["pretrained", "ink"]))
+    random_best = max(found["random", "digit"])
+    gain = together["pretrained", "digit"] - known[best]
+    panels = tuple(
+        Panel(
+            title,
+            "depth, from the stem to the output (dashed: all together)",
+            f"accuracy on {len(digit) - count} others",
+            tuple(
+                line
+                for weights in ("pretrained", "random")
+                for line in (
+                    Line(weights, found[weights, question]),
+                    Line(weights, [together[weights, question]] * len(names), dashed=True),
+                )
+            ),
+            share=True,
+        )
+        for question, title in (("digit", "Which digit?"), ("ink", "How much ink, in quarters?"))
+    )
+    return Finding(
+        f"A solve on each depth of {BACKBONE} alone, from {count} digits",
+        panels,
+        (
+            f"Which digit it is, depth {best} ({names[best]}) of 0 to {last} says best with "
+            f"{known[best]:.1%}; the output has {known[last]:.1%}.",
+            f"All depths together have {together['pretrained', 'digit']:.1%}, "
+            f"{abs(gain) * 100:.1f} points {'more' if gain >= 0 else 'less'} than the best alone; "
+            f"random weights have {random_best:.1%} at their best depth.",
+            f"How much ink there is, depth {inked} ({names[inked]}) says best with "
+            f"{found['pretrained', 'ink'][inked]:.1%}, the output with "
+            f"{found['pretrained', 'ink'][last]:.1%}.",
+        ),
+    )
