@@ -209,7 +209,9 @@ def compare(
 def lab(
     topic: Annotated[
         str,
-        typer.Argument(metavar="TOPIC", help="An experiment, or all; without one, they are listed."),
+        typer.Argument(
+            metavar="TOPIC", help="An experiment, or all; without one, they are listed."
+        ),
     ] = "",
     output: Annotated[
         Path, typer.Option("--output", "-o", help="Folder for the figures [this one].")

@@ -1,6 +1,6 @@
 """What an experiment found, as plain values, and how it is drawn."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,12 +12,16 @@ from transferkit.evaluation.plots import BLUE, FONT_PT, ORANGE, styled
 
 # Okabe and Ito, as in `evaluation.plots`; the yellow is too faint for a line
 COLOURS = (BLUE, ORANGE, "#009E73", "#CC79A7", "#000000", "#56B4E9", "#E69F00", "#888888")
+STYLES = ("-", "-.")
 PANEL_IN = (4.4, 3.5)
 
 
 @dataclass(frozen=True)
 class Line:
-    """A curve. name: one colour in all panels. x: 0, 1, 2 ... unless given. dashed: theory."""
+    """A curve, or a point. name: one colour in all panels. x: 0, 1, 2 ... unless given.
+
+    dashed: theory, or something to compare with.
+    """
 
     name: str
     y: Sequence[float]
@@ -26,19 +30,11 @@ class Line:
 
 
 @dataclass(frozen=True)
-class Bar:
-    """A bar. error: half the length of its whisker, 0 for none."""
-
-    name: str
-    value: float
-    error: float = 0.0
-
-
-@dataclass(frozen=True)
 class Panel:
     """One part of a figure. log: axes with a logarithmic scale, of "xy". share: y is one.
 
-    bars, picture (H, W): drawn instead of, or beside, lines.
+    bars: name -> values, drawn as dots over a bar to their mean, in place of lines; with picture
+    (H, W) beside them.
     """
 
     title: str
@@ -47,7 +43,7 @@ class Panel:
     lines: tuple[Line, ...] = ()
     log: str = ""
     share: bool = False
-    bars: tuple[Bar, ...] = ()
+    bars: Mapping[str, Sequence[float]] | None = None
     picture: np.ndarray | None = None
 
 
@@ -64,57 +60,65 @@ class Finding:
     table: tuple[tuple[str, ...], ...] = ()
 
 
+def lines(
+    values: Mapping[str, Sequence[float]], x: Sequence[float] = (), dashed: bool = False
+) -> tuple[Line, ...]:
+    """Return a curve for each name."""
+    return tuple(Line(name, y, x, dashed) for name, y in values.items())
+
+
+def top(values: Mapping[str, float]) -> str:
+    """Return the name of the largest value."""
+    return max(values, key=lambda name: values[name])
+
+
 def draw(finding: Finding) -> Figure:
     """Draw the panels side by side, with one legend for all lines below them."""
     names = list(dict.fromkeys(line.name for p in finding.panels for line in p.lines))
+    width_in, height_in = PANEL_IN
     with styled():
-        width_in, height_in = PANEL_IN
-        legend_in = 0.25 * -(-len(names) // 5)
-        figure = Figure(
-            (width_in * len(finding.panels), height_in + legend_in), layout="constrained"
-        )
+        size = (width_in * len(finding.panels), height_in + 0.25 * -(-len(names) // 5))
+        figure = Figure(size, layout="constrained")
         every = figure.subplots(1, len(finding.panels), squeeze=False)[0]
         for axes, panel in zip(every, finding.panels, strict=True):
-            _draw_panel(axes, panel, names)
-        shown: dict[str, object] = {}
-        for axes in every:
-            for line in axes.lines:
-                shown.setdefault(line.get_label(), line)
-        handles = [shown[name] for name in names]
+            (_draw_bars if panel.bars else _draw_lines)(axes, panel, names)
+            axes.set(xlabel=panel.xlabel, ylabel=panel.ylabel)
+            axes.set_title(panel.title, fontsize=FONT_PT + 1)
         if len(names) > 1:
-            figure.legend(
-                handles, names, loc="outside lower center", ncols=min(5, len(names)), frameon=False
-            )
+            found = {line.get_label(): line for axes in every for line in axes.lines}
+            handles, columns = [found[name] for name in names], min(5, len(names))
+            figure.legend(handles, names, loc="outside lower center", ncols=columns, frameon=False)
     return figure
 
 
-def _draw_panel(axes: Axes, panel: Panel, names: list[str]) -> None:
+def _draw_lines(axes: Axes, panel: Panel, names: list[str]) -> None:
     for line in panel.lines:
         place = names.index(line.name)
-        x = line.x or range(len(line.y))
-        style = "--" if line.dashed else "-" if place < len(COLOURS) else "-."
         axes.plot(
-            x,
+            line.x or range(len(line.y)),
             line.y,
-            style,
+            "o" if len(line.y) == 1 else "--" if line.dashed else STYLES[place // len(COLOURS)],
             color=COLOURS[place % len(COLOURS)],
             linewidth=1.1 if line.dashed else 1.8,
             label="_" if line.dashed else line.name,
         )
-    if panel.bars:
-        places = range(len(panel.bars))
-        values = [bar.value for bar in panel.bars]
-        errors = [bar.error for bar in panel.bars]
-        axes.barh(places, values, xerr=errors if any(errors) else None, color=BLUE, ecolor=ORANGE)
-        axes.set_yticks(places, [bar.name for bar in panel.bars])
-        axes.invert_yaxis()
-    if panel.picture is not None:
-        inset = axes.inset_axes((0.68, 0.02, 0.3, 0.34))
-        inset.imshow(panel.picture, cmap="gray", interpolation="nearest")
-        inset.set(xticks=[], yticks=[])
     for axis in panel.log:
         axes.set(**{f"{axis}scale": "log"})
     if panel.share:
-        (axes.xaxis if panel.bars else axes.yaxis).set_major_formatter(PercentFormatter(1))
-    axes.set(xlabel=panel.xlabel, ylabel=panel.ylabel)
-    axes.set_title(panel.title, fontsize=FONT_PT + 1)
+        axes.yaxis.set_major_formatter(PercentFormatter(1))
+
+
+def _draw_bars(axes: Axes, panel: Panel, names: list[str]) -> None:
+    bars = panel.bars or {}
+    axes.barh(range(len(bars)), [float(np.mean(v)) for v in bars.values()], color=BLUE, alpha=0.4)
+    for place, values in enumerate(bars.values()):
+        heights = place + np.linspace(-0.3, 0.3, len(values))
+        axes.plot(values, heights, "o", color=ORANGE, markersize=2.5)
+    axes.set_yticks(range(len(bars)), list(bars))
+    axes.set(xlim=(0, 1.5), xticks=np.linspace(0, 1, 6))
+    axes.invert_yaxis()
+    axes.xaxis.set_major_formatter(PercentFormatter(1))
+    if panel.picture is not None:
+        inset = axes.inset_axes((0.7, 0.3, 0.3, 0.4))
+        inset.imshow(panel.picture, cmap="gray", interpolation="nearest")
+        inset.set(xticks=[], yticks=[])

@@ -43,7 +43,9 @@ TOPICS = {
     "skip": Topic("how skip connections carry the gradient through 30 layers", "signals:skip"),
     "clipping": Topic("what clipping does to steep gradients", "steps:clipping"),
     "optimizers": Topic("speed and quality of every optimiser, measured", "steps:optimizers"),
-    "schedules": Topic("what every learning-rate schedule makes of the same run", "steps:schedules"),
+    "schedules": Topic(
+        "what every learning-rate schedule makes of the same run", "steps:schedules"
+    ),
     "regularization": Topic(
         "what L1, L2, max-norm and dropout do against overfitting", "overfitting:regularization"
     ),

@@ -1,7 +1,5 @@
 """What a pretrained backbone brings to new pictures: which parts to train, what its depths hold."""
 
-from collections.abc import Mapping
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -12,8 +10,8 @@ from transferkit.closed_form.depths import find_depths, read_depths
 from transferkit.closed_form.left_out import Problem, solve
 from transferkit.closed_form.sums import one_hot
 from transferkit.config import Config, ScheduleOptions, Stage
-from transferkit.lab.finding import Finding, Line, Panel
-from transferkit.lab.trial import CLASSES, Digits, History, Network, digits, epochs, train
+from transferkit.lab.finding import Finding, Panel, lines, top
+from transferkit.lab.trial import CLASSES, Digits, Network, accuracies, digits, epochs, train
 from transferkit.training.network import block_groups, random_images
 from transferkit.training.schedules import make_schedule
 from transferkit.training.stages import make_plan
@@ -47,51 +45,37 @@ def freezing(scale: float = 1.0) -> Finding:
     """
     number = epochs(12, scale)
     third = max(1, number // 3)
-    plans: Mapping[str, tuple[Stage, ...]] = {
+    rest, runs = max(1, number - 2 * third), {}
+    data = few() if scale >= 1 else few(5, 50)
+    for name, stages in {
         "frozen": (Stage("head", number),),
         "unfrozen at once": (Stage("all", number),),
-        "progressively": (
-            Stage("head", third),
-            Stage(2, third),
-            Stage("all", max(1, number - 2 * third)),
-        ),
-    }
-    data = few() if scale >= 1 else few(5, 50)
-    runs: dict[str, History] = {}
-    for name, stages in plans.items():
+        "progressively": (Stage("head", third), Stage(2, third), Stage("all", rest)),
+    }.items():
         network, groups = pretrained_network()
         plan = make_plan(Config(stages=stages), groups)
         schedule = make_schedule(ScheduleOptions(), None, True)
         runs[name] = train(network, data, plan.stages, Rules(), schedule)
     ends = {name: run.val[-1] for name, run in runs.items()}
-    early = {name: run.val[min(third, number)] for name, run in runs.items()}
-    first, best = max(early, key=early.__getitem__), max(ends, key=ends.__getitem__)
-    frozen, gain = "frozen", max(ends.values()) - ends["frozen"]
-    apart = ends["progressively"] - ends["unfrozen at once"]
+    early = {name: run.val[third] for name, run in runs.items()}
+    once, frozen_early, frozen_end = "unfrozen at once", early["frozen"], ends["frozen"]
+    apart = ends["progressively"] - ends[once]
+    steps = third * (len(runs["frozen"].losses) // number)
     return Finding(
         f"{BACKBONE}, pretrained on photographs, learns {len(data.labels)} digits",
-        tuple(
-            Panel(
-                title,
-                "epoch",
-                f"{kind} accuracy",
-                tuple(Line(name, getattr(run, part)) for name, run in runs.items()),
-                share=True,
-            )
-            for title, kind, part in (
-                ("Pictures it trains on", "training", "train"),
-                (f"{len(data.val_labels)} others", "validation", "val"),
-            )
+        (
+            accuracies("Pictures that it trains on", runs, train=True),
+            accuracies(f"{len(data.val_labels)} others", runs),
         ),
         (
-            f"After {third} epochs {first} is ahead with {early[first]:.1%} (frozen "
-            f"{early[frozen]:.1%}, unfrozen at once {early['unfrozen at once']:.1%}).",
-            f"After {number} epochs {best} is best with {ends[best]:.1%}, {gain * 100:.1f} points "
-            f"above the frozen backbone's {ends[frozen]:.1%}.",
+            f"After {third} epochs {top(early)} is ahead with {early[top(early)]:.1%} (frozen "
+            f"{frozen_early:.1%}, unfrozen at once {early[once]:.1%}).",
+            f"After {number} epochs {top(ends)} is best with {ends[top(ends)]:.1%}, "
+            f"{(ends[top(ends)] - frozen_end) * 100:.1f} points above the frozen backbone's "
+            f"{frozen_end:.1%}.",
             f"Progressive unfreezing ends {abs(apart) * 100:.1f} points "
-            f"{'above' if apart >= 0 else 'below'} unfreezing at once, and trains the "
-            f"{len(runs[frozen].losses) // number * third} first steps on a frozen trunk, whose "
-            "activations can be kept.",
+            f"{'above' if apart >= 0 else 'below'} unfreezing at once; its first {steps} steps "
+            "train the head alone, for which activations are computed once and kept.",
         ),
     )
 
@@ -140,39 +124,30 @@ def depths(scale: float = 1.0) -> Finding:
         for question, labels in (("digit", digit), ("ink", quarter)):
             found[weights, question] = [solved_accuracy([f], labels, count) for f in features]
             together[weights, question] = solved_accuracy(features, labels, count)
-    known = found["pretrained", "digit"]
-    best, last = int(np.argmax(known)), len(known) - 1
-    inked = int(np.argmax(found["pretrained", "ink"]))
-    random_best = max(found["random", "digit"])
+    known, inked = found["pretrained", "digit"], found["pretrained", "ink"]
+    best, inkiest = int(np.argmax(known)), int(np.argmax(inked))
     gain = together["pretrained", "digit"] - known[best]
-    panels = tuple(
-        Panel(
-            title,
-            "depth, from the stem to the output (dashed: all together)",
-            f"accuracy on {len(digit) - count} others",
-            tuple(
-                line
-                for weights in ("pretrained", "random")
-                for line in (
-                    Line(weights, found[weights, question]),
-                    Line(weights, [together[weights, question]] * len(names), dashed=True),
-                )
-            ),
-            share=True,
-        )
-        for question, title in (("digit", "Which digit?"), ("ink", "How much ink, in quarters?"))
-    )
+
+    def panel(question: str, title: str) -> Panel:
+        own = {w: found[w, question] for w in ("pretrained", "random")}
+        flat = {w: [together[w, question]] * len(names) for w in own}
+        curves = (*lines(own), *lines(flat, dashed=True))
+        accuracy = f"accuracy on {len(digit) - count} others"
+        return Panel(title, "depth, from the lowest", accuracy, curves, share=True)
+
     return Finding(
         f"A solve on each depth of {BACKBONE} alone, from {count} digits",
-        panels,
         (
-            f"Which digit it is, depth {best} ({names[best]}) of 0 to {last} says best with "
-            f"{known[best]:.1%}; the output has {known[last]:.1%}.",
+            panel("digit", "Which digit? dashed: all depths"),
+            panel("ink", "How much ink, in quarters?"),
+        ),
+        (
+            f"Which digit it is, depth {best} ({names[best]}) of 0 to {len(known) - 1} says best, "
+            f"with {known[best]:.1%}; the output has {known[-1]:.1%}.",
             f"All depths together have {together['pretrained', 'digit']:.1%}, "
-            f"{abs(gain) * 100:.1f} points {'more' if gain >= 0 else 'less'} than the best alone; "
-            f"random weights have {random_best:.1%} at their best depth.",
-            f"How much ink there is, depth {inked} ({names[inked]}) says best with "
-            f"{found['pretrained', 'ink'][inked]:.1%}, the output with "
-            f"{found['pretrained', 'ink'][last]:.1%}.",
+            f"{abs(gain) * 100:.1f} points {'more' if gain >= 0 else 'fewer'} than the best alone; "
+            f"with random weights the best depth has {max(found['random', 'digit']):.1%}.",
+            f"How much ink there is, depth {inkiest} ({names[inkiest]}) says best, with "
+            f"{inked[inkiest]:.1%}; the output has {inked[-1]:.1%}.",
         ),
     )

@@ -5,7 +5,7 @@ and Kaynak, "Optical Recognition of Handwritten Digits", UCI Machine Learning Re
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +18,7 @@ from torch.nn import functional
 from transferkit.backbones.head import Classifier, HeadDesign, make_head
 from transferkit.backbones.scratch import ScratchDesign, make_scratch
 from transferkit.config import Config, Device, ScheduleOptions
+from transferkit.lab.finding import Panel, lines
 from transferkit.training.fabric import make_fabric
 from transferkit.training.monitor import watch
 from transferkit.training.optimizers import set_rates
@@ -95,9 +96,7 @@ def make_network(
     One at zero would give the layers below no gradient in the first step.
     """
     backbone = make_scratch(name, design, side_px, seed)
-    head_design = HeadDesign(
-        dropout=(design.dropout,), classifier_initializer="glorot_normal"
-    )
+    head_design = HeadDesign(dropout=(design.dropout,), classifier_initializer="glorot_normal")
     head = make_head(backbone.num_features, classes, head_design, seed)
     classifier = Classifier(backbone, head, (0.5,) * 3, (0.5,) * 3)
     return Network(classifier, tuple((f"blocks.{i}",) for i in range(design.depth)))
@@ -162,7 +161,8 @@ def train(
                     updater.step(monitor)
                     history.losses.append(float(loss.detach()))
                     history.norms.append(float(monitor.norms[-1]))
-                    history.clipped.append(gradient_norm(classifier))
+                    taken = [p.grad.norm() for p in classifier.parameters() if p.grad is not None]
+                    history.clipped.append(float(torch.stack(taken).norm()))
                     history.rates.append(rate)
                 history.judge(classifier, data)
                 schedule.record(plateau, history.val[-1], 0.0)
@@ -174,12 +174,6 @@ def _fabric() -> Any:
     return make_fabric(Config(device=Device(accelerator="cpu", precision="32")))
 
 
-def gradient_norm(module: nn.Module) -> float:
-    """Return the L2 norm of a module's gradient."""
-    gradients = [p.grad.flatten() for p in module.parameters() if p.grad is not None]
-    return float(torch.cat(gradients).norm())
-
-
 @torch.no_grad()
 def accuracy(classifier: nn.Module, images: Tensor, labels: Tensor) -> float:
     """Return the share of pictures that are classified right; the mode becomes that of use."""
@@ -187,7 +181,7 @@ def accuracy(classifier: nn.Module, images: Tensor, labels: Tensor) -> float:
     return float((logits.argmax(1) == labels).float().mean())
 
 
-def by_layer(network: Network, data: Digits, seed: int = 0) -> list[dict[str, float]]:
+def by_layer(network: Network, data: Digits) -> list[dict[str, float]]:
     """Return a batch's gradients and activations by layer and last of the head, see `Monitor`."""
     stage = network.stage(1, 1.0)
     apply_stage(network.classifier, network.column_of, stage)
@@ -210,6 +204,13 @@ def smoothed(values: Sequence[float], over: int = 10) -> list[float]:
 def epochs(count: int, scale: float) -> int:
     """Return the number of epochs of an experiment at a scale, at least one."""
     return max(1, round(count * scale))
+
+
+def accuracies(title: str, runs: Mapping[str, History], train: bool = False) -> Panel:
+    """Return a panel of the accuracy of runs by epoch, on the others or the training pictures."""
+    curves = {name: run.train if train else run.val for name, run in runs.items()}
+    kind = "training" if train else "validation"
+    return Panel(title, "epoch", f"{kind} accuracy", lines(curves), share=True)
 
 
 def best_of(
