@@ -21,11 +21,11 @@ PAGE = Path(__file__).parents[1] / "docs" / "lab.md"
 FIGURES = PAGE.with_name("lab")
 HEAD = """# The laboratory
 
-`transferkit lab TOPIC` runs a small experiment and draws its figure; `transferkit lab all` runs every
-one of them, in less than 20 minutes on two cores. Networks are built and trained with the parts that
-`finetune` and `pretrain` use. The pictures are the handwritten digits that come with scikit-learn, so
-nothing is downloaded. Seeds are fixed. This page is made by `python benchmarks/lab_gallery.py`;
-every number in a sentence is read from the measurement beside it.
+`transferkit lab TOPIC` runs a small experiment and draws its figure; `transferkit lab all` runs
+every one of them, in less than 20 minutes on two cores. Networks are built and trained with the
+parts that `finetune` and `pretrain` use. The pictures are the handwritten digits that come with
+scikit-learn, so nothing is downloaded, and the seeds are fixed. This page is made by
+`python benchmarks/lab_gallery.py`; every number in a sentence is read from the measurement.
 """
 
 

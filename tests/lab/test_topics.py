@@ -1,15 +1,29 @@
 """Every experiment runs, has the effect that theory predicts, and repeats to the bit."""
 
 import functools
+from collections.abc import Iterator
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from transferkit.explain import read_page, topics
+from transferkit.lab import trial
 from transferkit.lab.finding import Finding, Line, Panel, draw
 from transferkit.lab.topics import TOPICS
 
 TINY = 0.1
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _few_digits() -> Iterator[None]:
+    every = trial.load_digits()
+    few = SimpleNamespace(images=every.images[:360], target=every.target[:360])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trial, "load_digits", lambda: few)
+        trial.digits.cache_clear()
+        yield
+    trial.digits.cache_clear()
 
 
 @functools.cache
@@ -62,8 +76,8 @@ def test_he_keeps_the_variance_through_50_layers_and_normal_1_explodes() -> None
 
 def test_batch_norm_keeps_activations_level() -> None:
     plain, normed = (line("batchnorm", 1, n) for n in ("without", "after activation"))
-    assert normed == pytest.approx(1, abs=0.01)
-    assert plain.max() / plain.min() > 1.2
+    assert normed == pytest.approx(1, abs=0.03)
+    assert plain.max() / plain.min() > 1.2 > normed.max() / normed.min()
 
 
 def test_skip_connections_keep_the_lowest_layers_gradient() -> None:
@@ -74,9 +88,9 @@ def test_skip_connections_keep_the_lowest_layers_gradient() -> None:
 
 def test_clipping_bounds_what_it_says() -> None:
     assert line("clipping", 0, "none").max() > 10
-    assert line("clipping", 0, "norm 1").max() < 1 + 1e-4
+    assert line("clipping", 0, "norm 3").max() < 3 + 1e-3
     weights = 64 * (3 * 64 + 9 * 64) + 64 * 10 + 10 * 64 + 10  # of all layers, with biases
-    assert line("clipping", 0, "value 0.02").max() <= 0.02 * weights**0.5 * (1 + 1e-6)
+    assert line("clipping", 0, "value 0.05").max() <= 0.05 * weights**0.5 * (1 + 1e-6)
 
 
 def test_every_optimizer_and_schedule_is_measured() -> None:
@@ -96,11 +110,11 @@ def test_every_optimizer_and_schedule_is_measured() -> None:
 
 def test_the_network_is_less_sure_of_the_digit_it_never_saw() -> None:
     known, unknown = (
-        [(bar.value, bar.error) for bar in panel.bars] for panel in found("dropout").panels
-    )
-    assert max(known)[0] > max(unknown)[0]
-    assert len(known) == 9
-    assert sum(value for value, _ in known) == pytest.approx(1)
+        np.array(list(panel.bars.values())) for panel in found("dropout").panels if panel.bars
+    )  # (K, S)
+    assert known.shape == (9, 5)
+    assert known.sum(0) == pytest.approx(1)
+    assert known.mean(1).max() > unknown.mean(1).max()
 
 
 def test_a_frozen_backbone_trains_its_head_alone_and_the_start_is_the_same() -> None:

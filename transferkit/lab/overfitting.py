@@ -41,7 +41,9 @@ def regularization(scale: float = 1.0) -> Finding:
     for name, rules in remedies.items():
         network = make_network(ScratchDesign(2, 256, dropout=0.5 if name == "dropout" else 0.0))
         runs[name] = train(network, few_noisy(), [network.stage(number, 0.001)], rules)
-        weights = torch.cat([p.flatten() for p in network.classifier.parameters() if p.ndim > 1])
+        weights = torch.cat(
+            [p.flatten() for p in network.classifier.parameters() if p.ndim > 1]
+        ).detach()
         zeros[name] = float((weights == 0).float().mean())
         sizes[name] = float(weights.square().mean().sqrt())
     ends = {name: run.val[-1] for name, run in runs.items()}

@@ -1,9 +1,12 @@
 """What a pretrained backbone brings to new pictures: which parts to train, what its depths hold."""
 
+import functools
+
 import numpy as np
 import torch
 from torch import Tensor
 
+from transferkit.backbones.block_groups import BlockGroup
 from transferkit.backbones.create import create_backbone
 from transferkit.backbones.head import Classifier, make_head
 from transferkit.closed_form.depths import find_depths, read_depths
@@ -17,7 +20,7 @@ from transferkit.training.schedules import make_schedule
 from transferkit.training.stages import make_plan
 from transferkit.training.updates import Rules
 
-BACKBONE, SIDE_PX = "tf_efficientnet_lite0", 64
+BACKBONE, SIDE_PX = "tf_efficientnet_lite0", 48
 PER_CLASS, JUDGED = 20, 400
 
 
@@ -28,13 +31,18 @@ def few(per_class: int = PER_CLASS, judged: int = JUDGED) -> Digits:
     return Digits(data.images, data.labels, data.val_images[picks], data.val_labels[picks])
 
 
-def pretrained_network() -> tuple[Network, tuple[str, ...]]:
-    """Return the default backbone under a new head, and the names of its block groups."""
+@functools.cache
+def groups() -> tuple[BlockGroup, ...]:
+    """Return the block groups of the default backbone."""
+    return block_groups(create_backbone(BACKBONE, image_size=SIDE_PX))
+
+
+def pretrained_network() -> Network:
+    """Return the default backbone under a new head."""
     backbone = create_backbone(BACKBONE, image_size=SIDE_PX)
-    size, groups = backbone.preprocessing, block_groups(backbone)
-    head = make_head(backbone.num_features, CLASSES)
+    size, head = backbone.preprocessing, make_head(backbone.num_features, CLASSES)
     classifier = Classifier(backbone.model, head, size.mean, size.std)
-    return Network(classifier, tuple(g.modules for g in groups)), tuple(g.name for g in groups)
+    return Network(classifier, tuple(group.modules for group in groups()))
 
 
 def freezing(scale: float = 1.0) -> Finding:
@@ -43,19 +51,18 @@ def freezing(scale: float = 1.0) -> Finding:
     Source: Howard and Ruder, "Universal Language Model Fine-tuning", ACL 2018; Kumar et al.,
     "Fine-Tuning can Distort Pretrained Features", ICLR 2022.
     """
-    number = epochs(12, scale)
+    number = epochs(9, scale)
     third = max(1, number // 3)
     rest, runs = max(1, number - 2 * third), {}
-    data = few() if scale >= 1 else few(5, 50)
+    data = few(judged=200) if scale >= 1 else few(5, 50)
     for name, stages in {
         "frozen": (Stage("head", number),),
         "unfrozen at once": (Stage("all", number),),
         "progressively": (Stage("head", third), Stage(2, third), Stage("all", rest)),
     }.items():
-        network, groups = pretrained_network()
-        plan = make_plan(Config(stages=stages), groups)
+        plan = make_plan(Config(stages=stages), [group.name for group in groups()])
         schedule = make_schedule(ScheduleOptions(), None, True)
-        runs[name] = train(network, data, plan.stages, Rules(), schedule)
+        runs[name] = train(pretrained_network(), data, plan.stages, Rules(), schedule)
     ends = {name: run.val[-1] for name, run in runs.items()}
     early = {name: run.val[third] for name, run in runs.items()}
     once, frozen_early, frozen_end = "unfrozen at once", early["frozen"], ends["frozen"]
@@ -84,7 +91,7 @@ def depth_features(pretrained: bool, images: Tensor) -> tuple[list[str], list[Te
     """Return the names of a backbone's depths and the features (N, C) of pictures at each."""
     backbone = create_backbone(BACKBONE, pretrained=pretrained, image_size=SIDE_PX)
     size = backbone.preprocessing
-    depths = find_depths(backbone.model, block_groups(backbone), random_images(backbone))
+    depths = find_depths(backbone.model, groups(), random_images(backbone))
     twin = Classifier(backbone.model, torch.nn.Identity(), size.mean, size.std).eval()
     with torch.no_grad():
         read = torch.cat(

@@ -53,9 +53,10 @@ class Digits:
 
 
 @functools.cache
-def digits(side_px: int = SIDE_PX, count: int = 1000) -> Digits:
-    """Return `count` digits to learn from and the others to judge by, in a fixed random order."""
+def digits(side_px: int = SIDE_PX) -> Digits:
+    """Return 998 digits to learn from and 799 to judge by, in a fixed random order."""
     found = load_digits()
+    count = len(found.target) * 5 // 9
     order = np.random.default_rng(0).permutation(len(found.target))
     images = torch.from_numpy(found.images[order]).float()[:, None] * (255 / 16)
     if side_px != SIDE_PX:

@@ -70,7 +70,7 @@ def pretrain(name: str, images: Tensor, data: Digits, number: int) -> list[float
 
 
 def pretraining(scale: float = 1.0) -> Finding:
-    """Pretrain small networks on 1,000 digits, and probe them with ten labels of each class.
+    """Pretrain small networks on digits, and probe them with ten labels of each class.
 
     Source: Hinton and Salakhutdinov, "Reducing the Dimensionality of Data with Neural Networks",
     2006; Chen et al., "A Simple Framework for Contrastive Learning", ICML 2020.
