@@ -11,7 +11,17 @@ from matplotlib.ticker import PercentFormatter
 from transferkit.evaluation.plots import BLUE, FONT_PT, ORANGE, styled
 
 # Okabe and Ito, as in `evaluation.plots`; the yellow is too faint for a line
-COLOURS = (BLUE, ORANGE, "#009E73", "#CC79A7", "#000000", "#56B4E9", "#E69F00", "#888888")
+COLOURS = (
+    BLUE,
+    ORANGE,
+    "#009E73",
+    "#CC79A7",
+    "#000000",
+    "#56B4E9",
+    "#E69F00",
+    "#888888",
+    "#7F3C8D",
+)
 STYLES = ("-", "-.")
 PANEL_IN = (4.4, 3.5)
 
@@ -85,7 +95,7 @@ def draw(finding: Finding) -> Figure:
             axes.set(xlabel=panel.xlabel, ylabel=panel.ylabel)
             axes.set_title(panel.title, fontsize=FONT_PT + 1)
         if len(names) > 1:
-            found = {line.get_label(): line for axes in every for line in axes.lines}
+            found = {line.get_label(): line for axes in every[::-1] for line in axes.lines}
             handles, columns = [found[name] for name in names], min(5, len(names))
             figure.legend(handles, names, loc="outside lower center", ncols=columns, frameon=False)
     return figure

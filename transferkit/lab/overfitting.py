@@ -29,12 +29,12 @@ def regularization(scale: float = 1.0) -> Finding:
 
     Source: Srivastava et al., "Dropout", JMLR 2014, on dropout and max-norm.
     """
-    number, plain = epochs(100, scale), Rules("adam", weight_decays=(0.0, 0.0))
+    number, plain = epochs(60, scale), Rules("adam", weight_decays=(0.0, 0.0))
     remedies = {
         "none": plain,
-        "L2": replace(plain, penalties=Strengths(backbone_l2=1e-2, head_l2=1e-2)),
-        "L1": replace(plain, penalties=Strengths(backbone_l1=1e-3, head_l1=1e-3)),
-        "max-norm": replace(plain, max_norm=("all", 0.5)),
+        "L2": replace(plain, penalties=Strengths(backbone_l2=0.05, head_l2=0.05)),
+        "L1": replace(plain, penalties=Strengths(backbone_l1=0.004, head_l1=0.004)),
+        "max-norm": replace(plain, max_norm=("all", 0.3)),
         "dropout": plain,
     }
     runs, zeros, sizes = {}, {}, {}

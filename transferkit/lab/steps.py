@@ -27,7 +27,7 @@ from transferkit.training.optimizers import OPTIMIZERS
 from transferkit.training.schedules import SCHEDULES, make_schedule
 from transferkit.training.updates import Rules
 
-STEEP = ScratchDesign(10, 64, "relu", initializer="normal:0.2")
+STEEP = ScratchDesign(10, 64, "relu", initializer="normal:0.22")
 """Weights somewhat larger than He's: gradients grow from layer to layer."""
 LIMITS = {"value": 0.05, "norm": 3.0, "adaptive": 0.05}
 

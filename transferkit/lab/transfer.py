@@ -1,87 +1,93 @@
 """What a pretrained backbone brings to new pictures: which parts to train, what its depths hold."""
 
-import functools
+from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from transferkit.backbones.block_groups import BlockGroup
 from transferkit.backbones.create import create_backbone
-from transferkit.backbones.head import Classifier, make_head
+from transferkit.backbones.head import Classifier
+from transferkit.backbones.scratch import ScratchDesign
 from transferkit.closed_form.depths import find_depths, read_depths
 from transferkit.closed_form.left_out import Problem, solve
 from transferkit.closed_form.sums import one_hot
-from transferkit.config import Config, ScheduleOptions, Stage
+from transferkit.config import Config, ScheduleOptions, Stage, Training
 from transferkit.lab.finding import Finding, Panel, lines, top
-from transferkit.lab.trial import CLASSES, Digits, Network, accuracies, digits, epochs, train
+from transferkit.lab.trial import (
+    CLASSES,
+    Digits,
+    History,
+    Network,
+    accuracies,
+    digits,
+    epochs,
+    make_network,
+    train,
+)
 from transferkit.training.network import block_groups, random_images
 from transferkit.training.schedules import make_schedule
 from transferkit.training.stages import make_plan
 from transferkit.training.updates import Rules
 
 BACKBONE, SIDE_PX = "tf_efficientnet_lite0", 48
-PER_CLASS, JUDGED = 20, 400
+SMALL, SMALL_PX = ScratchDesign(4, 16, batchnorm=("before",)), 16
+RATES = Training(lr=0.03, unfrozen_lr=0.01)
 
 
-def few(per_class: int = PER_CLASS, judged: int = JUDGED) -> Digits:
-    """Return a few digits of every class at the backbone's input size."""
-    data = digits(SIDE_PX).of_classes(range(CLASSES), per_class)
-    picks = np.random.default_rng(0).permutation(len(data.val_labels))[:judged]
-    return Digits(data.images, data.labels, data.val_images[picks], data.val_labels[picks])
-
-
-@functools.cache
-def groups() -> tuple[BlockGroup, ...]:
-    """Return the block groups of the default backbone."""
-    return block_groups(create_backbone(BACKBONE, image_size=SIDE_PX))
-
-
-def pretrained_network() -> Network:
-    """Return the default backbone under a new head."""
-    backbone = create_backbone(BACKBONE, image_size=SIDE_PX)
-    size, head = backbone.preprocessing, make_head(backbone.num_features, CLASSES)
-    classifier = Classifier(backbone.model, head, size.mean, size.std)
-    return Network(classifier, tuple(group.modules for group in groups()))
+def adapted(source: Network | None, data: Digits, stages: tuple[Stage, ...]) -> History:
+    """Train a copy of a small cnn, or a random one, under a new head in the stages of a plan."""
+    network = make_network(SMALL, "cnn", SMALL_PX, classes=5)
+    if source is not None:
+        state = source.classifier.backbone.state_dict()
+        network.classifier.backbone.load_state_dict(state)
+    plan = make_plan(Config(stages=stages, training=RATES), [group for (group,) in network.groups])
+    schedule = make_schedule(ScheduleOptions(), None, True)
+    return train(network, data, plan.stages, Rules(), schedule)
 
 
 def freezing(scale: float = 1.0) -> Finding:
-    """Train the head alone, everything at once, or the blocks progressively, as `--stages` does.
+    """Let a small cnn that knows the digits 0 to 4 learn 5 to 9 from two pictures of each.
 
-    Source: Howard and Ruder, "Universal Language Model Fine-tuning", ACL 2018; Kumar et al.,
-    "Fine-Tuning can Distort Pretrained Features", ICLR 2022.
+    The head alone, everything at once, or the blocks progressively, as `--stages` does, and from
+    random weights; means over disjoint sets of pictures.
+    Source: Howard and Ruder, "Universal Language Model Fine-tuning", ACL 2018; Yosinski et al.,
+    "How transferable are features in deep neural networks?", NeurIPS 2014.
     """
-    number = epochs(9, scale)
-    third = max(1, number // 3)
-    rest, runs = max(1, number - 2 * third), {}
-    data = few(judged=200) if scale >= 1 else few(5, 50)
+    third, per_class, every = epochs(10, scale), 2, digits(SMALL_PX)
+    number, rounds = 3 * third, max(2, round(5 * scale))
+    source, runs = make_network(SMALL, "cnn", SMALL_PX, classes=5), {}
+    train(source, every.of_classes(range(5)), [source.stage(epochs(5, scale), 0.02)])
     for name, stages in {
         "frozen": (Stage("head", number),),
         "unfrozen at once": (Stage("all", number),),
-        "progressively": (Stage("head", third), Stage(2, third), Stage("all", rest)),
+        "progressively": (Stage("head", third), Stage(2, third), Stage("all", third)),
+        "random weights": (Stage("all", number),),
     }.items():
-        plan = make_plan(Config(stages=stages), [group.name for group in groups()])
-        schedule = make_schedule(ScheduleOptions(), None, True)
-        runs[name] = train(pretrained_network(), data, plan.stages, Rules(), schedule)
+        start, found = None if name == "random weights" else source, []
+        for turn in range(rounds):
+            part = every.of_classes(range(5, 10), per_class, turn * per_class)
+            found.append(adapted(start, part, stages))
+        val, known = (np.mean([getattr(f, n) for f in found], 0) for n in ("val", "train"))
+        runs[name] = History(val=val.tolist(), train=known.tolist())
     ends = {name: run.val[-1] for name, run in runs.items()}
     early = {name: run.val[third] for name, run in runs.items()}
-    once, frozen_early, frozen_end = "unfrozen at once", early["frozen"], ends["frozen"]
-    apart = ends["progressively"] - ends[once]
-    steps = third * (len(runs["frozen"].losses) // number)
+    once, apart = "unfrozen at once", ends["progressively"] - ends["unfrozen at once"]
     return Finding(
-        f"{BACKBONE}, pretrained on photographs, learns {len(data.labels)} digits",
+        f"A cnn that knows 0 to 4 learns 5 to 9 from {per_class} pictures each",
         (
             accuracies("Pictures that it trains on", runs, train=True),
-            accuracies(f"{len(data.val_labels)} others", runs),
+            accuracies(f"Others, means over {rounds} rounds", runs),
         ),
         (
-            f"After {third} epochs {top(early)} is ahead with {early[top(early)]:.1%} (frozen "
-            f"{frozen_early:.1%}, unfrozen at once {early[once]:.1%}).",
-            f"After {number} epochs {top(ends)} is best with {ends[top(ends)]:.1%}, "
-            f"{(ends[top(ends)] - frozen_end) * 100:.1f} points above the frozen backbone's "
-            f"{frozen_end:.1%}.",
+            f"After {third} steps {top(early)} is ahead with {early[top(early)]:.1%}: frozen "
+            f"{early['frozen']:.1%}, unfrozen at once {early[once]:.1%}, from random weights "
+            f"{early['random weights']:.1%}.",
+            f"After {number} steps {top(ends)} is best with {ends[top(ends)]:.1%}; the frozen "
+            f"backbone ends at {ends['frozen']:.1%}, random weights at "
+            f"{ends['random weights']:.1%}.",
             f"Progressive unfreezing ends {abs(apart) * 100:.1f} points "
-            f"{'above' if apart >= 0 else 'below'} unfreezing at once; its first {steps} steps "
+            f"{'above' if apart >= 0 else 'below'} unfreezing at once; its first {third} steps "
             "train the head alone, for which activations are computed once and kept.",
         ),
     )
@@ -91,7 +97,7 @@ def depth_features(pretrained: bool, images: Tensor) -> tuple[list[str], list[Te
     """Return the names of a backbone's depths and the features (N, C) of pictures at each."""
     backbone = create_backbone(BACKBONE, pretrained=pretrained, image_size=SIDE_PX)
     size = backbone.preprocessing
-    depths = find_depths(backbone.model, groups(), random_images(backbone))
+    depths = find_depths(backbone.model, block_groups(backbone), random_images(backbone))
     twin = Classifier(backbone.model, torch.nn.Identity(), size.mean, size.std).eval()
     with torch.no_grad():
         read = torch.cat(
@@ -119,7 +125,10 @@ def depths(scale: float = 1.0) -> Finding:
     Source: Yosinski et al., "How transferable are features in deep neural networks?", NeurIPS 2014;
     Alain and Bengio, "Understanding intermediate layers using linear classifier probes", 2016.
     """
-    data = few() if scale >= 1 else few(5, 50)
+    per_class, judged = (20, 400) if scale >= 1 else (5, 50)
+    data = digits(SIDE_PX).of_classes(range(CLASSES), per_class)
+    picks = np.random.default_rng(0).permutation(len(data.val_labels))[:judged]
+    data = replace(data, val_images=data.val_images[picks], val_labels=data.val_labels[picks])
     images, count = torch.cat([data.images, data.val_images]), len(data.labels)
     digit = torch.cat([data.labels, data.val_labels])
     ink = images[:, 0].float().mean((1, 2))

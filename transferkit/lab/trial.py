@@ -40,16 +40,22 @@ class Digits:
     val_images: Tensor
     val_labels: Tensor
 
-    def of_classes(self, wanted: Sequence[int], per_class: int | None = None) -> "Digits":
-        """Return the pictures of some classes, as labels 0, 1 ...; per_class: to learn from."""
-        train = [(self.labels == c).nonzero()[:, 0][:per_class] for c in wanted]
-        val = [(self.val_labels == c).nonzero()[:, 0] for c in wanted]
-        numbers = [
+    def of_classes(
+        self, wanted: Sequence[int], per_class: int | None = None, skipped: int = 0
+    ) -> "Digits":
+        """Return the pictures of some classes, as labels 0, 1 ...
+
+        per_class: to learn from, None for all; skipped: so many of each before them.
+        """
+        end = None if per_class is None else skipped + per_class
+        known = [(self.labels == c).nonzero()[:, 0][skipped:end] for c in wanted]
+        others = [(self.val_labels == c).nonzero()[:, 0] for c in wanted]
+        labels, val_labels = (
             torch.repeat_interleave(torch.arange(len(wanted)), torch.tensor([*map(len, part)]))
-            for part in (train, val)
-        ]
-        at, val_at = torch.cat(train), torch.cat(val)
-        return Digits(self.images[at], numbers[0], self.val_images[val_at], numbers[1])
+            for part in (known, others)
+        )
+        at, val_at = torch.cat(known), torch.cat(others)
+        return Digits(self.images[at], labels, self.val_images[val_at], val_labels)
 
 
 @functools.cache
