@@ -31,7 +31,7 @@ LAYERS = (
     ("training",),
     ("recipes",),
     ("evaluation", "exporting", "inference", "pretraining"),
-    ("console", "explain", "finetuning", "reporting", "viewing"),
+    ("console", "explain", "finetuning", "lab", "reporting", "viewing"),
     ("verbs",),
     ("cli",),
     ("__main__",),

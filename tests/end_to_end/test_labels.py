@@ -18,6 +18,8 @@ import torch
 from PIL import Image
 
 from transferkit.backbones.create import create_backbone
+from transferkit.inference.out_of_fold import out_of_fold
+from transferkit.runs.folder import open_run
 
 Cli = Callable[..., Any]
 NAME = "test_efficientnet"
@@ -155,6 +157,30 @@ def test_a_resumed_run_notices_other_corrections(
     again = cli("finetune", "--resume", "run", "--corrections", "elsewhere.csv")
     assert again.code == 0, again.err
     assert "elsewhere.csv" in Path("run/recipe.toml").read_text()
+
+
+@pytest.mark.parametrize("stages", ["solve", "solve, 1:1"])
+def test_a_run_that_was_judged_by_folds_is_asked_out_of_fold(
+    shades: Path, own: tuple[object, ...], cli: Cli, stages: str
+) -> None:
+    """Of one solve, and of a run for each fold."""
+    plan = ("--stages", stages, "--views", 0, "--folds", 2, "--out", "run")
+    run = cli("finetune", shades, *own, *plan)
+    assert run.code == 0, run.err
+    judged = out_of_fold(open_run(Path("run")))
+    sure = judged.logits.double().softmax(1)
+    found = cli("labels", "--run", "run", "--select", 90, "--json")
+    assert found.code == 0, found.err
+    assert "judged out of fold: 90 pictures" in found.err
+    suspects = {str(Path(row["path"]).relative_to(shades)): row for row in found.json["suspects"]}
+    assert len(suspects) == 90
+    for path, label, row in zip(judged.paths, judged.labels, sure, strict=True):
+        suspect = suspects[str(shades.joinpath(path).relative_to(shades))]
+        assert suspect["probability_label"] == pytest.approx(float(row[label]), abs=1e-6)
+    there = cli("labels", shades, "--run", "run", "--select", 90, "--json").json["suspects"]
+    assert {row["path"] for row in there} == set(suspects)
+    for row in there:
+        assert row["probability"] == pytest.approx(suspects[row["path"]]["probability"], abs=1e-9)
 
 
 def ask(address: str, path: str, **content: object) -> Any:

@@ -33,6 +33,7 @@ COMMANDS = {
     "embed": ["RUN", "IMAGE", "-o", "features.csv"],
     **{name: ["RUN"] for name in ("export", "report", "view", "compare")},
     "models": [],
+    "lab": ["skip"],
 }
 
 

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -6,7 +7,7 @@ import torch
 
 from transferkit.data.index import DatasetIndex
 from transferkit.finetuning.evidence import Evidence
-from transferkit.finetuning.outlook import outlook_of
+from transferkit.finetuning.outlook import grouped_accuracies, outlook_of
 
 
 def evidence(moved: float = 0.0, test: float = 0.0, count: int = 150) -> Evidence:
@@ -73,3 +74,24 @@ def test_groups_are_handed_on(count: int) -> None:
     assert found.curve is not None
     assert alone.curve is not None
     assert found.curve.errors != alone.curve.errors
+
+
+def test_what_bursts_hide_is_said_beside_the_way_to_group_them() -> None:
+    generator = torch.Generator().manual_seed(0)
+    whole = evidence()
+    scene = torch.arange(150) // 5
+    scenes = torch.randn(30, 12, generator=generator)  # that tell nothing of the class
+    features = scenes[scene] + 0.05 * torch.randn(150, 12, generator=generator)
+    paths = tuple(f"shot{n // 5:02d}_{n % 5}.png" for n in range(150))
+    digests = tuple(map(str, range(150)))
+    bursts = replace(
+        whole, index=replace(whole.index, paths=paths, digests=digests), features=features
+    )
+    by_name, similar = grouped_accuracies(bursts)
+    assert (by_name.by, similar.by) == (r"^(.+)[-_ ]", "similar")
+    assert by_name.by_picture == similar.by_picture > 0.7
+    assert by_name.by_group < by_name.by_picture - 0.1
+    assert "by picture" in by_name.text
+    assert "--group-by '^(.+)[-_ ]'" in by_name.text
+    assert grouped_accuracies(replace(bursts, groups=scene)) == ()
+    assert grouped_accuracies(replace(whole, index=replace(whole.index, digests=digests))) == ()

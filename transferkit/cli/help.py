@@ -20,7 +20,7 @@ GROUPS = {
     "Start": ("inspect", "labels", "choose", "models", "recipes"),
     "Train": ("finetune", "pretrain", "plan", "find-lr", "extend", "merge"),
     "Use": ("predict", "embed", "view"),
-    "Understand": ("evaluate", "compare", "explain"),
+    "Understand": ("evaluate", "compare", "explain", "lab"),
     "Share": ("report", "export"),
 }
 """The commands by what one wants, in the order of the page."""

@@ -25,10 +25,13 @@ from transferkit.cli.tables.labels import labels_table
 from transferkit.cli.tables.outlook import outlook_lines
 from transferkit.cli.tables.results import inspection_table
 from transferkit.errors import usage_error
+from transferkit.events import Notice
 
 
 @app.command()
-@with_options("data.corrections", "data.max_pixels", "data.depth_range", "data.bands")
+@with_options(
+    *("data.group_by", "data.corrections", "data.max_pixels", "data.depth_range", "data.bands")
+)
 def inspect(
     data: Annotated[Path | None, typer.Argument(metavar="DATA", help=DATA_HELP)] = None,
     manifest: Annotated[
@@ -79,7 +82,8 @@ def inspect(
 @app.command()
 @with_options(
     *("data.corrections", "data.val_fraction", "data.exclude", "data.strict", "data.background"),
-    *("data.max_pixels", "data.depth_range", "data.bands", "backbone.name", "backbone.weights"),
+    *("data.group_by", "data.max_pixels", "data.depth_range", "data.bands"),
+    *("backbone.name", "backbone.weights"),
     *("backbone.image_size", "backbone.crop", "backbone.crop_share", "solve.depths"),
     *("solve.mirror", "training.seed", "cache.enabled", "cache.dir", "device.accelerator"),
     "device.engine",
@@ -248,3 +252,46 @@ def compare(
         console.print_json({**found.to_dict(), "output": output})
     else:
         comparison_table(found, output)
+
+
+@app.command()
+def lab(
+    topic: Annotated[
+        str,
+        typer.Argument(
+            metavar="TOPIC", help="An experiment, or all; without one, they are listed."
+        ),
+    ] = "",
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Folder for the figures [this one].")
+    ] = Path(),
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """See what a technique does: short experiments with figures."""
+    from transferkit.lab.topics import TOPICS
+
+    if not topic:
+        rows = [(name, found.summary) for name, found in TOPICS.items()]
+        if json:
+            keys = ("topic", "summary")
+            console.print_json({"topics": [dict(zip(keys, row, strict=True)) for row in rows]})
+        else:
+            console.print_table("Experiments", ("topic", "shows"), rows)
+            console.print_lines(["", "see one: transferkit lab TOPIC; all of them: lab all"])
+        return
+    with live_view(json) as view:
+        from transferkit.verbs import lab as verb
+
+        done = []
+        for shown in verb.lab(topic, output, view.show):
+            done.append(shown.to_dict())
+            for line in () if json else ("", shown.title, *shown.sentences, f"{shown.figure}"):
+                view.show(Notice(line))
+    if json:
+        console.print_json({"experiments": done})
+        return
+    for experiment in done:
+        if experiment["table"]:
+            headings, *cells = experiment["table"]
+            console.print_table(experiment["title"], headings, cells)

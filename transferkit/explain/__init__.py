@@ -9,6 +9,7 @@ table; defaults, ranges, help and the names in a table are read from there, neve
     what, when, formula = text                     # formula may be left out
     options = ["training.patience", ...]           # keys of the configuration
     source = ["Author, "Title", where, year", ...]
+    lab = "activations"                            # the experiment that shows it; may be left out
     [[table]]                                      # any number, or none
     of = "training.metric"                         # an option with choices, or "module:TABLE"
     headings = ["metric", "what it looks at"]      # the first one is of the names
@@ -55,7 +56,7 @@ class ExplainedTable:
 
 @dataclass(frozen=True)
 class Page:
-    """One topic, with everything read from the tables in place."""
+    """One topic, with everything read from the tables in place. lab: its experiment, or ""."""
 
     topic: str
     title: str
@@ -65,6 +66,7 @@ class Page:
     options: tuple[ExplainedOption, ...]
     tables: tuple[ExplainedTable, ...]
     source: tuple[str, ...]
+    lab: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the page as JSON has it."""
@@ -89,6 +91,7 @@ def read_page(topic: str) -> Page:
         options=tuple(_explain(known[key]) for key in raw["options"]),
         tables=tuple(_table(spec, known) for spec in raw.get("table", ())),
         source=tuple(raw["source"]),
+        lab=raw.get("lab", ""),
     )
 
 

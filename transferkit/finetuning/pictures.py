@@ -73,7 +73,8 @@ def with_similar(config: Config, index: DatasetIndex, show: Show) -> DatasetInde
     options = replace(config.backbone, crop="backbone", image_size="backbone")  # nothing is chosen
     if options.name == AUTO:
         options = replace(options, name=DEFAULT_BACKBONE)
-    evidence = evidence_for(replace(config, backbone=options), index, show)
+    plain = replace(config, backbone=options, solve=replace(config.solve, mirror="off"))
+    evidence = evidence_for(plain, index, show)
     keys = [""] * len(index)
     numbers = similar_groups(evidence.features, evidence.widths, evidence.labels)
     several = numbers.bincount() > 1

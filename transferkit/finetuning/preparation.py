@@ -7,6 +7,7 @@ from transferkit.backbones.recompute import recompute
 from transferkit.backbones.synchronized import synchronize_
 from transferkit.config import Config
 from transferkit.config.network import AUTO
+from transferkit.data.groups import SIMILAR
 from transferkit.data.index import DatasetIndex, in_folds
 from transferkit.errors import usage_error
 from transferkit.events import Notice, Show, Working
@@ -74,6 +75,9 @@ def refuse_sharing(config: Config) -> None:
     if training.lr == "auto":
         remedy = "find the rate before: transferkit find-lr"
         raise usage_error(f"--lr auto runs in one process, not in {number}", "", remedy)
+    if config.data.group_by == SIMILAR:
+        remedy = "find the groups before, and name their column: --manifest my.csv --group-by group"
+        raise usage_error(f"--group-by similar runs in one process, not in {number}", "", remedy)
     if training.batch_size == "auto" or training.accumulate not in (None, 1):
         what = "--batch-size auto and --accumulate run in one process"
         raise usage_error(

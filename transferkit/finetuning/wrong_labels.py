@@ -94,15 +94,21 @@ class WrongLabels:
 
 
 def find_suspects(
-    evidence: Evidence, select: int | None, confirmed: Collection[str] = (), seed: int = 0
+    evidence: Evidence,
+    select: int | None,
+    confirmed: Collection[str] = (),
+    seed: int = 0,
+    probabilities: Tensor | None = None,
 ) -> WrongLabels:
     """Rank the labels of a data set and look up the neighbours of the first `select`.
 
     select: None takes as many as are probably wrong, and two standard errors more, where another
     class is more probable. confirmed: paths whose label somebody has looked at: they are learned
-    from, but are no suspects.
+    from, but are no suspects. probabilities: (N, K), out of sample; None: see `out_of_sample`.
     """
-    probabilities, labels = out_of_sample(evidence), evidence.labels
+    if probabilities is None:
+        probabilities = out_of_sample(evidence)
+    labels = evidence.labels
     index, positions = evidence.index, evidence.positions
     asked = np.array([index.paths[p] not in confirmed for p in positions], dtype=bool)
     rows = torch.from_numpy(np.flatnonzero(asked))
@@ -149,7 +155,7 @@ def nearest(evidence: Evidence, ranking: Ranking, rows: Tensor, wanted: Tensor) 
             [torch.cdist(own, scale.of(some)) for some in evidence.features.split(ROWS)], 1
         )
         fits = (labels == classes[:, None]) & (groups != groups[part][:, None])
-        distances[~fits | (ranking.unlikely)] = math.inf
+        distances[~fits | ranking.unlikely] = math.inf
         values, places = distances.topk(min(NEIGHBOURS, len(labels)), largest=False)
         pairs = zip(values.tolist(), places.tolist(), strict=True)
         found += [[p for v, p in zip(*row, strict=True) if v < math.inf] for row in pairs]

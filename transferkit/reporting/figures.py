@@ -179,8 +179,9 @@ def learning_chart(curve: dict[str, Any]) -> Markup:
         Line("power law", numbers, law, VALIDATION, marked=False),
         Line("measured", curve["pictures"], curve["errors"], TRAINING),
     ]
-    x = Axis("training pictures", numbers[0] / 1.1, numbers[-1] * 1.1, "{:g}".format, log=True)
-    y = axis_over("error", [*law, *low, *high], percent, 0.05, (0.0, 1.0))
+    start, end = min(numbers[0], curve["pictures"][0]) / 1.1, numbers[-1] * 1.1
+    x = Axis("training pictures", start, end, "{:g}".format, log=True)
+    y = axis_over("error", [*law, *low, *high, *curve["errors"]], percent, 0.05, (0.0, 1.0))
     mark = Mark(numbers[-1], law[-1], f"{percent(law[-1])} of {numbers[-1]:,}")
     first, last = curve["errors"][0], curve["errors"][-1]
     text = f"error from {percent(first)} of {numbers[0]:,} pictures to {percent(last)}"

@@ -145,10 +145,23 @@ def outlook(run: RunData) -> dict[str, Any]:
             ("power law", figures.VALIDATION),
             ("its 95 % band", figures.QUIET),
         ],
+        "suspects": suspects(run),
         "learning_notes": curve.get("sentences", []),
         "class_gains": gains,
         "shift": shift.get("warning", ""),
     }
+
+
+def suspects(run: RunData) -> list[Shown]:
+    """Return the pictures whose labels look wrong the most, with what they may be instead."""
+    reading = reading_from(run.description)
+    rows = (run.learning.get("suspects") or {}).get("rows", [])
+    found = []
+    for row in rows:
+        answers = ((row["proposed"], row["probability"]), (row["label"], row["probability_label"]))
+        picture = Picture(row["path"], row["label"], answers)
+        found.append(Shown(picture, thumbnail(run.file(picture), reading)))
+    return found
 
 
 def repetition(run: RunData) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """The verb `inspect`: what a data set holds and what is wrong with it."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from transferkit.evaluation.learning_plot import learning_plot
 from transferkit.events import Progress, Show, Working
 from transferkit.files.atomic_write import disk_error, write_atomically, write_plot
 from transferkit.files.strict_json import strict_json
-from transferkit.finetuning.outlook import Outlook, outlook_of
+from transferkit.finetuning.outlook import Outlook, grouped_accuracies, outlook_of
 from transferkit.finetuning.pictures import read_evidence
 from transferkit.redaction import redacted
 
@@ -35,6 +36,7 @@ def inspect_data(given: Data, output: Path | None, show: Show) -> tuple[Inspecti
         reading=reading_of(given),
         use="look",
         corrections=given.corrections,
+        group_by=given.group_by,
     )
     fetch([data], show)
     show(Working("reading pictures"))
@@ -51,7 +53,10 @@ def learn(config: Config, findings: Mapping[str, Any], path: Path, show: Show) -
 
     Added to the findings in the file at `path`; the plot lies beside it.
     """
-    outlook = outlook_of(read_evidence(config, show), config.training.seed)
+    evidence = read_evidence(config, show)
+    outlook = outlook_of(evidence, config.training.seed)
+    show(Working("looking at groups"))
+    outlook = replace(outlook, grouped=grouped_accuracies(evidence))
     write_findings(path, {**findings, **outlook.to_dict()})
     if outlook.curve is not None:
         write_plot(path.with_name(PLOT), learning_plot(outlook.curve))

@@ -13,7 +13,7 @@ def topics_table(topics: Mapping[str, str]) -> None:
 
 
 def page_text(page: Page) -> None:
-    """Print a page: what, when, formula, families, options with their defaults, source."""
+    """Print a page: what, when, formula, families, options with their defaults, source, lab."""
     print_styled(page.title, "bold")
     parts = {"": page.what, "When": page.when, "Formula": page.formula}
     for heading, text in parts.items():
@@ -34,6 +34,8 @@ def page_text(page: Page) -> None:
         print_lines([""])
         print_styled("Source", "bold")
         print_lines(page.source)
+    if page.lab:
+        print_lines(["", f"see it: transferkit lab {page.lab}"])
 
 
 def option_lines(option: ExplainedOption) -> list[str]:

@@ -28,6 +28,7 @@ def outlook_lines(outlook: "Outlook") -> None:
             headings = ["class", "pictures", "with twice as many (95 %)", ""]
             print_table("Twice the pictures of one class", headings, rows)
         print_lines(curve.sentences())
+    print_lines([each.text for each in outlook.grouped])
     if outlook.warning:
         print_styled(outlook.warning, "yellow", prefix="warning: ")
     elif outlook.shift is not None:
