@@ -85,7 +85,8 @@ def take_pretraining(raw: dict[str, Any], typed: Iterable[str]) -> None:
     if not isinstance(first, dict) or first.get("unfreeze") not in METHODS:
         return
     section = raw.setdefault("pretraining", {})
-    if isinstance(section, dict) and not any(key.startswith("pretraining.") for key in typed):
+    own = {"pretraining.method", "pretraining.epochs", "pretraining.budget"}
+    if isinstance(section, dict) and not own & set(typed):
         length = ("budget", "epochs") if first.get("budget") else ("epochs", "budget")
         section["method"] = first["unfreeze"]
         section[length[0]] = first.get(length[0])
