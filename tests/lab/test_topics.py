@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from transferkit.explain import read_page, topics
-from transferkit.lab import trial
+from transferkit.lab import signals, steps, trial
 from transferkit.lab.finding import Finding, Line, Panel, draw
 from transferkit.lab.topics import TOPICS
 
@@ -21,6 +21,8 @@ def _few_digits() -> Iterator[None]:
     few = SimpleNamespace(images=every.images[:360], target=every.target[:360])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(trial, "load_digits", lambda: few)
+        for module in (signals, steps):  # one rate is enough
+            patch.setattr(module, "best_of", lambda rates, *rest: trial.best_of(rates[:1], *rest))
         trial.digits.cache_clear()
         yield
     trial.digits.cache_clear()
