@@ -58,7 +58,8 @@ def address(hostile_run: Path) -> Iterator[str]:
     options = view_options(folder, [], {})
     with Answerer(folder, options) as answerer:
         pages = make_pages(folder, answerer, lambda event: None)
-        with open_server(0, pages, lambda p: answerer(p).to_dict(), lambda e: None) as server:
+        answers = {"/predict": lambda picture: answerer(picture).to_dict()}
+        with open_server(0, pages, answers, lambda e: None) as server:
             thread = threading.Thread(target=server.serve_forever, args=(0.01,))
             thread.start()
             yield server.address

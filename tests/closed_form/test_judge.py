@@ -81,6 +81,20 @@ def test_interval_is_wilsons() -> None:
     assert (low, high) == pytest.approx((0.7225, 1.0), abs=1e-4)
 
 
+def test_pictures_that_are_right_or_wrong_together_count_once() -> None:
+    once = wrong(*range(20))
+    groups = torch.arange(100).repeat_interleave(5)
+    repeated = accuracy_interval(once.repeat_interleave(5), groups)
+    assert repeated == pytest.approx(accuracy_interval(once))
+    alone = accuracy_interval(once, torch.arange(100))
+    assert alone == pytest.approx(accuracy_interval(once))
+    others = wrong(*range(35)).repeat_interleave(5)
+    assert disagree(once.repeat_interleave(5), others)
+    assert not disagree(
+        once.repeat_interleave(5), wrong(*range(30)).repeat_interleave(5), (groups,) * 2
+    )
+
+
 def test_sets_disagree_beyond_their_errors_only() -> None:
     assert disagree(wrong(*range(2)), wrong(*range(30)))
     assert not disagree(wrong(*range(20)), wrong(*range(26)))

@@ -204,6 +204,7 @@ def test_a_run_of_one_process_goes_on_in_two_with_the_same_losses(
     ("changes", "what"),
     [
         ({"budget": "1m"}, "--budget runs in one process, not in 2"),
+        ({"group_by": "similar"}, "--group-by similar runs in one process, not in 2"),
         ({"lr": "auto"}, "--lr auto runs in one process, not in 2"),
         ({"batch_size": "auto"}, "--batch-size auto and --accumulate run in one process"),
         ({"accumulate": 2}, "--batch-size auto and --accumulate run in one process"),
@@ -213,7 +214,9 @@ def test_a_run_of_one_process_goes_on_in_two_with_the_same_losses(
 def test_what_cannot_be_trained_in_parts_is_refused(
     tiny_config: Config, changes: dict[str, Any], what: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = replace(tiny_config, training=replace(tiny_config.training, **changes))
+    section = "data" if "group_by" in changes else "training"
+    changed = replace(getattr(tiny_config, section), **changes)
+    config = replace(tiny_config, **{section: changed})
     refuse_sharing(config)
     monkeypatch.setattr(processes, "count", lambda: 2)
     with pytest.raises(UserError, match=what) as caught:

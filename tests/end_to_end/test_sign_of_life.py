@@ -27,7 +27,7 @@ sys.argv = ["transferkit", *json.loads(sys.argv[1])]
 main()
 """
 COMMANDS = {
-    **{name: ["DATA"] for name in ("finetune", "pretrain", "plan", "find-lr", "inspect")},
+    **{name: ["DATA"] for name in ("finetune", "pretrain", "plan", "find-lr", "inspect", "labels")},
     **{name: ["RUN", "IMAGE"] for name in ("predict", "evaluate", "extend")},
     "merge": ["RUN", "RUN"],
     "embed": ["RUN", "IMAGE", "-o", "features.csv"],

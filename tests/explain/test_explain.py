@@ -34,7 +34,7 @@ def test_a_page_is_whole(topic: str) -> None:
     assert page.title
     assert page.what
     assert page.when
-    assert page.options or topic in ("monitoring", "export")  # always on; options of its own
+    assert page.options or topic in ("monitoring", "export", "learning-curve")  # or of its own
     assert all(page.source)
     assert page.source
     assert all(all(row) and len(row) == len(t.headings) for t in page.tables for row in t.rows)

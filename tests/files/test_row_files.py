@@ -244,7 +244,7 @@ def test_what_somebody_else_wrote_is_not_overwritten(tmp_path: Path, name: str) 
         lambda: check_outputs(outputs, Predict(), 1),
         lambda: embed(tmp_path / "run", [], path, "auto", print),
     ):
-        with pytest.raises(UserError, match="neither predict nor embed wrote it") as refused:
+        with pytest.raises(UserError, match="transferkit did not write it") as refused:
             ask()
         assert (refused.value.exit_code, path.read_bytes()) == (2, before)
 

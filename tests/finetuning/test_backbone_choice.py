@@ -15,7 +15,7 @@ from transferkit.errors import UserError
 from transferkit.events import Event, Notice
 from transferkit.finetuning import backbone_choice, input_choice
 from transferkit.finetuning.backbone_choice import Choice, Field, Row, choose_backbone, marked
-from transferkit.finetuning.preparation import read_index
+from transferkit.finetuning.pictures import read_index
 from transferkit.recipes.reading import config_of, validate
 from transferkit.runs.folder import open_run
 from transferkit.stopwatch import Stopwatch

@@ -1,8 +1,12 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
+import torch
 from PIL import Image
 
+from transferkit.closed_form.label_gain import LabelGain
+from transferkit.closed_form.sums import one_hot
 from transferkit.inference.select import Pool, farthest_first, score_by
 from transferkit.inference.uncertainty import uncertainty_of
 
@@ -55,3 +59,20 @@ def test_scores() -> None:
     assert score_by("entropy", found)[0] == score_by("entropy", found)[1]
     assert score_by("margin", found).tolist() == [1, 1]
     assert score_by("diverse", found).tolist() == [0, 0]
+
+
+def test_by_solve_the_label_that_changes_most_of_the_others_comes_first(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    features = torch.from_numpy(rng.normal(size=(20, 4)).astype(np.float32))
+    gain = LabelGain(features, one_hot(torch.arange(20) % 2, 2), [4])
+    pool = Pool(wanted=2, criterion="solve", gain=gain)
+    rows = rng.normal(size=(12, 4)).astype(np.float32)
+    files = [write(tmp_path, f"{n}.png", n) for n in range(12)]
+    for n, (file, row) in enumerate(zip(files, rows, strict=True)):
+        pool.add(file, 1.0 + n / 100, row)
+    every = torch.from_numpy(rows)
+    worth = gain.change(every, every) * (1 + torch.arange(12) / 100)
+    chosen = pool.choose(None)
+    assert chosen[0][0] == files[int(worth.argmax())]
+    assert chosen[0][1] == pytest.approx(float(worth.max()))
+    assert len(chosen) == 2

@@ -112,3 +112,37 @@ def test_a_thumbnail_keeps_its_shape(tmp_path: Path) -> None:
 
 def test_shares() -> None:
     assert [share_text(v) for v in (0.5, 1.0, None, float("nan"))] == ["50.0%", "100.0%", "–", "–"]
+
+
+def test_labels_that_look_wrong_are_shown_with_what_they_may_be(
+    tmp_path: Path, make_run: MakeRun
+) -> None:
+    Image.new("RGB", (20, 20)).save(tmp_path / "0.png")
+    row = {"path": "0.png", "label": "cat", "proposed": EVIL}
+    row |= {"probability": 0.93, "probability_label": 0.04}
+    suspects = {"number": 3.0, "error": 0.2, "rows": [row]}
+    run = replace(make_run(tmp_path), learning={"suspects": suspects})
+    text = Elements(run_page(run)).text
+    start = text.index("Labels that look wrong")
+    assert "3 ± 1 labels are probably wrong" in " ".join(text[start : start + 4])
+    after = text[start : start + 40]
+    assert "93%" in after
+    assert after.index("0.png") < after.index("93%")
+    assert "Labels that look wrong" not in run_page(make_run(tmp_path))
+
+
+def test_groups_likeness_and_folds_stand_beside_the_accuracy(
+    tmp_path: Path, make_run: MakeRun
+) -> None:
+    run = make_run(tmp_path)
+    left_out = {"accuracy": 0.98, "low": 0.9, "high": 0.99, "pictures": 40, "differs": False}
+    similar = {"groups": 9, "in_groups": 36, "by_picture": 0.98, "by_group": 0.81}
+    folds = {"accuracy": 0.84, "by_fold": [0.8, 0.9], "pictures": run.summary["val_pictures"]}
+    more = {"leave_one_out": {**left_out, "groups": 9, "similar": similar}, "folds": folds}
+    page = run_page(replace(run, summary={**run.summary, **more}))
+    assert "with its group (9 groups)" in page
+    assert "36 of them are nearly the same as others: where these leave together, it is 81" in page
+    assert "In 2 folds, each judged by a model without it, the accuracy is 84" in page
+    assert "pictures out of fold of" in page
+    assert "so it flatters a little" not in page
+    assert "so it flatters a little" in run_page(run)

@@ -28,6 +28,14 @@ def test_each_weight_goes_its_share_of_the_way_and_both_ends_are_exact() -> None
     assert torch.equal(interpolated(before, after, 1.0)["w"], after["w"])
 
 
+def test_what_l1_has_at_zero_stays_zero_on_the_way() -> None:
+    before, after = {"w": torch.ones(4)}, {"w": torch.tensor([0.0, 2.0, 0.0, 4.0])}
+    found = interpolated(before, after, 0.5, ["w"])["w"]
+    assert found.tolist() == [0.0, 1.5, 0.0, 2.5]
+    assert interpolated(before, after, 0.5)["w"].tolist() == [0.5, 1.5, 0.5, 2.5]
+    assert torch.equal(interpolated(before, after, 0.0, ["w"])["w"], before["w"])
+
+
 @pytest.fixture
 def config(with_stages: WithStages, tmp_path: Path) -> Callable[[Any], Config]:
     """Return a run of two stages on weights of a file, interpolated as told."""

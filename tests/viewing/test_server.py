@@ -30,7 +30,7 @@ def failures() -> list[Exception]:
 
 @pytest.fixture
 def server(failures: list[Exception]) -> Iterator[Server]:
-    with open_server(0, PAGES, answer, failures.append) as made:
+    with open_server(0, PAGES, {"/predict": answer}, failures.append) as made:
         thread = threading.Thread(target=made.serve_forever, args=(0.01,))
         thread.start()
         yield made
@@ -177,5 +177,5 @@ def test_many_at_once_are_all_answered(ask: Ask) -> None:
 
 def test_a_port_in_use_is_refused(server: Server) -> None:
     with pytest.raises(UserError, match="--port") as refused:
-        open_server(server.server_port, PAGES, answer, lambda error: None)
+        open_server(server.server_port, PAGES, {}, lambda error: None)
     assert refused.value.exit_code == 2

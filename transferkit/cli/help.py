@@ -17,7 +17,7 @@ from typer.core import TyperCommand, TyperGroup
 from transferkit.config import OptionField, option_fields
 
 GROUPS = {
-    "Start": ("inspect", "choose", "models", "recipes"),
+    "Start": ("inspect", "labels", "choose", "models", "recipes"),
     "Train": ("finetune", "pretrain", "plan", "find-lr", "extend", "merge"),
     "Use": ("predict", "embed", "view"),
     "Understand": ("evaluate", "compare", "explain", "lab"),

@@ -1,5 +1,6 @@
 """The commands that inspect data and list what there is to choose from."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,7 +10,9 @@ from transferkit import console
 from transferkit.cli.app import Debug, Json, app, live_view
 from transferkit.cli.options import (
     DATA_HELP,
+    FEATURES,
     AllowOutside,
+    Select,
     build_config,
     require_manifest,
     take_data,
@@ -18,13 +21,17 @@ from transferkit.cli.options import (
 from transferkit.cli.tables.choice import choice_table
 from transferkit.cli.tables.comparison import comparison_table
 from transferkit.cli.tables.explanations import page_text, topics_table
+from transferkit.cli.tables.labels import labels_table
+from transferkit.cli.tables.outlook import outlook_lines
 from transferkit.cli.tables.results import inspection_table
 from transferkit.errors import usage_error
 from transferkit.events import Notice
 
 
 @app.command()
-@with_options("data.max_pixels", "data.depth_range", "data.bands")
+@with_options(
+    *("data.group_by", "data.corrections", "data.max_pixels", "data.depth_range", "data.bands")
+)
 def inspect(
     data: Annotated[Path | None, typer.Argument(metavar="DATA", help=DATA_HELP)] = None,
     manifest: Annotated[
@@ -37,6 +44,10 @@ def inspect(
     strict: Annotated[
         bool, typer.Option("--strict", help="Fail if any file is unreadable.")
     ] = False,
+    learn: Annotated[
+        bool,
+        typer.Option("--learn", help="Solve on parts: what would more pictures bring? One pass."),
+    ] = False,
     allow_outside: AllowOutside = False,
     json: Json = False,
     debug: Debug = False,
@@ -47,23 +58,32 @@ def inspect(
         from transferkit.verbs import inspect_data as verb
 
         require_manifest(allow_outside, manifest)
-        from transferkit.data.reading import reading_of
-
-        reading = reading_of(take_data(flags)[0])
-        found, path = verb.inspect_data(
-            data, manifest, output, strict, view.show, allow_outside, reading
-        )
+        typed = {**flags, "data__manifest": manifest}
+        typed |= {"data__strict": strict or None, "data__allow_outside": allow_outside or None}
+        given = replace(take_data(flags)[0], path=data, manifest=manifest, strict=strict)
+        given = replace(given, allow_outside=allow_outside)
+        found, path = verb.inspect_data(given, output, view.show)
+        outlook = None
+        if learn:
+            config = build_config(data, None, None, None, typed)
+            outlook = verb.learn(config, found.to_dict(), path, view.show)
     if json:
-        console.print_json({**found.to_dict(), "output": path})
+        more = {} if outlook is None else outlook.to_dict()
+        console.print_json({**found.to_dict(), **more, "output": path})
     else:
         inspection_table(found)
+        if outlook is not None:
+            outlook_lines(outlook)
+            if outlook.curve is not None:
+                console.print_lines([f"plot: {path.with_name(verb.PLOT)}"])
         console.print_lines([f"all findings: {path}"])
 
 
 @app.command()
 @with_options(
-    *("data.val_fraction", "data.exclude", "data.strict", "data.background", "data.max_pixels"),
-    *("data.depth_range", "data.bands", "backbone.name", "backbone.weights"),
+    *("data.corrections", "data.val_fraction", "data.exclude", "data.strict", "data.background"),
+    *("data.group_by", "data.max_pixels", "data.depth_range", "data.bands"),
+    *("backbone.name", "backbone.weights"),
     *("backbone.image_size", "backbone.crop", "backbone.crop_share", "solve.depths"),
     *("solve.mirror", "training.seed", "cache.enabled", "cache.dir", "device.accelerator"),
     "device.engine",
@@ -103,6 +123,35 @@ def choose(
         console.print_json({**found.to_dict(), "output": path})
     else:
         choice_table(found, path)
+
+
+@app.command()
+@with_options(*FEATURES)
+def labels(
+    data: Annotated[Path | None, typer.Argument(metavar="DATA", help=DATA_HELP)] = None,
+    run: Annotated[
+        Path | None,
+        typer.Option("--run", help="Run whose features are used, with or without DATA."),
+    ] = None,
+    select: Select = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Write the suspects to a .csv or .jsonl file."),
+    ] = None,
+    json: Json = False,
+    debug: Debug = False,
+    **flags: Any,
+) -> None:
+    """List labels that are probably wrong, and what speaks for others."""
+    with live_view(json) as view:
+        config = build_config(data, None, None, None, flags)
+        from transferkit.verbs import labels as verb
+
+        found = verb.labels(config, run, select, output, view.show)
+    if json:
+        console.print_json({**found.to_dict(), "output": output})
+    else:
+        labels_table(found, output)
 
 
 @app.command()

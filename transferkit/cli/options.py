@@ -83,11 +83,27 @@ def pretrains(key: str) -> bool:
     return reads and key not in PRETRAINING_HAS_OWN
 
 
-def with_predict_options(*without: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command the options of a finished run, but those `without`, in place of **flags."""
+def with_predict_options(
+    *without: str, more: Iterable[str] = ()
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command the options of a finished run, but those `without`, in place of **flags.
+
+    more: keys of further options.
+    """
     unwanted = {f"{SECTION}.{name}" for name in without}
     keys = [i.key for i in option_fields() if _predicts(i) and i.key not in unwanted]
-    return with_options(*keys, "data.max_pixels")
+    return with_options(*keys, "data.max_pixels", *more)
+
+
+FEATURES = (
+    *("data.manifest", "data.allow_outside", "data.corrections", "data.group_by"),
+    "data.val_fraction",
+    *("data.exclude", "data.strict", "data.background", "data.max_pixels", "data.depth_range"),
+    *("data.bands", "backbone.name", "backbone.weights", "backbone.image_size", "backbone.crop"),
+    *("backbone.crop_share", "solve.depths", "solve.mirror", "training.seed", "cache.enabled"),
+    *("cache.dir", "device.accelerator", "device.engine"),
+)
+"""Keys of what says how features of a data set are read, without training."""
 
 
 def with_options(*keys: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -222,6 +238,14 @@ Out = Annotated[Path | None, typer.Option("--out", help="Run folder to create [r
 AllowOutside = Annotated[
     bool,
     typer.Option("--allow-outside", help="Read files that the manifest names outside its folder."),
+]
+Select = Annotated[
+    int | None,
+    typer.Option("--select", min=1, help="Number of suspects [as many as are probably wrong]."),
+]
+Corrections = Annotated[
+    Path | None,
+    typer.Option("--corrections", help="CSV with columns path,label that corrects labels of DATA."),
 ]
 Resume = Annotated[
     Path | None,

@@ -39,8 +39,8 @@ def finetune(
     **flags: Any,
 ) -> None:
     """Fine-tune a classifier on a folder of labelled pictures."""
-    place = (data, flags["data__manifest"])
-    others = [value for name, value in flags.items() if name != "data__manifest"]
+    place = (data, flags["data__manifest"], flags["data__corrections"])
+    others = [v for n, v in flags.items() if n not in ("data__manifest", "data__corrections")]
     require_alone(resume, [recipe, sets, stages, out, *others])
     watch = Stopwatch()
     with live_view(json) as view:

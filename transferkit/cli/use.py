@@ -13,6 +13,7 @@ from transferkit.cli.app import Debug, Json, RunArgument, app, live_view
 from transferkit.cli.options import (
     DATA_HELP,
     AllowOutside,
+    Corrections,
     Sets,
     given_flags,
     require_manifest,
@@ -21,13 +22,14 @@ from transferkit.cli.options import (
     with_predict_options,
 )
 from transferkit.cli.tables.results import measured_table, prediction_table, selection_table
+from transferkit.config.data import Data
 from transferkit.config.predict import DECIDING
 from transferkit.errors import UserError, usage_error
 from transferkit.events import Show, Working
 
 if TYPE_CHECKING:
-    from transferkit.config import Predict
     from transferkit.inference.outputs import Outputs
+    from transferkit.verbs.predict import Job
 
 Row = dict[str, Any]
 MOST_SHOWN = 1000  # rows of a table on the screen
@@ -95,17 +97,17 @@ def predict(
         _, max_pixels = take_data(flags)
         typed = (sets or (), given_flags(flags))
         outputs = Outputs(output, skip_existing, save_samples, save_features, copy_to, saliency)
-        options, rows = start((run, trust), images, typed, outputs, view.show, max_pixels)
+        job, rows = start((run, trust), images, typed, outputs, view.show, max_pixels)
         most = 0 if output is not None else sys.maxsize if json else MOST_SHOWN
         shown, count, read_any, reason = take_all(rows, most)
     if not processes.is_first():
         return
     if json:
-        console.print_json({"predictions": shown, "rows": count, "output": output})
+        console.print_json({"predictions": shown, "rows": count, "output": output, **job.told})
     elif output is not None:
         console.print_lines([f"{count} rows written to {output}"])
     else:
-        (selection_table if options.select else prediction_table)(shown)
+        (selection_table if job.options.select else prediction_table)(shown)
         if count > len(shown):
             console.print_lines([f"and {count - len(shown):,} more: write them all with --output"])
     if count and not read_any:
@@ -133,8 +135,8 @@ def start(
     outputs: "Outputs",
     show: Show,
     max_pixels: int | None,
-) -> tuple["Predict", Iterator[Row]]:
-    """Check what was typed, `--set` pairs and flags; return the options and the rows to come.
+) -> tuple["Job", Iterator[Row]]:
+    """Check what was typed, `--set` pairs and flags; return the job and the rows to come.
 
     model: what to predict with, and whether its maker is trusted. max_pixels: None for its own.
     """
@@ -146,7 +148,7 @@ def start(
     fetch(images, show)
     show(Working("loading the model"))
     job = verb.open_job(models, (images, sys.stdin), options, model[1], max_pixels)
-    return options, verb.predict(job, outputs, show)
+    return job, verb.predict(job, outputs, show)
 
 
 @app.command()
@@ -195,7 +197,11 @@ def evaluate(
         Literal["auto", "train", "val", "test", "all"],
         typer.Option("--split", help="Split to evaluate on; auto: val if there is one, else all."),
     ] = "auto",
+    folds: Annotated[
+        bool, typer.Option("--folds", help="What a run of finetune --folds says out of fold.")
+    ] = False,
     allow_outside: AllowOutside = False,
+    corrections: Corrections = None,
     sets: Sets = None,
     json: Json = False,
     debug: Debug = False,
@@ -213,12 +219,19 @@ def evaluate(
         from transferkit.verbs.predict import open_runs
 
         folders = open_runs(run)
+        if folds and (data or manifest or sets or len(folders) > 1 or given_flags(flags)):
+            what = "evaluate --folds takes one run and nothing else"
+            raise usage_error(
+                what, "its pictures, and their folds, are those of the run", "leave the others out"
+            )
         ignored = (*DECIDING, "abstain_by")
         _, max_pixels = take_data(flags)
         options = predict_options(folders[0], sets or (), given_flags(flags), ignored)
-        measured = verb.evaluate(
-            folders, (data, manifest), split, options, view.show, allow_outside, max_pixels
-        )
+        given = Data(data, manifest, allow_outside, corrections=corrections)
+        if folds:
+            measured = verb.evaluate_folds(folders[0])
+        else:
+            measured = verb.evaluate(folders, given, split, options, view.show, max_pixels)
     if json:
         console.print_json(measured.to_dict())
     else:

@@ -85,12 +85,15 @@ def fit_temperature(scores: Tensor, labels: Tensor) -> float:
     return math.exp(found.x)
 
 
-def accuracy_interval(misses: Tensor, z: float = 1.96) -> tuple[float, float]:
-    """Return Wilson's interval of the accuracy from N independent pictures; 95 % by default.
+def accuracy_interval(
+    misses: Tensor, groups: Tensor | None = None, z: float = 1.96
+) -> tuple[float, float]:
+    """Return Wilson's interval of the accuracy from N pictures; 95 % by default.
 
+    groups: (N,), of pictures that are right or wrong together: these count as fewer.
     Source: Wilson, "Probable Inference", Journal of the American Statistical Association, 1927.
     """
-    count = len(misses)
+    count = len(misses) / alikeness(misses, groups)
     accuracy = 1 - float(misses.mean())
     center = (accuracy + z**2 / (2 * count)) / (1 + z**2 / count)
     spread = accuracy * (1 - accuracy) / count + z**2 / (4 * count**2)
@@ -98,10 +101,32 @@ def accuracy_interval(misses: Tensor, z: float = 1.96) -> tuple[float, float]:
     return center - half, center + half
 
 
-def disagree(losses: Tensor, others: Tensor, errors: float = 2.0) -> bool:
-    """Whether mean losses on two sets of pictures differ by more than their errors allow."""
+def alikeness(losses: Tensor, groups: Tensor | None) -> float:
+    """Return by how much the variance of the mean loss (N,) is larger than of single pictures.
+
+    1 without groups. Source: Kish, "Survey Sampling", 1965 (design effect).
+    """
+    if groups is None:
+        return 1.0
+    _, group = groups.unique(return_inverse=True)
+    off = (losses - losses.mean()).double()
+    sums = torch.zeros(int(group.max()) + 1, dtype=torch.float64).index_add_(0, group, off)
+    return max(1.0, float(sums.square().sum() / off.square().sum().clamp_min(1e-12)))
+
+
+def disagree(
+    losses: Tensor,
+    others: Tensor,
+    groups: tuple[Tensor | None, Tensor | None] = (None, None),
+    errors: float = 2.0,
+) -> bool:
+    """Whether mean losses on two sets of pictures differ by more than their errors allow.
+
+    groups: of the pictures of either set, see `accuracy_interval`.
+    """
     variance = sum(
-        float(part.double().var(unbiased=False)) / len(part) for part in (losses, others)
+        float(part.double().var(unbiased=False)) / len(part) * alikeness(part, own)
+        for part, own in zip((losses, others), groups, strict=True)
     )
     difference = abs(float(losses.mean()) - float(others.mean()))
     return difference > errors * math.sqrt(variance) and difference > 0

@@ -89,7 +89,7 @@ def left_out_scores(spectrum: Spectrum, problem: Problem, penalty: float) -> Ten
     The columns' scale stays that of all pictures. Equal to fitting again without the group.
     """
     scores = torch.empty(problem.targets.shape, dtype=torch.float64)
-    for rows in _batches(_members(problem)):
+    for rows in _batches(members_of(problem)):
         scores[rows] = problem.targets[rows].double() - _Batch(spectrum, problem, rows).off(penalty)
     return scores
 
@@ -100,7 +100,7 @@ def squared_errors(
     """Return the leave-one-out squared error at every penalty: weighted mean over the pictures."""
     found = torch.zeros(len(penalties), dtype=torch.float64)
     total = 0.0
-    for rows in _batches(_members(problem)):
+    for rows in _batches(members_of(problem)):
         batch = _Batch(spectrum, problem, rows)
         total += float(batch.weights.sum())
         for i, penalty in enumerate(penalties):
@@ -109,8 +109,11 @@ def squared_errors(
     return tuple((found / total).tolist())
 
 
-def _members(problem: Problem) -> list[Tensor]:
-    """Return the rows of all groups, those of one size together: (groups, size) for each size."""
+def members_of(problem: Problem) -> list[Tensor]:
+    """Return the rows of all groups, those of one size together: (groups, size) for each size.
+
+    Raises UserError where there is only one group.
+    """
     if problem.groups is None:
         found = [torch.arange(len(problem.targets))[:, None]]
     else:

@@ -54,6 +54,10 @@ class Spectrum:
         """Return the components (N, R) of features (N, D)."""
         return self.scale.of(features) @ self.vectors
 
+    def on_components(self) -> "Spectrum":
+        """Return the same regression of components (R,) in the place of features."""
+        return on_components(self.values, self.crossed, self.mean, self.weight)
+
     def predict(self, features: Tensor, penalty: float) -> Tensor:
         """Return scores (N, K) of features (N, D)."""
         coefficients = self.shrunk(penalty)
@@ -66,12 +70,20 @@ class Spectrum:
         return weight, self.mean - weight @ self.scale.center
 
 
+def on_components(values: Tensor, crossed: Tensor, mean: Tensor, weight: float) -> Spectrum:
+    """Return a regression whose features are its components (R,), see `Spectrum`."""
+    count = len(values)
+    unit = Scale(torch.zeros(count).double(), torch.ones(count).double())
+    return Spectrum(unit, values, torch.eye(count).double(), crossed, mean, weight)
+
+
 def decompose(
     features: Tensor, targets: Tensor, widths: Sequence[int], weights: Tensor | None = None
 ) -> Spectrum:
     """Decompose the regression of targets (N, K) on features (N, D).
 
-    widths: columns of each depth, D together. weights: (N,) of the pictures, 1 each unless given.
+    widths: columns of each depth, D together; none: the columns are scaled already, and are only
+    centred. weights: (N,) of the pictures, 1 each unless given.
     The smaller of both matrices is decomposed, of products between pictures or between features,
     which give the same. Memory is about the square of the smaller number, beside the features.
     Raises UserError for features that are not finite.
@@ -79,12 +91,12 @@ def decompose(
     if len(features) >= features.shape[1]:
         return decompose_sums(sum_up(features, targets, weights), widths)
     w = torch.ones(len(features)).double() if weights is None else weights.double()
-    scale = _scale_of_few(features, w, widths)
+    scale = scale_of(features, w, widths)
     gram = torch.zeros(len(features), len(features), dtype=torch.float64)
     roots = w.sqrt()[:, None]
     for columns in _column_parts(features):
         gram += (part := _scaled_columns(features, scale, columns) * roots) @ part.T
-    values, left = _eigen(gram)
+    values, left = eigen(gram)
     vectors = torch.empty(features.shape[1], len(values), dtype=torch.float64)
     for columns in _column_parts(features):
         part = _scaled_columns(features, scale, columns) * roots
@@ -106,11 +118,11 @@ def decompose_sums(sums: Sums, widths: Sequence[int]) -> Spectrum:
     covariance *= scale.factor[:, None]
     mean = sums.targets / total
     crossed = (sums.crossed - torch.outer(sums.features, mean)) * scale.factor[:, None]
-    values, vectors = _eigen(covariance)
+    values, vectors = eigen(covariance)
     return Spectrum(scale, values, vectors, vectors.T @ crossed, mean, float(total))
 
 
-def _eigen(matrix: Tensor) -> tuple[Tensor, Tensor]:
+def eigen(matrix: Tensor) -> tuple[Tensor, Tensor]:
     """Return eigenvalues (R,) above rounding errors and their vectors of a symmetric matrix."""
     values, vectors = torch.linalg.eigh(matrix)
     kept = values > max(RANK_TOLERANCE * float(values.clamp_min(0).max()), 1e-300)
@@ -120,14 +132,17 @@ def _eigen(matrix: Tensor) -> tuple[Tensor, Tensor]:
 def _factor(center: Tensor, variance: Tensor, widths: Sequence[int]) -> Tensor:
     """Return what columns are multiplied by: 1 / deviation / root of their depth's width.
 
-    Constant columns get 0.
+    Constant columns get 0. Without widths each column is as large as it should be.
     """
+    if not widths:
+        return torch.ones_like(center)
     varies = variance > CONSTANT * (variance + center.square())
     sizes = torch.repeat_interleave(torch.tensor(widths), torch.tensor(widths)).double()
     return torch.where(varies, (variance.clamp_min(0) * sizes).rsqrt(), 0.0)
 
 
-def _scale_of_few(features: Tensor, weights: Tensor, widths: Sequence[int]) -> Scale:
+def scale_of(features: Tensor, weights: Tensor, widths: Sequence[int]) -> Scale:
+    """Return the scale of features (N, D). weights: (N,). widths: columns of each depth."""
     total = weights.sum()
     means, variances = [], []
     for columns in _column_parts(features):

@@ -27,12 +27,30 @@ class Data(Section):
         bool,
         Option("--allow-outside/--no-allow-outside", "Read files outside the manifest's folder."),
     ] = False
+    corrections: Annotated[
+        Path | None,
+        Option("--corrections", "CSV with columns path,label that corrects labels of DATA."),
+    ] = None
     val_fraction: Annotated[
         float,
         Gt(0),
         Lt(1),
         Option("--val-fraction", "Fraction held out for validation if DATA has no val/ folder."),
     ] = 0.2
+    group_by: Annotated[
+        str,
+        Option(
+            "--group-by",
+            "Keep groups in one split: folder, time:30s, similar, a column, a pattern.",
+            usual=True,
+        ),
+    ] = ""
+    folds: Annotated[
+        int | None,
+        Ge(2),
+        Le(20),
+        Option("--folds", "Judge every picture by a model that has not seen its fold, of so many."),
+    ] = None
     exclude: Annotated[
         tuple[str, ...], Option("--exclude", "Classes to leave out, separated by commas.")
     ] = ()

@@ -98,7 +98,7 @@ class Predict(Section):
         Option("--select", "Only list the N pictures most worth labelling.", usual=True),
     ] = None
     by: Annotated[
-        Literal["entropy", "margin", "bald", "diverse"],
+        Literal["entropy", "margin", "bald", "diverse", "solve"],
         Option("--by", "Active learning: how pictures are ranked."),
     ] = "entropy"
 

@@ -12,13 +12,16 @@ from typing import Literal
 import numpy as np
 
 from transferkit.data import checks
+from transferkit.data.corrections import apply_corrections
 from transferkit.data.decode import DecodeError, Probe, probe
 from transferkit.data.depth import common_range
 from transferkit.data.formats import readable_formats
+from transferkit.data.groups import WAYS, column_of, group_pictures, lone_classes, straddling
 from transferkit.data.listing import SPLITS, Entry, Listing, read_folder
 from transferkit.data.manifest import read_manifest
 from transferkit.data.names import (
     class_name,
+    count,
     did_you_mean,
     is_valid_text,
     natural_key,
@@ -27,7 +30,7 @@ from transferkit.data.names import (
 )
 from transferkit.data.reading import PLAIN, Reading
 from transferkit.data.shards import is_shards, read_shards
-from transferkit.data.splits import draw_validation
+from transferkit.data.splits import draw_grouped, draw_validation, folds_of
 from transferkit.errors import UserError, usage_error
 
 Use = Literal["train", "look", "measure"]
@@ -56,6 +59,7 @@ class DatasetIndex:
     dhashes: (N,) uint64, see `transferkit.data.decode.difference_hash`.
     drawn_split: the data set does not say itself which pictures are for validation.
     groups: (N,) int64, pictures of one belong together (a burst, a visit); None: each is its own.
+    folds: (N,) int64, where every picture trains and is judged without its fold; None without.
     reading: how the files are read; its depth_range as given or, from training pictures, measured.
     """
 
@@ -72,6 +76,7 @@ class DatasetIndex:
     drawn_split: bool = False
     reading: Reading = PLAIN
     groups: np.ndarray | None = None
+    folds: np.ndarray | None = None
 
     @cached_property
     def fingerprint(self) -> str:
@@ -86,6 +91,11 @@ class DatasetIndex:
         """32 hex digits like `fingerprint`, but over no path: the same where all lies elsewhere."""
         rows = zip(self.labels.tolist(), self.splits.tolist(), self.digests, strict=True)
         return _digest("\0".join(self.classes), rows)
+
+    @cached_property
+    def picture_digest(self) -> str:
+        """32 hex digits over paths and contents alone: the same for other splits and labels."""
+        return _digest("", zip(self.paths, self.digests, strict=True))
 
     def __len__(self) -> int:
         """Return the number of pictures, N."""
@@ -122,9 +132,10 @@ class ScanOptions:
     manifest: a CSV table to read instead of folders. val_fraction: share of each class that goes
     to validation where the data brings none, > 0 and < 1. seed: of that draw. strict: unreadable
     pictures are an error. exclude: class names to leave out. reading: how files are read.
-    allow_outside: see `read_manifest`. use: "train" refuses what nothing can be trained
-    on (no training part, one class alone, a class without a picture or that training lacks);
-    "look" makes warnings of that, and "measure" takes what there is.
+    allow_outside: see `read_manifest`. group_by: see `group_pictures`. corrections: a table of
+    right labels, see `apply_corrections`. use: "train" refuses what nothing can be trained on (no
+    training part, one class alone, a class without a picture or that training lacks); "look" makes
+    warnings of that, and "measure" takes what there is.
     """
 
     manifest: Path | None = None
@@ -134,7 +145,9 @@ class ScanOptions:
     exclude: tuple[str, ...] = ()
     reading: Reading = PLAIN
     allow_outside: bool = False
+    group_by: str = ""
     use: Use = "train"
+    corrections: Path | None = None
 
 
 def scan(
@@ -150,6 +163,8 @@ def scan(
     Raises UserError for everything that is wrong with the data; nothing is written.
     """
     listing = _listing(data, options)
+    if options.corrections is not None:
+        apply_corrections(listing, options.corrections, bool(options.exclude))
     require = partial(_require, options.use, listing)
     require(lambda: checks.check_classes(listing, 2 if options.use != "measure" else 0))
     listing.entries.sort(key=lambda entry: natural_key(entry.path))
@@ -158,11 +173,18 @@ def scan(
     require(lambda: checks.check_split_classes(listing, reasons))
     if not readable:
         raise checks.nothing_readable(listing, reasons)
-    splits = _drawn_splits(readable, options, listing)
+    groups = None
+    try:
+        groups = _groups(readable, options, listing)
+    except UserError:
+        if options.use != "measure":  # these may be other pictures than those that were grouped
+            raise
+    splits = _drawn_splits(readable, options, listing, groups)
     for entry, _ in readable:
         listing.classes.setdefault(entry.label, "")
     listing.warnings += checks.left_out_warnings(listing, reasons) + checks.case_warnings(listing)
-    return make_index(listing, readable, splits, reasons, options.reading)
+    found = make_index(listing, readable, splits, reasons, options.reading)
+    return found if groups is None else with_groups(found, groups)
 
 
 def _require(use: str, listing: Listing, check: Callable[[], object]) -> None:
@@ -191,7 +213,9 @@ def _listing(data: Path | None, options: ScanOptions) -> Listing:
             problem = "is not a folder" if data.exists() else "does not exist"
             remedy = "leave it out: paths are then relative to the manifest's own folder"
             raise usage_error(f"{shown(str(data))} {problem}", remedy=remedy)
-        listing = read_manifest(options.manifest, data, exclude, options.allow_outside, to_train)
+        column = column_of(options.group_by)
+        further = (exclude, options.allow_outside, to_train, column)
+        listing = read_manifest(options.manifest, data, *further)
     elif data is None:
         raise usage_error("no data given", remedy="give a folder of pictures, or --manifest FILE")
     elif is_shards(data):
@@ -241,14 +265,71 @@ def read_all(
     return readable, reasons
 
 
-def _drawn_splits(readable: Readable, options: ScanOptions, listing: Listing) -> list[str]:
+def _groups(readable: Readable, options: ScanOptions, listing: Listing) -> np.ndarray | None:
+    """Return the group of every picture, None without groups, and tell of them."""
+    by = options.group_by
+    column = column_of(by)
+    if column and column not in listing.columns:
+        where = f"its columns: {shown(', '.join(listing.columns))}" if listing.columns else ""
+        what = f"--group-by {shown(by)}: there is no table with such a column"
+        raise usage_error(what + did_you_mean(column, listing.columns), where, f"group by {WAYS}")
+    digests = [probe.digest for _, probe in readable]
+    found = group_pictures(by, [entry for entry, _ in readable], digests, listing.root)
+    if found is None:
+        return None
+    listing.warnings.append(found.note)
+    return found.numbers
+
+
+def with_groups(index: DatasetIndex, groups: np.ndarray) -> DatasetIndex:
+    """Give pictures their groups (N,), and say what these cannot be held to."""
+    texts = []
+    labels = [index.classes[label] for label in index.labels]
+    if not index.drawn_split and (number := straddling(groups, index.splits.tolist())):
+        text = f"{count(number, 'group')} in more than one split: the score will look better than"
+        texts.append(f"{text} it is; keep each group in one split")
+    if few := lone_classes(labels, groups, 2):
+        names = ", ".join([*map(shown, few[:3]), *(["…"] if len(few) > 3 else [])])
+        text = (
+            f"{count(len(few), 'class', 'classes')} in one group alone, and not validated: {names}"
+        )
+        texts.append(f"{text}; take pictures of another occasion")
+    return replace(index, groups=groups, warnings=(*index.warnings, *texts))
+
+
+def in_folds(index: DatasetIndex, number: int, seed: int) -> DatasetIndex:
+    """Let training and validation pictures train, each judged without its fold, of so many.
+
+    Copies of a file and pictures of one group are in one fold.
+    """
+    train = np.flatnonzero(index.splits != "test")
+    groups = index.groups
+    if groups is None:
+        _, groups = np.unique(index.digests, return_inverse=True)
+    if len(np.unique(groups[train])) < number:
+        what = f"--folds {number} is more than there are groups of pictures to part"
+        raise usage_error(what, remedy="take fewer folds, or label more")
+    splits, folds = index.splits.copy(), np.full(len(index), -1)
+    splits[train] = "train"
+    folds[train] = folds_of(index.labels[train], groups[train], number, seed)
+    return replace(index, splits=splits, folds=folds)
+
+
+def _drawn_splits(
+    readable: Readable, options: ScanOptions, listing: Listing, groups: np.ndarray | None
+) -> list[str]:
     """Return every picture's split; draws those that the data leaves open."""
+    open_ones = np.array([entry.split == "" for entry, _ in readable])
     undecided = [(entry, probe) for entry, probe in readable if entry.split == ""]
     labels = [entry.label for entry, _ in undecided]
     digests = [probe.digest for _, probe in undecided]
-    draw = partial(draw_validation, labels, digests, options.val_fraction, options.seed)
-    _require(options.use, listing, draw)
-    drawn = iter(draw(may_fail=True))
+    if groups is not None:
+        own = groups[open_ones]
+        drawn = iter(draw_grouped(labels, own, options.val_fraction, options.seed))
+    else:
+        draw = partial(draw_validation, labels, digests, options.val_fraction, options.seed)
+        _require(options.use, listing, draw)
+        drawn = iter(draw(may_fail=True))
     splits = [entry.split or ("val" if next(drawn) else "train") for entry, _ in readable]
     if undecided and listing.lacks_val and options.use != "measure":
         listing.warnings.append(

@@ -1,5 +1,6 @@
 """What a data set looks like, and what about it is likely to spoil a training."""
 
+import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 
@@ -7,6 +8,7 @@ import numpy as np
 
 from transferkit.data.duplicates import exact_groups, near_groups
 from transferkit.data.framing import cut_away
+from transferkit.data.groups import propose_groups
 from transferkit.data.index import DatasetIndex, Unreadable, depth_notice
 from transferkit.data.names import count, shown
 from transferkit.data.preprocessing import Preprocessing
@@ -44,13 +46,23 @@ class Sizes:
 
 
 @dataclass(frozen=True)
+class Proposed:
+    """A way to group pictures. by: for `--group-by`. groups: their number. evidence: in words."""
+
+    by: str
+    groups: int
+    evidence: str
+
+
+@dataclass(frozen=True)
 class Inspection:
     """What `inspect` found.
 
     counts: class to split to number of pictures. imbalance: largest over smallest class of train.
     exact_duplicates: groups of byte-identical files; label_conflicts: those of them under several
-    classes. near_duplicates: groups that look alike. warnings: one sentence for each thing that
-    matters, with what to do about it; the scan's own first.
+    classes. near_duplicates: groups that look alike. proposals: ways to group pictures that names
+    or capture times suggest. warnings: one sentence for each thing that matters, with what to do
+    about it; the scan's own first.
     """
 
     root: str
@@ -63,6 +75,7 @@ class Inspection:
     exact_duplicates: tuple[Group, ...]
     label_conflicts: tuple[Group, ...]
     near_duplicates: tuple[Group, ...]
+    proposals: tuple[Proposed, ...]
     warnings: tuple[str, ...]
 
     def to_dict(self) -> dict[str, object]:
@@ -88,10 +101,15 @@ def inspect(index: DatasetIndex, show: Show = silent) -> Inspection:
     sizes = _sizes(index)
     scale = depth_notice(index)
     conflicts = tuple(group for group in exact if len(set(group.labels)) > 1)
+    labels = [index.classes[label] for label in index.labels]
+    grouped = index.groups is not None
+    ways = [] if grouped else propose_groups(index.paths, labels, index.digests, index.root)
+    proposals = tuple(Proposed(w.by, len(np.unique(w.numbers)), w.evidence) for w in ways)
     warnings = [
         *index.warnings,
         *([scale] if scale else []),
         *_duplicate_warnings(exact, conflicts, near),
+        *_group_warnings(proposals),
         *_count_warnings(counts),
         *_size_warnings(sizes, len(index)),
         *cut_away(index.sizes, USUAL_FRAMING, "finetune "),
@@ -108,6 +126,7 @@ def inspect(index: DatasetIndex, show: Show = silent) -> Inspection:
         exact_duplicates=exact,
         label_conflicts=conflicts,
         near_duplicates=near,
+        proposals=proposals,
         warnings=tuple(warnings),
     )
 
@@ -157,6 +176,14 @@ def _duplicate_warnings(
             f"{count(len(across), 'group')} of pictures that look alike in more than one split "
             f"({_example(across)}): the score may look better than it is; keep each group in one "
             "split, by folders or by a manifest"
+        )
+
+
+def _group_warnings(proposals: Sequence[Proposed]) -> Iterable[str]:
+    for way in proposals[:1]:
+        yield (
+            f"{way.evidence}: where they show the same, a split that parts them makes the score "
+            f"look better than it is; keep them together: finetune --group-by {shlex.quote(way.by)}"
         )
 
 

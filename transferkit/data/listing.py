@@ -24,12 +24,16 @@ _UNLABELED = {"unlabeled", "unlabelled"}
 
 @dataclass(frozen=True)
 class Entry:
-    """One listed picture. path: relative to the root, or absolute; problem: why it is unusable."""
+    """One listed picture.
+
+    path: relative to the root, or absolute. problem: why it is unusable. group: as a table has it.
+    """
 
     path: str
     label: str
     split: str
     problem: str = ""
+    group: str = ""
 
 
 @dataclass
@@ -42,6 +46,7 @@ class Listing:
     excluded: the classes that were left out on request.
     others: per class and split, the suffixes of its files that are no pictures.
     lacks_val: there are splits, but none to validate on.
+    columns: of a manifest, in lower case.
     warnings: sentences for the user.
     """
 
@@ -53,6 +58,7 @@ class Listing:
         default_factory=lambda: defaultdict(Counter)
     )
     lacks_val: bool = False
+    columns: tuple[str, ...] = ()
     warnings: list[str] = field(default_factory=list)
 
 

@@ -5,7 +5,7 @@ import io
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from transferkit.data.listing import SPLITS, Entry, Listing
@@ -16,6 +16,8 @@ from transferkit.data.written_paths import Finder, read_text, text_lines, wester
 from transferkit.errors import UserError, usage_error
 
 _FORMAT = "a manifest is a CSV file with the columns path,label or path,label,split"
+
+_DIFFER = ("label", "split", "group")
 
 _SEPARATOR = re.compile(r"sep=(.)", re.IGNORECASE)
 
@@ -38,6 +40,7 @@ def read_manifest(
     exclude: Sequence[str] = (),
     allow_outside: bool = False,
     to_train: bool = True,
+    group_column: str = "",
 ) -> Listing:
     """List the pictures of a manifest; other columns are ignored, but see `split_reader`.
 
@@ -46,19 +49,20 @@ def read_manifest(
     root: the folder that relative paths start from; None: the manifest's own.
     exclude: class names to leave out. allow_outside: paths may lead out of the root; else somebody
     else's table could have any file of this machine read.
-    to_train: a row of train is needed where others have a split.
+    to_train: a row of train is needed where others have a split. group_column: in lower case.
     Raises UserError that lists every bad line: a missing value, an unknown split, a file that
     does not exist or lies outside, a path with two labels or two splits.
     """
     base = Path(os.path.abspath(root if root is not None else manifest.parent))
     listing = Listing(root=base)
     rows = _Rows(Finder(base), allow_outside)
-    text, listing.warnings = _text(manifest)
-    columns, lines = _table(manifest, text)
+    columns, lines, listing.warnings = read_table(manifest, "--manifest", _FORMAT)
     split_of, notes = split_reader(columns, [row for _, row in lines])
     listing.warnings += notes
+    listing.columns = tuple(columns)
     for line, row in lines:
-        _read_row(rows, line, {**row, "split": split_of(row)})
+        group = row.get(group_column, "").strip()
+        _read_row(rows, line, {**row, "split": split_of(row)}, group)
     _check_splits(rows, to_train)
     _raise_problems(manifest, rows)
     for entry in rows.entries.values():
@@ -77,10 +81,24 @@ def read_manifest(
 
 
 def _undecided(entry: Entry) -> Entry:
-    return Entry(entry.path, entry.label, "") if entry.split == "train" else entry
+    return replace(entry, split="") if entry.split == "train" else entry
 
 
-def _table(manifest: Path, text: str) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
+def read_table(
+    file: Path, flag: str, form: str
+) -> tuple[list[str], list[tuple[int, dict[str, str]]], list[str]]:
+    """Return the columns of a CSV table with path and label, its lines that are not blank, each
+    with its number and its cells, and warnings.
+
+    flag: that named the file; form: what such a table looks like. Raises UserError.
+    """
+    text, warnings = _text(file, flag, form)
+    return *_table(file, text, form), warnings
+
+
+def _table(
+    manifest: Path, text: str, form: str
+) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
     """Return the columns, and the number and the cells of each line that is not blank."""
     name = shown(str(manifest))
     first = text_lines(text)[0]
@@ -96,53 +114,54 @@ def _table(manifest: Path, text: str) -> tuple[list[str], list[tuple[int, dict[s
         if missing:
             has = f"its first line has: {shown(', '.join(columns)) or 'nothing'}"
             hints = "".join(did_you_mean(column, columns) for column in missing)
-            raise UserError(f"{name} has no column {' and '.join(missing)}{hints}", has, _FORMAT)
+            raise UserError(f"{name} has no column {' and '.join(missing)}{hints}", has, form)
         doubled = [column for column in ("path", "label", "split") if columns.count(column) > 1]
         if doubled:
-            raise UserError(f"{name} has the column {doubled[0]} twice", remedy=_FORMAT)
+            raise UserError(f"{name} has the column {doubled[0]} twice", remedy=form)
         for row in reader:
             if any(cell.strip() for cell in row):
                 # Rows may be shorter than the header; what is missing reads as empty.
                 rows.append((reader.line_num + skipped, dict(zip(columns, row, strict=False))))
     except csv.Error as error:
         where = f"line {reader.line_num + skipped}: {error}"
-        raise UserError(f"{name} is not a CSV table", where, _FORMAT) from error
+        raise UserError(f"{name} is not a CSV table", where, form) from error
     return columns, rows
 
 
-def _text(manifest: Path) -> tuple[str, list[str]]:
-    """Return the text of a manifest, and a warning where its encoding had to be guessed."""
+def _text(manifest: Path, flag: str, form: str) -> tuple[str, list[str]]:
+    """Return the text of a table, and a warning where its encoding had to be guessed."""
     name, warnings = shown(str(manifest)), []
     if manifest.is_dir():
-        raise usage_error(f"--manifest {name} is a folder", remedy=_FORMAT)
+        raise usage_error(f"{flag} {name} is a folder", remedy=form)
     if manifest.exists() and not manifest.is_file():
-        raise usage_error(f"--manifest {name} is not a regular file", remedy=_FORMAT)
+        raise usage_error(f"{flag} {name} is not a regular file", remedy=form)
     try:
         data = manifest.read_bytes()
         try:
             text = read_text(data)
         except UnicodeDecodeError:
             text = western_text(data)
-            odd = shown(next(word for word in text.split() if not word.isascii())[:40])
+            words = (word for word in text.split() if not word.isascii())
+            odd = shown(next(words, "a blank")[:40])
             warnings.append(
                 f"{name} is not UTF-8 and was read as Windows-1252 ({odd}); if that is wrong, save "
                 "it as UTF-8"
             )
     except FileNotFoundError as error:
-        raise usage_error(f"--manifest {name} does not exist", remedy=_FORMAT) from error
+        raise usage_error(f"{flag} {name} does not exist", remedy=form) from error
     except OSError as error:
-        raise usage_error(f"--manifest {name} cannot be read", str(error.strerror)) from error
+        raise usage_error(f"{flag} {name} cannot be read", str(error.strerror)) from error
     except UnicodeDecodeError as error:
         remedy = "save it as UTF-8 (in Excel: CSV UTF-8)"
         raise UserError(
             f"{name} is not UTF-8 text", f"byte {error.start} is not", remedy
         ) from error
     if not text.strip():
-        raise UserError(f"{name} is empty", remedy=_FORMAT)
+        raise UserError(f"{name} is empty", remedy=form)
     return text, warnings
 
 
-def _read_row(rows: _Rows, line: int, row: dict[str, str]) -> None:
+def _read_row(rows: _Rows, line: int, row: dict[str, str], group: str) -> None:
     """Add one row, or what is wrong with it."""
     path, label, split = (row.get(column, "").strip() for column in ("path", "label", "split"))
     label = class_name(label)
@@ -163,16 +182,17 @@ def _read_row(rows: _Rows, line: int, row: dict[str, str]) -> None:
         root = shown(str(rows.finder.root))
         rows.problems.append(f"line {line}: outside of {root} (--allow-outside): {shown(path)}")
         return
-    entry = Entry(location, label, canonical)
+    entry = Entry(location, label, canonical, group=group)
     earlier = rows.entries.setdefault(location, entry)
     first_line = rows.lines.setdefault(location, line)
     if earlier == entry:
         rows.repeated += first_line != line
         return
-    differ = "labels" if earlier.label != label else "splits"
-    values = (earlier.label, label) if differ == "labels" else (earlier.split, canonical)
+    pairs = {name: (getattr(earlier, name), getattr(entry, name)) for name in _DIFFER}
+    differ = next(name for name, (one, other) in pairs.items() if one != other)
+    values = pairs[differ]
     rows.problems.append(
-        f"lines {first_line} and {line}: two {differ} for {shown(path)}: "
+        f"lines {first_line} and {line}: two {differ}s for {shown(path)}: "
         + " and ".join(shown(value) or "none" for value in values)
     )
 

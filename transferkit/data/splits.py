@@ -1,8 +1,11 @@
-"""Draw a validation part: stratified, seeded, and never with the same picture on both sides."""
+"""Draw a validation part or folds: stratified, seeded, no picture or group on both sides."""
 
 import hashlib
+import warnings
 from collections import Counter
 from collections.abc import Sequence
+
+import numpy as np
 
 from transferkit.data.names import count, listed, natural_sorted, shown
 from transferkit.errors import UserError
@@ -68,6 +71,50 @@ def _draw_groups(
             chosen.add(digest)
             taken += groups[digest]
     return chosen or {min(ranked, key=groups.__getitem__)}
+
+
+def draw_grouped(
+    labels: Sequence[str], groups: np.ndarray, fraction: float, seed: int
+) -> list[bool]:
+    """Return, for each picture, whether it goes to the validation part, with its whole group.
+
+    As `draw_validation` otherwise. groups: (N,). A class keeps at least one group in training.
+    Raises UserError where there are pictures, but of one group alone.
+    """
+    if not len(groups):
+        return []
+    if len(np.unique(groups)) < 2:
+        what = "all pictures to train on are in one group: nothing would be left to validate on"
+        raise UserError(what, remedy="give a val folder of your own, or group by something else")
+    names, codes = np.unique(labels, return_inverse=True)
+    numbers = range(2, min(10, len(np.unique(groups))) + 1)
+    taken = {n: min(n - 1, max(1, round(n * fraction))) for n in numbers}
+    number = min(numbers, key=lambda n: (abs(taken[n] / n - fraction), n))
+    drawn = folds_of(codes, groups, number, seed) < taken[number]
+    for code in range(len(names)):
+        if drawn[codes == code].all():
+            drawn[np.isin(groups, groups[codes == code][:1])] = False
+    return drawn.tolist()
+
+
+def folds_of(labels: np.ndarray, groups: np.ndarray, number: int, seed: int) -> np.ndarray:
+    """Return the fold (N,) of each picture, from 0, stratified by labels as far as groups allow.
+
+    labels, groups: (N,); the pictures of one group are in one fold.
+    """
+    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+
+    lone = len(np.unique(groups)) == len(groups)
+    kind = StratifiedKFold if lone else StratifiedGroupKFold
+    _, labels = np.unique(labels, return_inverse=True)
+    rare = np.bincount(labels)[labels] < number  # counted as one class: they are spread at random
+    split = kind(number, shuffle=True, random_state=seed).split
+    fold = np.zeros(len(labels), dtype=np.int64)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of classes with fewer pictures than folds
+        for n, (_, inside) in enumerate(split(labels, np.where(rare, -1, labels), groups)):
+            fold[inside] = n
+    return fold
 
 
 def _raise_too_small(too_small: list[str]) -> None:

@@ -26,6 +26,8 @@ from transferkit.files.strict_json import strict_json
 
 SUFFIXES = (".csv", ".jsonl", ".parquet")
 MOST_HEAD_BYTES = 100_000_000  # of the columns, or of the paths beside an array
+LAST = ("error", "near_proposed")
+"""The last columns of rows that are written here."""
 SAFE: Any = {"errors": "backslashreplace"}
 Provenance = Mapping[str, Any]
 """"by": the models and options that rows depend on; "folder": of `folder_of`."""
@@ -335,7 +337,7 @@ def require_replaceable(paths: Iterable[Path | None]) -> None:
         if path.is_symlink() or not path.is_file() or not path.stat().st_size:
             continue
         if not is_ours(path):
-            what = f"{path} is there already, and neither predict nor embed wrote it"
+            what = f"{path} is there already, and transferkit did not write it"
             remedy = "name another file, or move this one away"
             raise usage_error(what, "it would be overwritten", remedy)
 
@@ -358,7 +360,7 @@ def is_ours(path: Path) -> bool:
             names = _cells(first) if suffix == ".csv" else list(_object(first))
     except (OSError, ImportError, struct.error, csv.Error, *ODD):
         return False
-    return "path" in names and names[-1] == "error"
+    return "path" in names and names[-1] in LAST
 
 
 def part_path(path: Path, number: int, count: int) -> Path:

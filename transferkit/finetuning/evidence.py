@@ -18,7 +18,7 @@ from transferkit.config import Config
 from transferkit.data.index import DatasetIndex
 from transferkit.data.loader import ViewMaker
 from transferkit.events import Notice, Progress, Show
-from transferkit.finetuning.preparation import make_input, read_index
+from transferkit.finetuning.model_input import make_input
 from transferkit.stopwatch import Stopwatch
 from transferkit.training.cache_handles import cache_settings
 from transferkit.training.depth_features import USUAL_DEPTHS, DepthReader, make_reader, read_batches
@@ -53,13 +53,12 @@ class Evidence:
         return Problem(self.features, targets, groups=self.groups)
 
 
-def read_evidence(config: Config, show: Show) -> Evidence:
-    """Read the features of a data set's pictures in one pass, as a solve of `config` would.
+def evidence_for(config: Config, index: DatasetIndex, show: Show) -> Evidence:
+    """Read the features of pictures of all splits in one pass, as a solve of `config` would.
 
-    They are kept in the cache folder for whatever follows. Pictures of all splits are read.
+    They are kept in the cache folder for whatever follows.
     """
     watch, fabric = Stopwatch(), make_fabric(config)
-    index = read_index(config, show, watch)
     config, backbone, chain, known = make_input(config, index, fabric.device, watch, show)
     positions = np.arange(len(index))
     if len(index) > MOST_PICTURES:

@@ -65,9 +65,13 @@ def validate(run: Run, show: Show) -> Validation:
     folder.save_reference(
         {"features": known.half(), "labels": torch.from_numpy(index.labels[reference])}
     )
-    logits = head_logits(run.model, features)  # (N, K)
+    folded = None if run.solved is None else run.solved.out_of_fold
+    logits = head_logits(run.model, features) if folded is None else folded.float()  # (N, K)
     labels = torch.from_numpy(index.labels[material.val])  # (N,)
     kept = {"logits": logits, "labels": labels, "features": features.half()}
+    folds = None if index.folds is None else index.folds[material.val]
+    if folds is not None:
+        kept["folds"] = torch.from_numpy(folds)
     left_out = run.solved.left_out if run.solved and len(labels) < FEW_TO_CALIBRATE else None
     calibration = calibrate(logits, labels)
     if left_out is not None and len(left_out["labels"]) > len(labels):
@@ -79,7 +83,9 @@ def validate(run: Run, show: Show) -> Validation:
                 f"since validation has only {len(labels):,}"
             )
         )
-    sampled = sampled_calibration(run, features, labels, calibration.temperature)
+    sampled = None
+    if folds is None:  # the head has seen all others
+        sampled = sampled_calibration(run, features, labels, calibration.temperature)
     calibration = replace(calibration, sampled=sampled)
     folder.save_validation(kept)
     folder.write_json("calibration", calibration.to_dict())
@@ -87,8 +93,10 @@ def validate(run: Run, show: Show) -> Validation:
     prediction = Prediction(probabilities, uncertainty_of(probabilities), features)
     paths = [index.paths[position] for position in material.val]
     rows = prediction_rows(paths, prediction, DecisionRule(), Predict(), index.classes)
-    for row in rows:
+    for number, row in enumerate(rows):
         del row["margin"]
+        if folds is not None:
+            row["fold"] = int(folds[number]) + 1
     folder.write_predictions(
         {"path": row["path"], "truth": index.classes[int(label)]} | row
         for row, label in zip(rows, labels, strict=True)

@@ -1,43 +1,33 @@
 """From a configuration to a run that can start: pictures, backbone, head, chain, plan, caches."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 
-import torch
-
 from transferkit import processes
-from transferkit.backbones.chain import Chain, find_chain
-from transferkit.backbones.create import Backbone
 from transferkit.backbones.recompute import recompute
 from transferkit.backbones.synchronized import synchronize_
 from transferkit.config import Config
 from transferkit.config.network import AUTO
-from transferkit.data.addresses import address_of, fetch
-from transferkit.data.framing import framing_notices
-from transferkit.data.index import DatasetIndex, ScanOptions, Use, depth_notice, scan
-from transferkit.data.loader import ViewMaker
-from transferkit.data.reading import reading_of
+from transferkit.data.groups import SIMILAR
+from transferkit.data.index import DatasetIndex, in_folds
 from transferkit.errors import usage_error
-from transferkit.events import Event, Notice, Progress, Show, Working
+from transferkit.events import Notice, Show, Working
 from transferkit.finetuning.backbone_choice import with_backbone
-from transferkit.finetuning.first_pass import Channels, channel_statistics, recalibrate_batchnorm
-from transferkit.finetuning.input_choice import InputChoice, can_choose, choose_input, with_mirror
+from transferkit.finetuning.first_pass import recalibrate_batchnorm
+from transferkit.finetuning.model_input import make_input, make_material
+from transferkit.finetuning.pictures import read_index
 from transferkit.finetuning.transfer import transfer_notice
 from transferkit.stopwatch import Stopwatch
 from transferkit.training.cache_handles import cache_settings
 from transferkit.training.depth_features import KnownRows
 from transferkit.training.fabric import make_fabric
-from transferkit.training.kept_solve import extended, preprocessing_of
-from transferkit.training.material import Material
+from transferkit.training.kept_solve import extended
 from transferkit.training.memory import batch_size_for, refuse_more_classes
 from transferkit.training.network import (
     check_network,
-    make_backbone,
     make_classifier,
     random_images,
     reinitialize_above,
     start_notices,
-    take_scale,
 )
 from transferkit.training.parts import Parts
 from transferkit.training.sharded import refuse_old_torch
@@ -60,6 +50,8 @@ def prepare(config: Config, show: Show, watch: Stopwatch | None = None) -> Parts
     watch = watch or Stopwatch()
     refuse_sharing(config)
     index, known = all_pictures(config, show, watch)
+    if config.data.folds and config.only_solves:
+        index = in_folds(index, config.data.folds, config.training.seed)
     refuse_more_classes(len(index.classes), len(index.of_split("val")))
     if len(index.of_split("train")) < processes.count():
         raise usage_error(f"fewer training pictures than {processes.count()} processes")
@@ -70,15 +62,6 @@ def prepare(config: Config, show: Show, watch: Stopwatch | None = None) -> Parts
         check_network(config)
     with watch.on("backbone"):
         return build(config, index, show, watch, known)
-
-
-def read_index(config: Config, show: Show, watch: Stopwatch, use: Use = "train") -> DatasetIndex:
-    """Fetch the pictures where they lie elsewhere, and list them, once for all processes."""
-    if address_of(config.data.path or ""):
-        with watch.on("fetch"):
-            fetch([config.data.path], show)
-    with watch.on("scan"):
-        return processes.from_first(scan_pictures, config, show, use)
 
 
 def refuse_sharing(config: Config) -> None:
@@ -92,6 +75,9 @@ def refuse_sharing(config: Config) -> None:
     if training.lr == "auto":
         remedy = "find the rate before: transferkit find-lr"
         raise usage_error(f"--lr auto runs in one process, not in {number}", "", remedy)
+    if config.data.group_by == SIMILAR:
+        remedy = "find the groups before, and name their column: --manifest my.csv --group-by group"
+        raise usage_error(f"--group-by similar runs in one process, not in {number}", "", remedy)
     if training.batch_size == "auto" or training.accumulate not in (None, 1):
         what = "--batch-size auto and --accumulate run in one process"
         raise usage_error(
@@ -159,69 +145,6 @@ def build(
     )
 
 
-def make_input(
-    config: Config, index: DatasetIndex, device: torch.device, watch: Stopwatch, show: Show
-) -> tuple[Config, Backbone, Chain, KnownRows | None]:
-    """Build the backbone as it is to see the pictures: framing, size and normalisation.
-
-    Returns with it what was chosen, as a configuration, and the features that were read for that.
-    """
-    backbone, chain = make_chain(config, device, show)
-    known = None
-    if can_choose(config, index):
-        show(Working("choosing framing and input size"))
-        choice = chosen_input(config, index, backbone, chain, device, watch)
-        show(Notice(choice.text))
-        config, known = with_input(config, choice.crop, choice.side_px), choice.known
-        config = with_mirror(config, choice.mirror)
-        if choice.side_px:
-            backbone, chain = make_chain(config, device, show)
-        backbone.preprocessing = choice.size
-    config = with_mirror(with_input(config, "backbone", None), False)  # where nothing was chosen
-    if config.solve.extends:
-        backbone.preprocessing = preprocessing_of(config.solve.extends[0])
-        return config, backbone, chain, None
-    with watch.on("pictures"):
-        for event in set_normalization(config, index, backbone):
-            show(event)
-    for notice in framing_notices(index.sizes, backbone.preprocessing, config.backbone.frames):
-        show(notice)
-    return config, backbone, chain, known
-
-
-def make_chain(config: Config, device: torch.device, show: Show) -> tuple[Backbone, Chain]:
-    """Build the backbone, and find where it can be cut."""
-    backbone = make_backbone(config, config.backbone.pretrained, config.backbone.weights)
-    backbone.model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    show(Working(f"checking where {backbone.name} can be cut"))
-    return backbone, find_chain(backbone.model, random_images(backbone).to(device))
-
-
-def chosen_input(
-    config: Config,
-    index: DatasetIndex,
-    backbone: Backbone,
-    chain: Chain,
-    device: torch.device,
-    watch: Stopwatch,
-) -> InputChoice:
-    """Return the choice that the first process makes; what it has read stays in it."""
-    given = (config, index, backbone, chain.groups, device, watch)
-    if processes.count() == 1:
-        return choose_input(*given)
-    return processes.from_first(lambda: replace(choose_input(*given), known=None))
-
-
-def with_input(config: Config, crop: str, side_px: int | None) -> Config:
-    """Put a framing and an input size in the place of `auto`; None: the backbone's own size."""
-    backbone = config.backbone
-    if backbone.crop == "auto":
-        backbone = replace(backbone, crop=crop)  # type: ignore[arg-type]
-    if backbone.image_size == "auto":
-        backbone = replace(backbone, image_size=side_px or "backbone")
-    return replace(config, backbone=backbone)
-
-
 def recalibrate(parts: Parts, show: Show) -> None:
     """Measure batch-norm statistics on the training pictures, if that is wanted.
 
@@ -244,66 +167,3 @@ def with_batch_size(config: Config, index: DatasetIndex) -> Config:
     size = batch_size_for(len(index.of_split("train")))
     parts = "auto" if training.accumulate is None else training.accumulate
     return replace(config, training=replace(training, batch_size=size, accumulate=parts))
-
-
-def scan_pictures(config: Config, show: Show, use: Use = "train") -> DatasetIndex:
-    """Scan the data set that the configuration names; its warnings become notices."""
-    data = config.data
-    if data.path is None and data.manifest is None:
-        raise usage_error(
-            "no pictures given",
-            "",
-            "name a folder: transferkit finetune my_pictures/, or a table: --manifest my.csv",
-        )
-    options = ScanOptions(
-        manifest=data.manifest,
-        val_fraction=data.val_fraction,
-        seed=config.training.seed,
-        strict=data.strict,
-        exclude=data.exclude,
-        reading=reading_of(data),
-        allow_outside=data.allow_outside,
-        use=use,
-    )
-    show(Working("reading pictures"))
-    index = scan(data.path, options, lambda done, total: show(Progress("pictures", done, total)))
-    for warning in index.warnings:
-        show(Notice(warning, warning=True))
-    if notice := depth_notice(index):
-        show(Notice(notice))
-    return index
-
-
-def set_normalization(config: Config, index: DatasetIndex, backbone: Backbone) -> Iterator[Event]:
-    """Give the backbone another mean and deviation of its input, if that is wanted."""
-    if config.data.normalize == "backbone":
-        yield from take_scale(backbone, config.backbone.weights)
-        return
-    mean: Channels = (0.0, 0.0, 0.0)
-    deviation: Channels = (1.0, 1.0, 1.0)
-    of = "none: values 0 to 1"
-    if config.data.normalize == "dataset":
-        mean, deviation = yield from channel_statistics(make_material(config, index, backbone))
-        shown = (", ".join(f"{value:.3f}" for value in values) for values in (mean, deviation))
-        of = "mean {}, deviation {} of the training pictures".format(*shown)
-    backbone.preprocessing = replace(backbone.preprocessing, mean=mean, std=deviation)
-    yield Notice(f"input normalisation: {of}")
-
-
-def make_material(config: Config, index: DatasetIndex, backbone: Backbone) -> Material:
-    """Decide how many views each training picture has, and how they are made."""
-    augment = config.augment
-    maker = ViewMaker(
-        backbone.preprocessing,
-        augment.level,
-        augment.flip,
-        config.training.seed,
-        index.reading,
-    )
-    if augment.level == "none":
-        return Material(index, maker, num_views=1, live_views=1)
-    if augment.views is not None:
-        count = augment.views + 1
-        return Material(index, maker, num_views=count, live_views=count)
-    varied = min(8, max(3, CACHED_VIEWS // len(index.of_split("train")) - 1))
-    return Material(index, maker, num_views=varied + 1, live_views=None)

@@ -5,14 +5,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from transferkit.evaluation.metrics import Evaluation, WeakClass
 from transferkit.files.strict_json import to_plain
 from transferkit.finetuning.diagnosis import diagnose
+from transferkit.inference.out_of_fold import out_of_fold
 from transferkit.stopwatch import by_part
 from transferkit.training.loop import NO_TIME, NOT_IMPROVED
-from transferkit.training.run import Run
+from transferkit.training.run import Run, under_l1
 from transferkit.training.solving import UNCHANGED
 from transferkit.training.stages import default_stages
 
@@ -51,6 +50,7 @@ class RunSummary:
     wise_ft: share of the way from before unfreezing to after it, None without interpolation.
     stopped: why the run ended before its plan, "" where it did not.
     leave_one_out: of the first solve, see `left_out_figures`; None without one.
+    folds: accuracy out of fold, see `OutOfFold.figures`; None without folds.
     zero_weights: how many of the weights under L1 are exactly zero, and of how many; None without.
     diagnosis: what went wrong inside the network, and what to try; empty when nothing was seen.
     """
@@ -72,6 +72,7 @@ class RunSummary:
     stopped: str = ""
     leave_one_out: dict[str, Any] | None = None
     zero_weights: tuple[int, int] | None = None
+    folds: dict[str, Any] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON has them: paths as text, NaN as None."""
@@ -127,6 +128,7 @@ def summarize(run: Run, evaluation: Evaluation) -> RunSummary:
         stopped=run.stopped,
         leave_one_out=run.state.left_out,
         zero_weights=zero_weights(run),
+        folds=None if run.parts.index.folds is None else out_of_fold(run.folder).figures(),
         diagnosis=(
             *run.state.divergences,
             *diagnose(
@@ -142,14 +144,10 @@ def summarize(run: Run, evaluation: Evaluation) -> RunSummary:
 
 def zero_weights(run: Run) -> tuple[int, int] | None:
     """Return how many of the weights under L1 are zero, and of how many; None without L1."""
-    head, penalties = len(run.plan.groups), run.settings.rules.penalties
-    named = run.model.named_parameters()
-    sparse = [w for n, w in named if penalties.l1_of(run.parts.column_of(n) == head, w)]
-    return (
-        (sum(int((w == 0).sum()) for w in sparse), sum(map(Tensor.numel, sparse)))
-        if sparse
-        else None
-    )
+    weights = [run.model.get_parameter(name) for name in under_l1(run)]
+    if not weights:
+        return None
+    return sum(int((w == 0).sum()) for w in weights), sum(w.numel() for w in weights)
 
 
 def stage_summary(
@@ -197,5 +195,7 @@ def going_on(run: Run) -> str:
     parts[0] = parts[0].removesuffix("?")
     data = [] if config.data.path is None else [str(config.data.path)]
     data += [] if config.data.manifest is None else ["--manifest", str(config.data.manifest)]
+    if config.data.corrections is not None:
+        data += ["--corrections", str(config.data.corrections)]
     plan = ["--from", str(run.folder.path), "--stages", ",".join(parts)]
     return shlex.join(["transferkit", "finetune", *data, *plan])

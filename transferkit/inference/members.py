@@ -119,6 +119,9 @@ def _ood_score(folder: RunFolder, method: str) -> OodScore | None:
             "train it again, or leave --ood out",
         )
     with understood(folder.path):
+        if "folds" in validation:  # the reference is of the other folds
+            first = validation["folds"] == 0
+            validation = {name: validation[name][first] for name in ("features", "logits")}
         features = (reference["features"], validation["features"])
         if any(rows.ndim != 2 or not rows.isfinite().all() for rows in features):
             raise ValueError("the features are not finite")

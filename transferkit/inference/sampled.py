@@ -104,6 +104,11 @@ def validation_logits(
             remedy = "thresholds of an ensemble need runs on the same data with the same split"
             raise usage_error(what, remedy=remedy)
         labels = member_labels
+        if not plain and "folds" in stored and (options.mc_dropout or options.tta > 1):
+            what = (
+                f"{member.path} was judged by folds, and has seen all pictures that it would sample"
+            )
+            raise UserError(what, "", "train it without --folds, or decide without samples")
         if goes_through_pictures(options):
             logits = of_pictures(member, options, stored["logits"], measure)
         elif options.mc_dropout:

@@ -5,17 +5,25 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
+from transferkit.closed_form.label_gain import LabelGain
+from transferkit.closed_form.sums import one_hot
 from transferkit.data.decode import DecodeError, probe
 from transferkit.data.duplicates import exact_groups, near_groups
+from transferkit.errors import UserError
+from transferkit.files.foreign_files import understood
+from transferkit.inference.members import Member
 from transferkit.inference.ood import normalized
 from transferkit.inference.uncertainty import Uncertainty
 
 Floats = NDArray[np.float64]
 
 POOL_PER_PICK = 4  # by a score: diverse ones are picked from the 4 N highest
-LARGEST_POOL = 20_000  # by diversity alone: random sample of more pictures
+LARGEST_POOL = 20_000  # by diversity, or by what a solve says: random sample of more pictures
+MOST_ASKED = 2000  # of these, by what a label would change of what a solve says of them
+SAMPLED = ("diverse", "solve")
 
 
 def score_by(criterion: str, uncertainty: Uncertainty) -> Floats:
@@ -29,20 +37,41 @@ def score_by(criterion: str, uncertainty: Uncertainty) -> Floats:
     return uncertainty.predictive_entropy
 
 
+def label_gain(member: Member) -> LabelGain:
+    """Return a solve on the labelled pictures that a run keeps, which says what a label is worth.
+
+    Raises UserError for a run that keeps none.
+    """
+    reference = member.folder.load_reference() if member.folder else None
+    if reference is None:
+        what = f"--by solve: {member.path} holds no features of its training pictures"
+        raise UserError(what, "", "train it again with this release, or take --by entropy")
+    with understood(member.path):
+        features = reference["features"].float()
+        depths = getattr(member.loaded.classifier, "depths", ())
+        widths = [depth.columns for depth in depths] or [features.shape[1]]
+        targets = one_hot(reference["labels"], len(member.loaded.classes))
+        return LabelGain(features, targets, widths)
+
+
 @dataclass
 class Pool:
-    """The best candidates so far, in bounded memory; by "diverse", a random sample of all."""
+    """The best candidates so far, in bounded memory; by `SAMPLED`, a random sample of all.
+
+    gain: of "solve"; the scores of candidates are their surprise then.
+    """
 
     wanted: int
     criterion: str
     seed: int = 0
+    gain: LabelGain | None = None
     seen: int = 0
     _heap: list[tuple[float, int, Path, float, np.ndarray]] = field(default_factory=list)
 
     def add(self, file: Path, score: float, features: np.ndarray) -> None:
         """Add a candidate. features: (D,)."""
         rank = score
-        if self.criterion == "diverse":
+        if self.criterion in SAMPLED:
             rank = float(np.random.default_rng([self.seed, self.seen]).random())
         entry = (rank, -self.seen, file, score, features.astype(np.float32))
         self.seen += 1
@@ -54,8 +83,10 @@ class Pool:
     @property
     def limit(self) -> int:
         """The largest number of candidates; copies of one picture must not crowd out others."""
-        if self.criterion == "diverse":
-            return max(LARGEST_POOL, self.wanted)
+        return max(LARGEST_POOL, self.wanted) if self.criterion in SAMPLED else self._enough
+
+    @property
+    def _enough(self) -> int:
         return max(4 * POOL_PER_PICK * self.wanted, 200)
 
     def choose(self, labelled: np.ndarray | None) -> list[tuple[Path, float]]:
@@ -63,7 +94,8 @@ class Pool:
 
         labelled: features (M, D) of labelled pictures, which "diverse" picks avoid, too; or None.
         """
-        ranked = sorted(self._heap, key=lambda entry: (-entry[3], -entry[1]))
+        ranked = sorted(self._worth(), key=lambda entry: (-entry[3], -entry[1]))
+        ranked = ranked[: self._enough] if self.criterion == "solve" else ranked
         kept = without_copies([entry[2] for entry in ranked])
         if self.criterion != "diverse":
             kept = kept[: POOL_PER_PICK * self.wanted]
@@ -73,6 +105,16 @@ class Pool:
         avoided = labelled if self.criterion == "diverse" else None
         picks = farthest_first(features, min(self.wanted, len(kept)), avoided)
         return [(ranked[kept[p]][2], ranked[kept[p]][3]) for p in picks]
+
+    def _worth(self) -> list[tuple[float, int, Path, float, np.ndarray]]:
+        """Return the candidates with their final scores."""
+        if self.gain is None or not self._heap:
+            return self._heap
+        drawn = sorted(self._heap, key=lambda entry: (entry[0], entry[1]))
+        features = torch.from_numpy(np.stack([entry[4] for entry in drawn]))
+        change = self.gain.change(features, features[:MOST_ASKED]).tolist()
+        pairs = zip(drawn, change, strict=True)
+        return [(*entry[:3], entry[3] * each, entry[4]) for entry, each in pairs]
 
 
 def without_copies(files: list[Path]) -> list[int]:

@@ -170,6 +170,24 @@ def coverage_chart(calibration: dict[str, Any]) -> Markup:
     )
 
 
+def learning_chart(curve: dict[str, Any]) -> Markup:
+    """Draw error over the number of training pictures: measured, by the law, and its band."""
+    numbers, law, low, high = zip(*curve["forecasts"], strict=True)
+    lines = [
+        Line("band, low", numbers, low, QUIET, dashed=True, marked=False),
+        Line("band, high", numbers, high, QUIET, dashed=True, marked=False),
+        Line("power law", numbers, law, VALIDATION, marked=False),
+        Line("measured", curve["pictures"], curve["errors"], TRAINING),
+    ]
+    start, end = min(numbers[0], curve["pictures"][0]) / 1.1, numbers[-1] * 1.1
+    x = Axis("training pictures", start, end, "{:g}".format, log=True)
+    y = axis_over("error", [*law, *low, *high, *curve["errors"]], percent, 0.05, (0.0, 1.0))
+    mark = Mark(numbers[-1], law[-1], f"{percent(law[-1])} of {numbers[-1]:,}")
+    first, last = curve["errors"][0], curve["errors"][-1]
+    text = f"error from {percent(first)} of {numbers[0]:,} pictures to {percent(last)}"
+    return line_chart(f"learning curve: {text}", lines, x, y, mark=mark)
+
+
 def drawn_blocks(rows: Sequence[Row], prefix: str) -> list[tuple[str, int]]:
     """Return (name, tone) of the block groups with columns `prefix`/NAME, for `by_block`.
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from operator import attrgetter
 from pathlib import Path
@@ -54,8 +54,9 @@ class RunData:
     """The contents of a finished run's folder.
 
     summary, description, data, calibration: of summary.json, model.json, data.json and
-    calibration.json (None in runs of older releases). rows: of metrics.csv, see `with_gradients`.
-    config: None where the recipe is missing or damaged; recipe: its text.
+    calibration.json (None in runs of older releases); learning: of learning.json, see
+    `transferkit.finetuning.outlook.Outlook`, {} without. rows: of metrics.csv, see
+    `with_gradients`. config: None where the recipe is missing or damaged; recipe: its text.
     """
 
     folder: Path
@@ -67,6 +68,7 @@ class RunData:
     pictures: tuple[Picture, ...]
     config: Config | None
     recipe: str
+    learning: dict[str, Any] = field(default_factory=dict)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -131,6 +133,7 @@ def gather(folder: RunFolder, config: Config | None, recipe: str) -> RunData:
         tuple(map(picture_of, folder.read_predictions())),
         config,
         recipe,
+        folder.read_json("learning") or {},
     )
     if not data.pictures:
         raise UserError(f"{folder.path} holds no predictions of its validation pictures")

@@ -43,6 +43,7 @@ def run_page(run: RunData) -> str:
         **training(run),
         **mistakes(run),
         **certainty(run),
+        **outlook(run),
         **repetition(run),
     )
 
@@ -131,6 +132,36 @@ def certainty(run: RunData) -> dict[str, Any]:
         f"{note}",
         "coverage": figures.coverage_chart(calibration),
     }
+
+
+def outlook(run: RunData) -> dict[str, Any]:
+    """Return what more pictures would bring, and how splits differ; empty where it is not known."""
+    curve, shift = (run.learning.get(name) or {} for name in ("learning_curve", "shift"))
+    gains = sorted(curve.get("classes", {}).items(), key=lambda item: -item[1]["gain"])
+    return {
+        "learning": figures.learning_chart(curve) if curve else "",
+        "learning_legend": [
+            ("measured", figures.TRAINING),
+            ("power law", figures.VALIDATION),
+            ("its 95 % band", figures.QUIET),
+        ],
+        "suspects": suspects(run),
+        "learning_notes": curve.get("sentences", []),
+        "class_gains": gains,
+        "shift": shift.get("warning", ""),
+    }
+
+
+def suspects(run: RunData) -> list[Shown]:
+    """Return the pictures whose labels look wrong the most, with what they may be instead."""
+    reading = reading_from(run.description)
+    rows = (run.learning.get("suspects") or {}).get("rows", [])
+    found = []
+    for row in rows:
+        answers = ((row["proposed"], row["probability"]), (row["label"], row["probability_label"]))
+        picture = Picture(row["path"], row["label"], answers)
+        found.append(Shown(picture, thumbnail(run.file(picture), reading)))
+    return found
 
 
 def repetition(run: RunData) -> dict[str, Any]:

@@ -88,13 +88,22 @@ def require_same_pictures(
         )
 
 
-def moved(config: Config, data: Path | None, manifest: Path | None, run: Path) -> Config:
+def moved(
+    config: Config,
+    data: Path | None,
+    manifest: Path | None,
+    run: Path,
+    corrections: Path | None = None,
+) -> Config:
     """Return a run's configuration with the place where its pictures lie now.
 
-    data, manifest: as named now. Where neither is, and what the run names is gone, the same place
-    beside the run or the current folder is taken; whoever reads it compares the contents.
+    data, manifest, corrections: as named now. What is not, and is gone where the run names it, is
+    taken from the same place beside the run or the current folder; whoever reads it compares the
+    contents.
     """
-    given, aux = config.data, config.pretraining.aux
+    aux, known = config.pretraining.aux, config.data.corrections
+    right = corrections or (known and (found_near(known, run) or known))
+    given = replace(config.data, corrections=right and right.absolute())
     table = given.manifest
     if aux is not None:  # the one place of a run that learns from labels of another task
         there = (data or beside(aux, run)).absolute()
@@ -114,15 +123,20 @@ def beside(path: Path, run: Path) -> Path:
 
     Raises UserError where there is nothing.
     """
-    if is_shards(path) or os.path.lexists(path):
-        return path
-    ends = [Path(*path.parts[i:]) for i in range(1, len(path.parts))]
-    near = (*run.absolute().parents, Path.cwd())
-    moved_to = next((top / end for end in ends for top in near if (top / end).exists()), None)
+    moved_to = found_near(path, run)
     if moved_to is None:
         what = f"the pictures of {run} are gone: {path} does not exist"
         raise UserError(what, "", f"name where they lie now, as in DATA --resume {run}")
     return moved_to
+
+
+def found_near(path: Path, run: Path) -> Path | None:
+    """Return a path, or what is called the same near a run or from here, or None."""
+    if is_shards(path) or os.path.lexists(path):
+        return path
+    ends = [Path(*path.parts[i:]) for i in range(1, len(path.parts))]
+    near = (*run.absolute().parents, Path.cwd())
+    return next((top / end for end in ends for top in near if (top / end).exists()), None)
 
 
 def refuse_among_pictures(run: Path, config: Config) -> None:
@@ -148,7 +162,7 @@ def absolute_paths(config: Config) -> Config:
 
     return replace(
         config,
-        data=absolute(config.data, "path", "manifest"),
+        data=absolute(config.data, "path", "manifest", "corrections"),
         backbone=absolute(config.backbone, "weights"),
         cache=absolute(config.cache, "dir"),
         solve=replace(

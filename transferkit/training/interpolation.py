@@ -1,6 +1,6 @@
 """WiSE-FT: between the weights before unfreezing and those after it."""
 
-from collections.abc import Generator, Mapping
+from collections.abc import Collection, Generator, Mapping
 from typing import Any
 
 import torch
@@ -10,7 +10,7 @@ from transferkit import processes
 from transferkit.events import Event, Notice
 from transferkit.training.averaging import copy_
 from transferkit.training.loop import validate
-from transferkit.training.run import Run, ranked
+from transferkit.training.run import Run, ranked, under_l1
 from transferkit.training.sources import open_source
 from transferkit.training.stages import PlannedStage
 
@@ -20,17 +20,24 @@ SHARES = tuple(step / 10 for step in range(11))
 
 
 def interpolated(
-    before: Mapping[str, Tensor], after: Mapping[str, Tensor], share: float
+    before: Mapping[str, Tensor],
+    after: Mapping[str, Tensor],
+    share: float,
+    sparse: Collection[str] = (),
 ) -> dict[str, Tensor]:
     """Return (1 - share) * before + share * after, by name; whole numbers are those after.
 
-    share: 0..1, both ends exact.
+    share: 0..1, both ends exact. sparse: names of weights under L1; what is zero after stays zero
+    on the way.
     Source: Wortsman et al., "Robust fine-tuning of zero-shot models", CVPR 2022, section 4.
     """
-    return {
+    found = {
         name: torch.lerp(before[name], tensor, share) if tensor.is_floating_point() else tensor
         for name, tensor in after.items()
     }
+    for name in sparse if share else ():
+        found[name] = found[name] * (after[name] != 0)
+    return found
 
 
 def interpolate(run: Run) -> Generator[Event, None, None]:
@@ -46,15 +53,16 @@ def interpolate(run: Run) -> Generator[Event, None, None]:
     current = run.classifier.state_dict()
     before = {name: t.to(current[name].device) for name, t in kept["model"].items()}
     after = {name: current[name].clone() for name in before}
+    sparse = [name for name in under_l1(run) if name in after]
     wanted = run.settings.wise_ft
     rows: list[dict[str, Any]] = []
     for share in SHARES if wanted == AUTO else (float(wanted or 0), 1.0):
-        copy_(current, interpolated(before, after, share))
+        copy_(current, interpolated(before, after, share, sparse))
         rows.append({"share": share, **processes.agreed(validate(run, source, source.network))})
 
     metric = run.settings.metric
     chosen = max(rows, key=lambda row: ranked(row, metric)) if wanted == AUTO else rows[0]
-    copy_(current, interpolated(before, after, chosen["share"]))
+    copy_(current, interpolated(before, after, chosen["share"], sparse))
     run.interpolation = rows
     run.interpolated = chosen["share"]
     yield Notice(

@@ -28,7 +28,7 @@ def features_file(root: Path, reader: DepthReader, index: DatasetIndex) -> Path:
         "engine": reader.engine.name,
         "threads": torch.get_num_threads(),
     }
-    key = cache_key({**seen, "data": index.fingerprint, "reading": index.reading})
+    key = cache_key({**seen, "data": index.picture_digest, "reading": index.reading})
     return root / FOLDER / f"{key}.safetensors"
 
 

@@ -36,9 +36,12 @@ class KeptSolve:
 
 def keep_solve(run: Run, seen: Seen) -> None:
     """Write down what a solve has seen."""
-    index, positions = run.parts.index, np.concatenate([seen.positions, run.material.val])
+    index, positions, features = run.parts.index, seen.positions, seen.problem.features
+    if index.folds is None:
+        positions = np.concatenate([positions, run.material.val])
+        features = torch.cat([features, seen.val_features])
     tensors = {
-        "features": torch.cat([seen.problem.features, seen.val_features]),
+        "features": features,
         "labels": torch.from_numpy(index.labels[positions]),
         "sizes": torch.from_numpy(index.sizes[positions]),
     }

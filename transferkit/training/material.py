@@ -43,18 +43,31 @@ class Material:
 
     @property
     def val(self) -> np.ndarray:
-        """Positions of the validation pictures in the index."""
-        return self.index.of_split("val")
+        """Positions of the validation pictures in the index; with folds all that train."""
+        return self.index.of_split("val" if self.index.folds is None else "train")
 
     @property
     def judged(self) -> np.ndarray:
-        """Positions of at most `MOST_JUDGED` training pictures, ascending."""
-        return np.sort(spread_over_classes(self.index.labels, self.train, MOST_JUDGED))
+        """Positions of at most `MOST_JUDGED` training pictures, ascending; groups are whole."""
+        train, groups = self.train, self.index.groups
+        if self.index.folds is not None:
+            return train
+        if groups is None or len(train) <= MOST_JUDGED:
+            return np.sort(spread_over_classes(self.index.labels, train, MOST_JUDGED))
+        _, group, sizes = np.unique(groups[train], return_inverse=True, return_counts=True)
+        order = np.random.default_rng(0).permutation(len(sizes))
+        taken = order[np.cumsum(sizes[order]) <= MOST_JUDGED]
+        return train[np.isin(group, taken if len(taken) > 1 else order[:2])]
 
     @property
     def reference(self) -> np.ndarray:
-        """Positions of at most `MOST_REFERENCES` of these, each class in its share."""
-        return spread_over_classes(self.index.labels, self.judged, MOST_REFERENCES)
+        """Positions of at most `MOST_REFERENCES` of these, each class in its share.
+
+        With folds not those of the first one, which the others are compared with.
+        """
+        folds, judged = self.index.folds, self.judged
+        judged = judged if folds is None else judged[folds[judged] != 0]
+        return spread_over_classes(self.index.labels, judged, MOST_REFERENCES)
 
     @property
     def num_rows(self) -> int:

@@ -202,6 +202,16 @@ def make_run(parts: Parts, folder: RunFolder, budget: Budget | None = None) -> R
     return Run(parts, make_objective(parts), settings, folder, budget, pretrained)
 
 
+def under_l1(run: Run) -> list[str]:
+    """Return the names of the model's weights that L1 draws to zero."""
+    head, penalties = len(run.plan.groups), run.settings.rules.penalties
+    return [
+        name
+        for name, weight in run.model.named_parameters()
+        if penalties.l1_of(run.parts.column_of(name) == head, weight)
+    ]
+
+
 def make_objective(parts: Parts) -> Objective:
     """Return the loss of the configuration, with weights of the classes where it asks for them."""
     config, weights = parts.config, None

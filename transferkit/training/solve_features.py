@@ -67,6 +67,8 @@ def see(run: Run, side_px: int | None = None) -> Generator[Event, None, Seen]:
     material = replace(material, maker=replace(material.maker, preprocessing=size))
     train, val, kept = material.train, material.val, material.judged
     tried = tried_parts(index.labels, train)
+    if index.folds is not None:  # the same pictures
+        val = val[:0]
     parts = [*tried, np.setdiff1d(train, np.concatenate(tried)), val]
     reader = reader_of(run, size, len(train) + len(val))
     many, known = len(kept) < len(train), run.parts.known
@@ -109,8 +111,10 @@ def see(run: Run, side_px: int | None = None) -> Generator[Event, None, Seen]:
         None if index.groups is None else torch.from_numpy(index.groups[kept]),
         sums=None if sums is None else sums.over_processes_(),
     )
+    judged_by = slice(len(kept) if index.folds is None else 0, None)
+    val = material.val
     return Seen(
-        reader.digest, depths, problem, kept, labels[kept], features[len(kept) :], labels[val]
+        reader.digest, depths, problem, kept, labels[kept], features[judged_by], labels[val]
     )
 
 

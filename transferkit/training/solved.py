@@ -18,7 +18,8 @@ class Solved:
 
     features: (M, D) of the pictures at `positions`. size: how it sees pictures. left_out: logits
     (N, K) and labels (N,) of training pictures, each by the solve without it; None where the
-    backbone had learned their labels, or validation contradicts them.
+    backbone had learned their labels, or validation contradicts them. out_of_fold: logits (M, K) of
+    the validation pictures by the solve without their fold; None without folds.
     """
 
     classifier: DepthClassifier
@@ -27,6 +28,7 @@ class Solved:
     features: Tensor
     size: Preprocessing
     left_out: dict[str, Tensor] | None = None
+    out_of_fold: Tensor | None = None
 
     @staticmethod
     def positions(material: Material) -> np.ndarray:

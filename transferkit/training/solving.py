@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,8 +20,9 @@ from transferkit.closed_form.judge import (
     log_losses,
     misses,
 )
-from transferkit.closed_form.left_out import Solution, left_out_scores, solve, solve_for
+from transferkit.closed_form.left_out import Problem, Solution, left_out_scores, solve, solve_for
 from transferkit.closed_form.result import DepthClassifier, put_into
+from transferkit.closed_form.similar import what_similar_hide
 from transferkit.closed_form.sums import one_hot
 from transferkit.config import Solve
 from transferkit.errors import UserError
@@ -87,6 +88,9 @@ def solve_stage(run: Run, stage: PlannedStage) -> Iterator[Event]:
     share = blended(run, classifier.head, top) if learned else 0.0
     with torch.no_grad():
         logits = classifier.head.eval()(top.val_features)
+    out_of_fold = None
+    if run.parts.index.folds is not None:  # every picture trains, and is judged without its fold
+        logits = out_of_fold = fold_scores(run, top.problem, chosen.solution) / temperature
     row: dict[str, Any] = {
         "stage": state.stage,
         "stage_name": stage.name,
@@ -101,12 +105,17 @@ def solve_stage(run: Run, stage: PlannedStage) -> Iterator[Event]:
     row |= processes.agreed(row)  # the clock differs
     if not learned:
         processes.from_first(keep_solve, run, seen)
-        state.left_out = left_out_figures(chosen.left_out, seen.labels, logits, seen.val_labels)
+        state.left_out = left_out_figures(run, seen, chosen.left_out, logits)
+        with run.watch.on("training"):
+            widths = [depth.columns for depth in chosen.depths]
+            similar = what_similar_hide(top.problem, widths, seen.labels, chosen.solution)
+        state.left_out["similar"] = None if similar is None else asdict(similar)
     reference = np.searchsorted(seen.positions, material.reference)
     features = torch.cat([top.val_features, top.problem.features[reference]])
     trusted = not learned and state.left_out is not None and not state.left_out["differs"]
     left_out = to_calibrate(chosen, seen.labels, temperature) if trusted else None
-    is_best = keep(run, row, classifier, features, stage.side_px, left_out)
+    further = {"side_px": stage.side_px, "left_out": left_out, "out_of_fold": out_of_fold}
+    is_best = keep(run, row, classifier, features, further)
     state.rows.append(row | {"best": 0})
     state.epoch = 1
     yield EpochEnded(state.stage, stage.name, 1, row, is_best)
@@ -114,11 +123,22 @@ def solve_stage(run: Run, stage: PlannedStage) -> Iterator[Event]:
     yield Notice(description(chosen, seen, learned) + averaged)
     if not learned and state.left_out and state.left_out["differs"]:
         yield Notice(what_differs(state.left_out, row["val_accuracy"]), warning=True)
+    if not learned and state.left_out and state.left_out["similar"]:
+        yield Notice(what_is_similar(state.left_out["similar"]), warning=True)
     state.next_stage()
     save_last(run)
     write_unsaved(run)
     seconds = time.perf_counter() - started
     yield StageEnded(state.stage - 1, stage.name, 1, measured(row, "accuracy"), seconds, "finished")
+
+
+def fold_scores(run: Run, problem: Problem, solution: Solution) -> Tensor:
+    """Return scores (N, K) of the pictures of a problem by the solve without their fold."""
+    folds = run.parts.index.folds
+    assert folds is not None
+    groups = torch.from_numpy(folds[run.material.judged])
+    apart = replace(problem, groups=groups)
+    return left_out_scores(solution.spectrum, apart, solution.penalty)
 
 
 def blended(run: Run, head: nn.Sequential, seen: Seen) -> float:
@@ -195,18 +215,23 @@ def to_calibrate(chosen: Chosen, labels: Tensor, temperature: float) -> dict[str
     return {"logits": (chosen.left_out[seen] / temperature).float(), "labels": labels[seen]}
 
 
-def left_out_figures(
-    scores: Tensor, labels: Tensor, val_logits: Tensor, val_labels: Tensor
-) -> dict[str, Any]:
-    """Return accuracy by leave-one-out, its 95 % interval, and whether validation differs."""
-    wrong, val_wrong = misses(scores, labels), misses(val_logits, val_labels)
-    low, high = accuracy_interval(wrong)
+def left_out_figures(run: Run, seen: Seen, scores: Tensor, val_logits: Tensor) -> dict[str, Any]:
+    """Return accuracy by leave-one-out, its 95 % interval, and whether validation differs.
+
+    scores: (N, K) of training pictures, each without its group; val_logits: (M, K).
+    """
+    wrong, val_wrong = misses(scores, seen.labels), misses(val_logits, seen.val_labels)
+    every = run.parts.index.groups
+    val_groups = None if every is None else torch.from_numpy(every[run.material.val])
+    groups = seen.problem.groups
+    low, high = accuracy_interval(wrong, groups)
     return {
         "accuracy": 1 - float(wrong.mean()),
         "low": low,
         "high": high,
-        "pictures": len(labels),
-        "differs": disagree(wrong, val_wrong),
+        "pictures": len(seen.labels),
+        "groups": None if groups is None else len(groups.unique()),
+        "differs": disagree(wrong, val_wrong, (groups, val_groups)),
     }
 
 
@@ -221,6 +246,16 @@ def what_differs(left_out: dict[str, Any], accuracy: float) -> str:
     else:
         why = "validation pictures are easier than training ones, or copies of them: inspect both"
     return f"{both}, further apart than chance allows: {why}"
+
+
+def what_is_similar(similar: dict[str, Any]) -> str:
+    """Say what it means that training pictures are nearly the same as others."""
+    return (
+        f"{similar['in_groups']:,} training pictures are nearly the same as others, in "
+        f"{similar['groups']:,} groups: leave-one-out accuracy is {similar['by_picture']:.1%} by "
+        f"picture, {similar['by_group']:.1%} by group; where such pictures are on both sides of a "
+        "split, its figure is as much too good: --group-by similar"
+    )
 
 
 def make_solved(run: Run, depths: tuple[Depth, ...]) -> tuple[DepthClassifier, HeadDesign]:
@@ -238,12 +273,12 @@ def keep(
     row: dict[str, Any],
     solved: DepthClassifier,
     features: Tensor,
-    side_px: int | None,
-    left_out: dict[str, Tensor] | None,
+    further: dict[str, Any],
 ) -> bool:
     """Write a solve down if it is the best one on validation so far; True if it is.
 
-    features, left_out: of `Solved`. side_px: its input size where it is not the run's.
+    features: of `Solved`. further: as there left_out, out_of_fold, and side_px, the input size
+    where it is not the run's.
     """
     metric = run.settings.metric
     value = ranked(row, metric)
@@ -261,8 +296,7 @@ def keep(
         "depths": [depth.to_dict() for depth in solved.depths],
         "row": row,
         "features": features,
-        "side_px": side_px,
-        "left_out": left_out,
+        **further,
     }
     run.folder.save_checkpoint("solved", state)
     return True
@@ -294,5 +328,5 @@ def take_solved(run: Run) -> Solved | None:
     state.rows = [r | {"best": int(r["stage"] == row["stage"])} for r in state.rows]
     run.folder.write_metrics(state.rows)
     size = at_size(run.parts.backbone.preprocessing, checkpoint.get("side_px"))
-    left_out = checkpoint.get("left_out")
-    return Solved(classifier, design, row, checkpoint["features"], size, left_out)
+    further = (checkpoint.get("left_out"), checkpoint.get("out_of_fold"))
+    return Solved(classifier, design, row, checkpoint["features"], size, *further)

@@ -10,7 +10,7 @@ from transferkit.evaluation.choice_plot import choice_plot
 from transferkit.events import Show, Working
 from transferkit.files.atomic_write import require_png, write_plot
 from transferkit.finetuning.backbone_choice import Choice, choose_backbone
-from transferkit.finetuning.preparation import read_index
+from transferkit.finetuning.pictures import read_index
 from transferkit.stopwatch import Stopwatch
 from transferkit.training.fabric import make_fabric
 from transferkit.units import parse_duration

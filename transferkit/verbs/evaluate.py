@@ -3,12 +3,14 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
+import torch
 
 from transferkit.config import Config, Predict
+from transferkit.config.data import Data
 from transferkit.data.addresses import fetch
+from transferkit.data.groups import SIMILAR
 from transferkit.data.index import DatasetIndex, ScanOptions, scan
 from transferkit.data.reading import Reading, reading_of
 from transferkit.errors import UserError, usage_error
@@ -17,10 +19,13 @@ from transferkit.evaluation.measured import Measured
 from transferkit.evaluation.metrics import evaluate_logits, with_examples
 from transferkit.evaluation.selective import detection_auroc, risk_coverage
 from transferkit.events import Notice, Progress, Show, Working
+from transferkit.finetuning.pictures import with_similar
 from transferkit.inference.decide import MEASURES, DecisionRule, class_sets, fit_rule
 from transferkit.inference.members import open_members
+from transferkit.inference.out_of_fold import out_of_fold
 from transferkit.inference.pipeline import Prediction, predictions
 from transferkit.inference.sampled import calibrated
+from transferkit.inference.uncertainty import uncertainty_of
 from transferkit.recipes.reading import config_of
 from transferkit.runs.folder import RunFolder
 
@@ -29,30 +34,35 @@ SHARES = (1.0, 0.95, 0.9, 0.8, 0.7, 0.5)
 
 def evaluate(
     folders: Sequence[RunFolder],
-    data: tuple[Path | None, Path | None],
+    data: Data,
     split: str,
     options: Predict,
     show: Show,
-    allow_outside: bool = False,
     max_pixels: int | None = None,
 ) -> Measured:
     """Predict labelled pictures and compare.
 
-    data: folder and manifest. split: "train", "val", "test" or "all"; "auto" is val where DATA has
-    one of its own or where it is what the run was trained on, else all. allow_outside: whether the
-    manifest may name files outside of its folder. max_pixels: in place of the runs' own.
+    data: where they are, and what corrects their labels; its other options are the run's. split:
+    "train", "val", "test" or "all"; "auto" is val where DATA has one of its own or where it is what
+    the run was trained on, else all. max_pixels: in place of the runs' own.
     Raises UserError when the model knows none of the classes.
     """
     config = config_of(folders[0]) if "recipe" in folders[0].files else Config()
     reading = reading_of(config.data)
     if max_pixels is not None:
         reading = replace(reading, max_pixels=max_pixels)
-    index = scan_labelled(data, config, reading, show, allow_outside)
+    index = scan_labelled(data, config, reading, show)
     show(Working("loading the model"))
     members = open_members(folders, options, len(index), max_pixels=max_pixels)
     members = calibrated(members, options, measure=True)
     loaded = members[0].loaded
-    is_own = loaded.description.get("data", {}).get("fingerprint") == index.fingerprint
+    trained_on = loaded.description.get("data", {})
+    if config.data.group_by == SIMILAR and trained_on.get("pictures") == len(index):
+        index = with_similar(config, index, show)
+    if trained_on.get("files") == index.picture_digest and trained_on.get("folds"):
+        text = "the run was trained on all of these pictures: evaluate --folds says more"
+        show(Notice(text, warning=True))
+    is_own = trained_on.get("fingerprint") == index.fingerprint
     positions = positions_of(index, split, is_own or not index.drawn_split)
     labels = model_labels(index, positions, loaded.classes)
     collected = Collected(loaded.classes, fit_rule(members, options), options.seed)
@@ -71,26 +81,36 @@ def evaluate(
     return result
 
 
-def scan_labelled(
-    data: tuple[Path | None, Path | None],
-    config: Config,
-    reading: Reading,
-    show: Show,
-    allow_outside: bool = False,
-) -> DatasetIndex:
+def evaluate_folds(folder: RunFolder) -> Measured:
+    """Compare what a run of `finetune --folds` says out of fold with the labels.
+
+    Raises UserError where the run was not judged by folds.
+    """
+    found = out_of_fold(folder)
+    classes = folder.read_description()["classes"]
+    probabilities = found.logits.double().softmax(1).numpy()[:, None]  # (N, 1, K)
+    collected = Collected(classes, DecisionRule(), 0)
+    truth = list(zip(found.labels.tolist(), found.paths, strict=True))
+    features = torch.empty(len(truth), 0)
+    collected.add(truth, Prediction(probabilities, uncertainty_of(probabilities), features))
+    return collected.result(Counter(classes[label] for label in found.labels.tolist()))
+
+
+def scan_labelled(data: Data, config: Config, reading: Reading, show: Show) -> DatasetIndex:
     """Scan what is to be evaluated, with the split that the run would draw."""
-    folder, manifest = data
     options = ScanOptions(
-        manifest,
+        data.manifest,
         config.data.val_fraction,
         config.training.seed,
         reading=reading,
         use="measure",
-        allow_outside=allow_outside,
+        allow_outside=data.allow_outside,
+        corrections=data.corrections,
+        group_by=config.data.group_by,
     )
-    fetch([folder], show)
+    fetch([data.path], show)
     show(Working("reading pictures"))
-    index = scan(folder, options, lambda done, total: show(Progress("scan", done, total)))
+    index = scan(data.path, options, lambda done, total: show(Progress("scan", done, total)))
     for warning in index.warnings:
         show(Notice(warning, warning=True))
     return index

@@ -32,7 +32,7 @@ from transferkit.exporting.formats import (
 from transferkit.exporting.int8 import BATCH, quantized
 from transferkit.exporting.sparsity import Retraining, pruned, zeros
 from transferkit.files.atomic_write import disk_error, make_inside, write_atomically
-from transferkit.finetuning.preparation import scan_pictures
+from transferkit.finetuning.pictures import scan_pictures
 from transferkit.inference.deployed import DTYPES, Deployed
 from transferkit.inference.exported import OPENERS, import_openvino, open_exported
 from transferkit.inference.predict import LoadedRun, load_run
@@ -140,7 +140,8 @@ def pictures_to_compare(
         if own:
             config = moved(config, None, None, run)
         else:
-            config = replace(config, data=replace(config.data, path=options.data, manifest=None))
+            data = replace(config.data, path=options.data, manifest=None, corrections=None)
+            config = replace(config, data=data)
         index = scan_pictures(config, show, "measure")
     except UserError as problem:
         needs = options.precision == "int8" or options.sparsity

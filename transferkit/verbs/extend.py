@@ -46,7 +46,9 @@ def solve_again(runs: tuple[Path, ...], data: Data, out: Path | None, show: Show
         where = "its class weights or batch-norm statistics depend on pictures that are gone"
         raise usage_error(what, where, "train on all pictures")
     config = Config(
-        data=replace(first.data, path=data.path, manifest=data.manifest, exclude=()),
+        data=replace(
+            first.data, path=data.path, manifest=data.manifest, corrections=None, exclude=()
+        ),
         backbone=first.backbone,
         head=replace(first.head, layers=(), batchnorm=(), dropout=first.head.dropout[-1:]),
         solve=replace(first.solve, extends=runs),

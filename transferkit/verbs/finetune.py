@@ -9,7 +9,7 @@ from typing import Any
 
 from transferkit import processes
 from transferkit.config import Config
-from transferkit.errors import usage_error
+from transferkit.errors import UserError, usage_error
 from transferkit.evaluation.layer_plots import gradients, inside
 from transferkit.evaluation.plots import confusion, curves, learning_rates
 from transferkit.evaluation.reliability_plot import reliability
@@ -17,12 +17,13 @@ from transferkit.events import Event, Notice, Show, StageEnded, StageStarted, Wo
 from transferkit.files.foreign_files import understood
 from transferkit.finetuning.batch_parts import with_micro_batches
 from transferkit.finetuning.final_validation import Validation, validate
+from transferkit.finetuning.outlook import look_ahead
 from transferkit.finetuning.preparation import prepare, recalibrate
 from transferkit.finetuning.summary import RunSummary, going_on, summarize
 from transferkit.finetuning.time_budget import choose, notice_of, with_views
 from transferkit.recipes.reading import config_of, to_toml
 from transferkit.runs.creation import RUNS
-from transferkit.runs.folder import RunFolder
+from transferkit.runs.folder import RECIPE, RunFolder
 from transferkit.runs.life import (
     absolute_paths,
     earlier_run,
@@ -47,6 +48,14 @@ from transferkit.training.solved import Solved
 from transferkit.training.solving import take_solved
 from transferkit.training.stage_checks import refuse_unfilled
 from transferkit.units import parse_duration
+from transferkit.verbs.cross_validation import (
+    add_folds,
+    announce,
+    fold_config,
+    folds_left,
+    parted,
+    trains_folds,
+)
 from transferkit.verbs.find_lr import with_found_rate
 from transferkit.verbs.report import write_card, write_report
 
@@ -64,6 +73,7 @@ def finetune(
     if config.device.strategy == "fsdp" and processes.count() == 1:
         what = "--strategy fsdp has no effect in one process"
         raise usage_error(what, "", "start several with torchrun or srun, or leave it out")
+    announce(config, show)
     source = config.data.path or config.data.manifest
     name = source.resolve().stem if source else "run"
     refuse_among_pictures(out or RUNS, config)
@@ -76,7 +86,28 @@ def finetune(
         parts = with_found_rate(parts, budget, logged(show, folder))
         run = make_run(parts, folder, budget)
         processes.from_first(describe, run)
-        return train(run, show)
+        return with_folds(run, train(run, show), show)
+
+
+def with_folds(run: Run, summary: RunSummary, show: Show) -> RunSummary:
+    """Train the plan without each fold, where folds are wanted and a solve does not tell them."""
+    config, folder = run.parts.config, run.folder
+    if not trains_folds(config) or summary.stopped:
+        return summary
+    index, number = parted(config, run.parts.index), config.data.folds
+    assert number is not None
+    for fold, path in folds_left(folder, number):
+        show(Notice(f"fold {fold + 1} of {number}"))
+        try:
+            if (path / RECIPE).is_file():
+                resume(path, show)
+            else:
+                own = processes.from_first(fold_config, config, index, folder, fold)
+                finetune(own, path, show)
+        except UserError as problem:
+            problem.remedy = f"go on with all folds: transferkit finetune --resume {folder.path}"
+            raise
+    return add_folds(folder, summary, show)
 
 
 def describe(run: Run) -> None:
@@ -104,11 +135,11 @@ def resume(
     path: Path,
     show: Show,
     watch: Stopwatch | None = None,
-    place: tuple[Path | None, Path | None] = (None, None),
+    place: tuple[Path | None, Path | None, Path | None] = (None, None, None),
 ) -> RunSummary:
     """Continue an interrupted run; the result equals that of an uninterrupted one.
 
-    place: folder and manifest, where the pictures lie elsewhere now.
+    place: folder, manifest and corrections, where these lie elsewhere now.
     Raises UserError when the pictures are no longer the same.
     """
     with earlier_run(path) as folder:
@@ -117,7 +148,8 @@ def resume(
             remedy = f"transferkit pretrain --resume {path}"
             raise usage_error(f"{path} is a pretraining run", "", remedy)
         before = config_of(folder)
-        config = moved(before, *place, path)
+        data, manifest, corrections = place
+        config = moved(before, data, manifest, path, corrections)
         parts, budget = prepare(config, show, watch), None
         if (planned := folder.read_json("budget")) is not None:
             with understood(path):
@@ -131,7 +163,8 @@ def resume(
             show(Notice(f"the pictures lie in {config.data.manifest or config.data.path} now"))
             text = to_toml(replace(before, data=config.data))
             processes.from_first(folder.write_recipe, text)
-        return train(make_run(parts, folder, budget), show)
+        run = make_run(parts, folder, budget)
+        return with_folds(run, train(run, show), show)
 
 
 def train(run: Run, show: Show) -> RunSummary:
@@ -202,6 +235,8 @@ def finish(run: Run, show: Show) -> RunSummary:
     show(Working("drawing plots and the report"))
     with watch.on("plots"):
         draw(run, validation)
+    with watch.on("final validation"):
+        look_ahead(run, logged(show, folder))
     summary = summarize(run, evaluation)
     folder.write_json("summary", summary.to_dict())
     write_report(folder, show)
@@ -269,6 +304,8 @@ def data_description(parts: Parts) -> dict[str, Any]:
     return {
         "fingerprint": index.fingerprint,
         "contents": index.contents,
+        "files": index.picture_digest,
+        "folds": index.folds is not None,
         "pictures": len(index.paths),
         "splits": counts,
         "classes": list(index.classes),

@@ -1,37 +1,42 @@
 """The verb `inspect`: what a data set holds and what is wrong with it."""
 
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+from transferkit.config import Config
+from transferkit.config.data import Data
 from transferkit.data.addresses import fetch
 from transferkit.data.index import ScanOptions, scan
 from transferkit.data.inspect import Inspection, inspect
-from transferkit.data.reading import PLAIN, Reading
+from transferkit.data.reading import reading_of
+from transferkit.evaluation.learning_plot import learning_plot
 from transferkit.events import Progress, Show, Working
-from transferkit.files.atomic_write import disk_error, write_atomically
+from transferkit.files.atomic_write import disk_error, write_atomically, write_plot
 from transferkit.files.strict_json import strict_json
+from transferkit.finetuning.outlook import Outlook, grouped_accuracies, outlook_of
+from transferkit.finetuning.pictures import read_evidence
 from transferkit.redaction import redacted
 
+PLOT = "learning-curve.png"
+"""Beside the file of the findings."""
 
-def inspect_data(
-    data: Path | None,
-    manifest: Path | None,
-    output: Path | None,
-    strict: bool,
-    show: Show,
-    allow_outside: bool = False,
-    reading: Reading = PLAIN,
-) -> tuple[Inspection, Path]:
+
+def inspect_data(given: Data, output: Path | None, show: Show) -> tuple[Inspection, Path]:
     """Scan and inspect a data set; write the findings as JSON and return them with the file.
 
-    output: the file; None makes inspection-<name>.json in the current folder. allow_outside: see
-    `transferkit.data.manifest.read_manifest`. reading: how the files are read.
+    output: the file; None makes inspection-<name>.json in the current folder.
     """
+    data, manifest = given.path, given.manifest
     options = ScanOptions(
         manifest=manifest,
-        strict=strict,
-        allow_outside=allow_outside,
-        reading=reading,
+        strict=given.strict,
+        allow_outside=given.allow_outside,
+        reading=reading_of(given),
         use="look",
+        corrections=given.corrections,
+        group_by=given.group_by,
     )
     fetch([data], show)
     show(Working("reading pictures"))
@@ -39,9 +44,29 @@ def inspect_data(
     show(Working("looking for duplicates"))
     found = inspect(index, show)
     path = output or Path(f"inspection-{(data or manifest or Path('data')).resolve().stem}.json")
-    text = redacted(strict_json(found.to_dict(), indent=2)) + "\n"
+    write_findings(path, found.to_dict())
+    return found, path
+
+
+def learn(config: Config, findings: Mapping[str, Any], path: Path, show: Show) -> Outlook:
+    """Ask the pictures' features what more pictures would bring, and whether the splits differ.
+
+    Added to the findings in the file at `path`; the plot lies beside it.
+    """
+    evidence = read_evidence(config, show)
+    outlook = outlook_of(evidence, config.training.seed)
+    show(Working("looking at groups"))
+    outlook = replace(outlook, grouped=grouped_accuracies(evidence))
+    write_findings(path, {**findings, **outlook.to_dict()})
+    if outlook.curve is not None:
+        write_plot(path.with_name(PLOT), learning_plot(outlook.curve))
+    return outlook
+
+
+def write_findings(path: Path, findings: Mapping[str, Any]) -> None:
+    """Write what was found as JSON."""
+    text = redacted(strict_json(findings, indent=2)) + "\n"
     try:
         write_atomically(path, lambda file: file.write(text.encode()))
     except OSError as error:
         raise disk_error(path.parent, error) from error
-    return found, path

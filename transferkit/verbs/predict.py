@@ -2,10 +2,12 @@
 
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from transferkit import processes
 from transferkit.config import Predict
@@ -26,6 +28,7 @@ from transferkit.files.row_files import (
     provenance_path,
     require_replaceable,
 )
+from transferkit.inference.compared import Compared
 from transferkit.inference.decide import NEVER, DecisionRule, fit_rule
 from transferkit.inference.exported import is_exported, require_trust
 from transferkit.inference.members import Member, open_members
@@ -34,7 +37,7 @@ from transferkit.inference.overlays import Overlays, open_overlays, write_overla
 from transferkit.inference.pipeline import PictureBatch, Prediction, predictions
 from transferkit.inference.rows import columns, error_row, prediction_rows
 from transferkit.inference.sampled import calibrated, decides
-from transferkit.inference.select import Pool, score_by
+from transferkit.inference.select import Pool, label_gain, score_by
 from transferkit.recipes.reading import load_config, predict_options
 from transferkit.runs.folder import RunFolder, open_run
 
@@ -46,13 +49,18 @@ OF_EXPORTED = ("predict.top_k", "predict.batch_size")
 
 @dataclass(frozen=True)
 class Job:
-    """Everything that a prediction needs, opened and checked. names: columns of the rows."""
+    """Everything that a prediction needs, opened and checked. names: columns of the rows.
+
+    compared: takes a sample of the pictures; told: what it says in the end, for JSON.
+    """
 
     members: list[Member]
     files: list[Path]
     options: Predict
     rule: DecisionRule
     names: list[str]
+    compared: Compared
+    told: dict[str, Any] = field(default_factory=dict)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -167,7 +175,8 @@ def open_job(
         )
     has_ood = any(member.ood for member in members)
     names = columns(options, len(members[0].loaded.classes), count, has_ood)
-    return Job(members, files, options, fit_rule(members, options), names)
+    compared = Compared(members[0], options.seed)
+    return Job(members, files, options, fit_rule(members, options), names, compared)
 
 
 def num_samples(members: Sequence[Member], options: Predict) -> int:
@@ -217,11 +226,19 @@ def stream(job: Job, outputs: Outputs, show: Show) -> Iterator[dict[str, Any]]:
                 table.write(rows)
             write_arrays(arrays, batch, prediction)
             yield from rows
+            if prediction is not None:
+                readable = [picture.file for picture in batch.readable]
+                job.compared.add(readable, prediction.first_classes, prediction.features)
             strange += [row["path"] for row in rows if row.get("unlike")]
             unreadable += [row["path"] for row in rows if row["error"]]
     if table:
         warn_of(unreadable, "{} could not be read; see column error", show)
     warn_of(strange, "out of distribution (column ood above 1): {}", show)
+    if processes.count() == 1:
+        warning, found = job.compared.told()
+        job.told.update({"shift": found} if found else {})
+        if warning:
+            show(Notice(warning, warning=True))
 
 
 def warn_of(paths: list[str], text: str, show: Show) -> None:
@@ -283,10 +300,14 @@ def select(job: Job, outputs: Outputs, show: Show) -> Iterator[dict[str, Any]]:
     """Score all pictures, then yield the chosen ones: rank, path, score, and copy them."""
     options = job.options
     assert options.select is not None
-    pool = Pool(options.select, options.by, options.seed)
+    gain = label_gain(job.members[0]) if options.by == "solve" else None
+    pool = Pool(options.select, options.by, options.seed, gain)
     for batch, prediction in predictions(job.members, job.files, options, show):
         if prediction is not None:
             scores = score_by(options.by, prediction.uncertainty)
+            if gain is not None:
+                chances = torch.from_numpy(prediction.uncertainty.mean)
+                scores = gain.surprise(prediction.features, chances).numpy()
             vectors = prediction.features.numpy()
             for picture, score, features in zip(batch.readable, scores, vectors, strict=True):
                 pool.add(picture.file, float(score), features)

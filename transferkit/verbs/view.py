@@ -74,7 +74,8 @@ def view(
     show(Working("loading the model"))
     with Answerer(folder, options) as answerer:
         pages = make_pages(folder, answerer, show)
-        with open_server(port, pages, lambda p: answerer(p).to_dict(), failed) as server:
+        answers = {"/predict": lambda picture: answerer(picture).to_dict()}
+        with open_server(port, pages, answers, failed) as server:
             ready(server.address, server.address_once())
             try:
                 server.serve_forever(poll_interval=0.2)

@@ -51,14 +51,14 @@ def refuse_upload(headers: Message, port: int) -> Refusal | None:
     if refusal := refuse(headers, port):
         return refusal
     if headers.get("Origin", "").lower() not in {f"http://{host}" for host in hosts(port)}:
-        return Refusal(403, "only the page of this server may send pictures")
+        return Refusal(403, "only the page of this server may send anything")
     if headers.get("Content-Type", "") != BODY_TYPE:  # one that no form can send
         return Refusal(415, f"the body has to be {BODY_TYPE}")
     length = headers.get("Content-Length", "")
     if "Transfer-Encoding" in headers or not (length.isascii() and length.isdigit()):
         return Refusal(411, "the request needs a Content-Length")
     if not 0 < int(length[:20]) <= MAX_BYTES:
-        return Refusal(413, f"a picture has 1 to {MAX_BYTES:,} bytes")
+        return Refusal(413, f"what is sent has 1 to {MAX_BYTES:,} bytes")
     return None
 
 

@@ -1,4 +1,4 @@
-"""The server of `view`: two pages and predictions, on the loopback address only.
+"""The server of `view`: pages and answers to what they send, on the loopback address only.
 
 No path of a request leads to a file: pages are rendered beforehand. Clients without the token may
 connect, but cannot block others: a request has to arrive within a few seconds, and beyond
@@ -38,6 +38,8 @@ UPLOAD_S = 60.0  # for a whole picture
 PIECE = 1 << 16
 TOKEN = "?token="
 NO_MORE: Mapping[str, str] = {}
+Answer = Callable[[bytes], Mapping[str, Any]]
+"""Content of a request -> JSON content; a UserError is told to the page."""
 JSON_POLICY = "default-src 'none'; frame-ancestors 'none'"
 
 
@@ -50,7 +52,7 @@ class Page:
 
 
 class Server(ThreadingHTTPServer):
-    """Listens on 127.0.0.1. pages: path -> page. answer: bytes of a picture -> JSON content."""
+    """Listens on 127.0.0.1. pages: path -> page. answers: path -> what answers a sent body."""
 
     daemon_threads = True
     allow_reuse_address = False
@@ -60,11 +62,11 @@ class Server(ThreadingHTTPServer):
         self,
         port: int,
         pages: Mapping[str, Page],
-        answer: Callable[[bytes], Mapping[str, Any]],
+        answers: Mapping[str, Answer],
         failed: Callable[[Exception], None],
     ) -> None:
         super().__init__((LOOPBACK, port), Handler)
-        self.pages, self.answer, self.failed = pages, answer, failed
+        self.pages, self.answers, self.failed = pages, answers, failed
         self.connections = threading.BoundedSemaphore(MOST_CONNECTIONS)
         self.uploads = threading.BoundedSemaphore(MOST_UPLOADS)
         self.token = secrets.token_urlsafe()
@@ -164,19 +166,20 @@ class Handler(BaseHTTPRequestHandler):
         return None
 
     def do_POST(self) -> None:
-        """Predict an uploaded picture."""
+        """Answer what a page sends."""
         refusal = refuse_upload(self.headers, self.server.server_port) or self.refuse_stranger()
         if refusal:
             return self.refuse(refusal)
-        if self.path.partition(TOKEN)[0] != "/predict":
+        answer = self.server.answers.get(self.path.partition(TOKEN)[0])
+        if answer is None:
             return self.refuse(Refusal(404, "there is nothing here"))
         if not self.server.uploads.acquire(blocking=False):
-            return self.refuse(Refusal(503, "too many pictures at once: try again"))
+            return self.refuse(Refusal(503, "too many requests at once: try again"))
         try:
-            picture = self.body(int(self.headers["Content-Length"]))
-            if picture is None:
-                return self.refuse(Refusal(408, "the picture did not arrive"))
-            self.give_answer(picture)
+            body = self.body(int(self.headers["Content-Length"]))
+            if body is None:
+                return self.refuse(Refusal(408, "it did not arrive whole"))
+            self.give_answer(answer, body)
         finally:
             self.server.uploads.release()
 
@@ -194,15 +197,15 @@ class Handler(BaseHTTPRequestHandler):
             missing -= len(piece)
         return b"".join(pieces)
 
-    def give_answer(self, picture: bytes) -> None:
-        """Predict, and send the result or the reason for there being none."""
+    def give_answer(self, answer: Answer, body: bytes) -> None:
+        """Send an answer, or the reason for there being none."""
         try:
-            text = strict_json(dict(self.server.answer(picture)))
+            text = strict_json(dict(answer(body)))
         except UserError as error:
             return self.refuse(Refusal(422, error.what))
         except Exception as error:  # the server goes on
             self.server.failed(error)
-            return self.refuse(Refusal(500, "this picture could not be predicted"))
+            return self.refuse(Refusal(500, "this could not be answered"))
         self.give(200, "application/json", text, JSON_POLICY)
 
     def refuse(self, refusal: Refusal) -> None:
@@ -236,12 +239,12 @@ class Handler(BaseHTTPRequestHandler):
 def open_server(
     port: int,
     pages: Mapping[str, Page],
-    answer: Callable[[bytes], Mapping[str, Any]],
+    answers: Mapping[str, Answer],
     failed: Callable[[Exception], None],
 ) -> Server:
     """Open a server. port: 0 takes a free one. Raises a usage error for a port in use."""
     try:
-        return Server(port, pages, answer, failed)
+        return Server(port, pages, answers, failed)
     except OSError as error:
         raise usage_error(
             f"--port {port}: {error.strerror or error}", remedy="leave --port out for a free one"

@@ -86,6 +86,8 @@ def closing_table(summary: "RunSummary") -> None:
     print_styled(" · ".join(shown), "dim")
     if (left_out := summary.leave_one_out) is not None:
         print_styled(left_out_text(left_out), "dim")
+    if summary.folds is not None:
+        print_styled(folds_text(summary.folds), "dim")
     if summary.weak_classes:
         weak = [
             [c.name, f"{c.recall:.1%}", c.support, f"{c.confused_with} ({c.confused_count})"]
@@ -122,6 +124,15 @@ def left_out_text(figures: Mapping[str, Any]) -> str:
     return f"{text}of {figures['pictures']:,} training pictures"
 
 
+def folds_text(figures: Mapping[str, Any]) -> str:
+    """Say what folds say: every picture by a model that has not seen its fold."""
+    rates = figures["by_fold"]
+    text = (
+        f"out of fold: accuracy {figures['accuracy']:.1%} of {figures['pictures']:,} pictures; in "
+    )
+    return f"{text}{len(rates)} folds {min(rates):.1%} to {max(rates):.1%}"
+
+
 def time_table(summary: "RunSummary") -> None:
     """Print where the time went: a row per part of the work, a column per stage.
 
@@ -154,7 +165,10 @@ def _seconds_text(seconds: float) -> str:
 
 def _headline(summary: "RunSummary") -> str:
     accuracy = summary.metrics["accuracy"]
-    text = f"accuracy {accuracy:.1%} on {summary.val_pictures:,} validation pictures"
+    how = "validation pictures"
+    if summary.folds is not None and summary.folds["pictures"] == summary.val_pictures:
+        how = "pictures out of fold"
+    text = f"accuracy {accuracy:.1%} on {summary.val_pictures:,} {how}"
     text += f" of {summary.classes:,} classes"
     if summary.head_only_accuracy is None or len(summary.stages) < 2:
         return text
