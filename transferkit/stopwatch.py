@@ -10,8 +10,8 @@ OUTSIDE = -1
 OTHER = "other"
 """All time that no other part accounts for, so that the parts add up to the whole."""
 PARTS = (
-    *("imports", "fetch", "scan", "backbone", "measuring", "batch-norm statistics", "range test"),
-    *("prepare engine", "pictures", "trunk", "cache write", "cache read"),
+    *("imports", "fetch", "scan", "pretraining", "backbone", "measuring", "batch-norm statistics"),
+    *("range test", "prepare engine", "pictures", "trunk", "cache write", "cache read"),
     *("training", "evaluation", "checkpoint", "final validation", "plots", OTHER),
 )
 """All parts, in the order in which they are shown."""

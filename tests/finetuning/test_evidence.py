@@ -14,9 +14,9 @@ from transferkit.finetuning.evidence import (
     Evidence,
     evidence_of,
     out_of_sample,
-    read_evidence,
     run_evidence,
 )
+from transferkit.finetuning.pictures import read_evidence
 from transferkit.training import depth_features
 from transferkit.verbs.finetune import finetune
 

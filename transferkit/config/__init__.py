@@ -5,7 +5,8 @@ The command line, recipes, `--set`, `--help` and the checks all read these datac
 `transferkit.recipes.reading`, so that importing this module costs nothing.
 """
 
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -66,6 +67,20 @@ class Config:
     stages: tuple[Stage, ...] = ()
 
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
+
+    @property
+    def pretrains(self) -> bool:
+        """Whether the plan begins with pretraining."""
+        return bool(self.stages) and self.stages[0].pretrains
+
+    @property
+    def after_pretraining(self) -> "Config":
+        """What follows pretraining, on a backbone whose weights are known only then."""
+        if not self.pretrains:
+            return self
+        weights = self.backbone.weights or Path("pretraining", "model.safetensors")
+        backbone = replace(self.backbone, weights=weights, pretrained=True)
+        return replace(self, backbone=backbone, stages=self.stages[1:])
 
     @property
     def solves(self) -> bool:

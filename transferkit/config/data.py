@@ -31,6 +31,10 @@ class Data(Section):
         Path | None,
         Option("--corrections", "CSV with columns path,label that corrects labels of DATA."),
     ] = None
+    unlabeled: Annotated[
+        Path | None,
+        Option("--unlabeled", "Pictures for a first stage of pretraining [those of training]."),
+    ] = None
     val_fraction: Annotated[
         float,
         Gt(0),

@@ -1,6 +1,7 @@
 """The table of pretraining methods: what each learns, how it runs, and which options it reads."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
 
 TWO_VIEWS = ("strong", "strong")
 
@@ -120,3 +121,8 @@ METHODS: dict[str, MethodKind] = {
         reads_labels=True,
     ),
 }
+
+if TYPE_CHECKING:
+    MethodName = str
+else:
+    MethodName = Literal[tuple(METHODS)]

@@ -4,20 +4,15 @@ their own that `transferkit pretrain` reads as `finetune` does.
 
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Le, Lt
 
-from transferkit.config.methods import METHODS
+from transferkit.config.methods import METHODS, MethodName
 from transferkit.config.option import Option, Section
 from transferkit.units import parse_duration
 
 SECTION = "pretraining"
-
-if TYPE_CHECKING:
-    MethodName = str
-else:
-    MethodName = Literal[tuple(METHODS)]
 
 USES: dict[str, tuple[str, ...]] = {
     option: tuple(name for name, kind in METHODS.items() if option in kind.options)

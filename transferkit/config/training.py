@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Le, Lt
 
+from transferkit.config.methods import METHODS, MethodName
 from transferkit.config.option import Option, Section
 
 USUAL_LR = 3e-3
@@ -25,14 +26,21 @@ class Stage(Section):
     decay: each deeper block group learns at the rate above it times this.
     if_improving: run only when the stage before improved validation by `training.min_delta`.
     image_size: of a solve, the input side in pixels; None is the run's.
+    The first stage may be a method of pretraining; budget: its time in place of epochs, e.g. 20m.
     """
 
-    unfreeze: Annotated[int, Ge(1)] | Literal["head", "all", "solve"]
+    unfreeze: Annotated[int, Ge(1)] | Literal["head", "all", "solve"] | MethodName
     epochs: Annotated[int, Ge(1), Le(10_000)]
     lr: Annotated[float, Gt(0)] | None = None
     decay: Annotated[float, Gt(0), Le(1)] | None = None
     if_improving: bool = False
     image_size: Annotated[int, Ge(16), Le(2048)] | None = None
+    budget: str | None = None
+
+    @property
+    def pretrains(self) -> bool:
+        """Whether the stage learns from pictures without their labels."""
+        return self.unfreeze in METHODS
 
     @property
     def solves(self) -> bool:
@@ -44,6 +52,8 @@ class Stage(Section):
         """The stage as `--stages` takes it."""
         if self.solves:
             return "solve" if self.image_size is None else f"solve@{self.image_size}"
+        if self.pretrains:
+            return f"{self.unfreeze}:{self.budget or self.epochs}"
         rate = "" if self.lr is None else f"@{self.lr:g}"
         decay = "" if self.decay is None else f"~{self.decay:g}"
         return f"{self.unfreeze}:{self.epochs}{rate}{decay}{'?' * self.if_improving}"

@@ -9,6 +9,7 @@ from transferkit.evaluation.metrics import Evaluation, WeakClass
 from transferkit.files.strict_json import to_plain
 from transferkit.finetuning.diagnosis import diagnose
 from transferkit.inference.out_of_fold import out_of_fold
+from transferkit.runs.folder import PRETRAINING, RunFolder
 from transferkit.stopwatch import by_part
 from transferkit.training.loop import NO_TIME, NOT_IMPROVED
 from transferkit.training.run import Run, under_l1
@@ -50,6 +51,7 @@ class RunSummary:
     wise_ft: share of the way from before unfreezing to after it, None without interpolation.
     stopped: why the run ended before its plan, "" where it did not.
     leave_one_out: of the first solve, see `left_out_figures`; None without one.
+    pretraining: summary.json of the run inside, where the plan began with one.
     folds: accuracy out of fold, see `OutOfFold.figures`; None without folds.
     zero_weights: how many of the weights under L1 are exactly zero, and of how many; None without.
     diagnosis: what went wrong inside the network, and what to try; empty when nothing was seen.
@@ -73,6 +75,7 @@ class RunSummary:
     leave_one_out: dict[str, Any] | None = None
     zero_weights: tuple[int, int] | None = None
     folds: dict[str, Any] | None = None
+    pretraining: dict[str, Any] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON has them: paths as text, NaN as None."""
@@ -128,6 +131,7 @@ def summarize(run: Run, evaluation: Evaluation) -> RunSummary:
         stopped=run.stopped,
         leave_one_out=run.state.left_out,
         zero_weights=zero_weights(run),
+        pretraining=pretraining_of(run.folder),
         folds=None if run.parts.index.folds is None else out_of_fold(run.folder).figures(),
         diagnosis=(
             *run.state.divergences,
@@ -140,6 +144,12 @@ def summarize(run: Run, evaluation: Evaluation) -> RunSummary:
             ),
         ),
     )
+
+
+def pretraining_of(folder: RunFolder) -> dict[str, Any] | None:
+    """Return what the pretraining that a run began with says of itself; None without one."""
+    path = folder.path / PRETRAINING
+    return RunFolder(path).read_json("summary") if path.is_dir() else None
 
 
 def zero_weights(run: Run) -> tuple[int, int] | None:

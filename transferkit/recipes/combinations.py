@@ -17,6 +17,17 @@ from transferkit.units import parse_bytes, parse_colour
 def combination_problems(config: Config) -> list[str]:
     """Find options that contradict each other or would have no effect."""
     found = []
+    if any(stage.pretrains for stage in config.stages[1:]):
+        found.append("stages: pretraining comes first, and once")
+    if any(stage.budget and not stage.pretrains for stage in config.stages):
+        found.append("stages: a time belongs to pretraining, as in simclr:20m; others have epochs")
+    if config.data.unlabeled is not None and not config.pretrains:
+        found.append(
+            'data.unlabeled has no effect without pretraining: --stages "simclr:20, solve"'
+        )
+    if config.pretrains and config.training.budget is not None:
+        found.append("--budget has no effect on pretraining: give it a time, as in simclr:20m")
+    config = config.after_pretraining
     if config.backbone.weights is not None and not config.backbone.pretrained:
         found.append("--weights and --no-pretrained contradict each other: leave one out")
     if config.backbone.starts_random and config.head_trains_first:

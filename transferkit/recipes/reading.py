@@ -15,7 +15,7 @@ from transferkit.files.foreign_files import parse_toml, path_problem
 from transferkit.recipes.combinations import combination_problems
 from transferkit.recipes.from_run import start_from
 from transferkit.recipes.problems import describe_problems, refusal, shortened
-from transferkit.recipes.typed import complete_shorthands, parse_set, parse_stages
+from transferkit.recipes.typed import complete_shorthands, parse_set, parse_stages, take_pretraining
 from transferkit.runs.folder import RECIPE, RunFolder
 
 MAX_RECIPE_BYTES = 1_000_000
@@ -119,6 +119,7 @@ def merged(
         table[last] = value
     if isinstance(raw.get("stages"), str):
         raw["stages"] = parse_stages(raw["stages"])
+    take_pretraining(raw)
     complete_shorthands(raw)
     given = flags or {}
     if given.get("backbone.from_run") and given.get("backbone.pretrained") is False:

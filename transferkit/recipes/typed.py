@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
 from transferkit.config import Config, option_fields
+from transferkit.config.methods import METHODS
 from transferkit.errors import usage_error
 from transferkit.files.foreign_files import parse_toml
 from transferkit.recipes.problems import shortened
@@ -39,7 +40,8 @@ def parse_stages(text: str) -> list[dict[str, Any]]:
 
     Each stage is WHAT:EPOCHS[@LR][~DECAY][?]; WHAT is head, all, or the number of block groups
     unfrozen from the top; `?` runs the stage only if the one before improved validation. `solve` is
-    a closed-form stage, `solve@288` one at another input size.
+    a closed-form stage, `solve@288` one at another input size. The first one may be pretraining:
+    METHOD:EPOCHS or METHOD:TIME, such as `simclr:20m`.
     """
     stages: list[dict[str, Any]] = []
     for part in text.split(","):
@@ -47,6 +49,11 @@ def parse_stages(text: str) -> list[dict[str, Any]]:
         if solve := re.fullmatch(r"solve(?:\s*@\s*(\d{1,6}))?", body):
             size = {"image_size": int(solve[1])} if solve[1] else {}
             stages.append({"unfreeze": "solve", "epochs": 1, **size})
+            continue
+        method, _, length = (piece.strip() for piece in body.partition(":"))
+        if method in METHODS:
+            lasting = {"epochs": int(length)} if length.isdigit() else {"budget": length}
+            stages.append({"unfreeze": method, "epochs": 1, **lasting})
             continue
         stage: dict[str, Any] = {"if_improving": body.endswith("?")}
         body, _, decay = body.removesuffix("?").partition("~")
@@ -65,6 +72,20 @@ def parse_stages(text: str) -> list[dict[str, Any]]:
             ) from None
         stages.append(stage)
     return stages
+
+
+def take_pretraining(raw: dict[str, Any]) -> None:
+    """Let a first stage of pretraining say the section's method and length, in place."""
+    stages = raw.get("stages")
+    first = stages[0] if isinstance(stages, list) and stages else None
+    if not isinstance(first, dict) or first.get("unfreeze") not in METHODS:
+        return
+    section = raw.setdefault("pretraining", {})
+    if isinstance(section, dict):
+        length = ("budget", "epochs") if first.get("budget") else ("epochs", "budget")
+        section["method"] = first["unfreeze"]
+        section[length[0]] = first.get(length[0])
+        section.pop(length[1], None)
 
 
 def complete_shorthands(raw: dict[str, Any]) -> None:

@@ -10,7 +10,8 @@ from transferkit.reporting import figures
 from transferkit.reporting.charts import timeline
 from transferkit.reporting.gather import Picture, RunData, changed_options, wilson_interval
 from transferkit.reporting.page import render
-from transferkit.reporting.thumbnails import thumbnail
+from transferkit.reporting.thumbnails import data_uri, thumbnail
+from transferkit.runs.folder import PRETRAINING
 from transferkit.units import duration_text
 
 MOST_PICTURES = 12  # of each kind
@@ -44,6 +45,7 @@ def run_page(run: RunData) -> str:
         **mistakes(run),
         **certainty(run),
         **outlook(run),
+        **pretraining(run),
         **repetition(run),
     )
 
@@ -150,6 +152,19 @@ def outlook(run: RunData) -> dict[str, Any]:
         "class_gains": gains,
         "shift": shift.get("warning", ""),
     }
+
+
+def pretraining(run: RunData) -> dict[str, Any]:
+    """Return what the pretraining that the run began with has learned; empty without one."""
+    first = run.summary.get("pretraining")
+    if not first:
+        return {"first": None}
+    plots = run.folder / PRETRAINING / "plots"
+    files = [plots / f"{name}.png" for name in ("curves", "filters", "feature_map")]
+    images = {
+        f.stem.replace("_", " "): data_uri(f.read_bytes(), "png") for f in files if f.is_file()
+    }
+    return {"first": first, "first_plots": images}
 
 
 def suspects(run: RunData) -> list[Shown]:

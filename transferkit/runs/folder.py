@@ -51,6 +51,7 @@ CARD = "README.md"  # the model card
 CHECKPOINTS = "checkpoints"
 PLOTS = "plots"
 PROFILE = "profile"
+PRETRAINING = "pretraining"  # a run of its own, where a plan begins with one
 
 BEGINNINGS = (RECIPE, "data.json", "budget.json", LOG)
 """What is written before training begins; the recipe last, with it a run can be taken up."""
@@ -256,7 +257,8 @@ class RunFolder:
 
     def discard_unstarted(self) -> None:
         """Remove a run that has no checkpoint yet, and the folders that were made for it."""
-        if os.path.exists(self.path / CHECKPOINTS):  # False also where a name is too long
+        begun = (CHECKPOINTS, PRETRAINING)
+        if any(os.path.exists(self.path / name) for name in begun):  # False: a name is too long
             return
         for name in BEGINNINGS:
             with contextlib.suppress(OSError):

@@ -162,7 +162,7 @@ def absolute_paths(config: Config) -> Config:
 
     return replace(
         config,
-        data=absolute(config.data, "path", "manifest", "corrections"),
+        data=absolute(config.data, "path", "manifest", "corrections", "unlabeled"),
         backbone=absolute(config.backbone, "weights"),
         cache=absolute(config.cache, "dir"),
         solve=replace(

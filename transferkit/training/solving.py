@@ -105,11 +105,8 @@ def solve_stage(run: Run, stage: PlannedStage) -> Iterator[Event]:
     row |= processes.agreed(row)  # the clock differs
     if not learned:
         processes.from_first(keep_solve, run, seen)
-        state.left_out = left_out_figures(run, seen, chosen.left_out, logits)
         with run.watch.on("training"):
-            widths = [depth.columns for depth in chosen.depths]
-            similar = what_similar_hide(top.problem, widths, seen.labels, chosen.solution)
-        state.left_out["similar"] = None if similar is None else asdict(similar)
+            state.left_out = left_out_figures(run, top, chosen, logits)
     reference = np.searchsorted(seen.positions, material.reference)
     features = torch.cat([top.val_features, top.problem.features[reference]])
     trusted = not learned and state.left_out is not None and not state.left_out["differs"]
@@ -121,10 +118,8 @@ def solve_stage(run: Run, stage: PlannedStage) -> Iterator[Event]:
     yield EpochEnded(state.stage, stage.name, 1, row, is_best)
     averaged = f"; averaged with {share:.0%} of the trained head" if share else ""
     yield Notice(description(chosen, seen, learned) + averaged)
-    if not learned and state.left_out and state.left_out["differs"]:
-        yield Notice(what_differs(state.left_out, row["val_accuracy"]), warning=True)
-    if not learned and state.left_out and state.left_out["similar"]:
-        yield Notice(what_is_similar(state.left_out["similar"]), warning=True)
+    if not learned and state.left_out:
+        yield from doubts(state.left_out, row["val_accuracy"])
     state.next_stage()
     save_last(run)
     write_unsaved(run)
@@ -215,24 +210,34 @@ def to_calibrate(chosen: Chosen, labels: Tensor, temperature: float) -> dict[str
     return {"logits": (chosen.left_out[seen] / temperature).float(), "labels": labels[seen]}
 
 
-def left_out_figures(run: Run, seen: Seen, scores: Tensor, val_logits: Tensor) -> dict[str, Any]:
-    """Return accuracy by leave-one-out, its 95 % interval, and whether validation differs.
+def left_out_figures(run: Run, top: Seen, chosen: Chosen, val_logits: Tensor) -> dict[str, Any]:
+    """Return accuracy by leave-one-out, its 95 % interval, and what speaks against it.
 
-    scores: (N, K) of training pictures, each without its group; val_logits: (M, K).
+    top: what was solved. val_logits: (M, K).
     """
-    wrong, val_wrong = misses(scores, seen.labels), misses(val_logits, seen.val_labels)
+    wrong, val_wrong = misses(chosen.left_out, top.labels), misses(val_logits, top.val_labels)
     every = run.parts.index.groups
     val_groups = None if every is None else torch.from_numpy(every[run.material.val])
-    groups = seen.problem.groups
+    groups, widths = top.problem.groups, [depth.columns for depth in top.depths]
+    similar = what_similar_hide(top.problem, widths, top.labels, chosen.solution)
     low, high = accuracy_interval(wrong, groups)
     return {
         "accuracy": 1 - float(wrong.mean()),
         "low": low,
         "high": high,
-        "pictures": len(seen.labels),
+        "pictures": len(top.labels),
         "groups": None if groups is None else len(groups.unique()),
         "differs": disagree(wrong, val_wrong, (groups, val_groups)),
+        "similar": None if similar is None else asdict(similar),
     }
+
+
+def doubts(left_out: dict[str, Any], accuracy: float) -> Iterator[Notice]:
+    """Say why the figures may be too good. accuracy: on validation."""
+    if left_out["differs"]:
+        yield Notice(what_differs(left_out, accuracy), warning=True)
+    if left_out["similar"]:
+        yield Notice(what_is_similar(left_out["similar"]), warning=True)
 
 
 def what_differs(left_out: dict[str, Any], accuracy: float) -> str:

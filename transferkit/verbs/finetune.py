@@ -9,7 +9,7 @@ from typing import Any
 
 from transferkit import processes
 from transferkit.config import Config
-from transferkit.errors import UserError, usage_error
+from transferkit.errors import usage_error
 from transferkit.evaluation.layer_plots import gradients, inside
 from transferkit.evaluation.plots import confusion, curves, learning_rates
 from transferkit.evaluation.reliability_plot import reliability
@@ -57,6 +57,7 @@ from transferkit.verbs.cross_validation import (
     trains_folds,
 )
 from transferkit.verbs.find_lr import with_found_rate
+from transferkit.verbs.pretraining_stage import part_of, pretrained_first, with_pretraining
 from transferkit.verbs.report import write_card, write_report
 
 COMMAND = "finetune"
@@ -73,19 +74,22 @@ def finetune(
     if config.device.strategy == "fsdp" and processes.count() == 1:
         what = "--strategy fsdp has no effect in one process"
         raise usage_error(what, "", "start several with torchrun or srun, or leave it out")
-    announce(config, show)
     source = config.data.path or config.data.manifest
     name = source.resolve().stem if source else "run"
     refuse_among_pictures(out or RUNS, config)
     with new_run(out, name) as folder:
-        parts = prepare(absolute_paths(config), show, watch)
+        given, watch = absolute_paths(config), watch or Stopwatch()
+        with watch.on("pretraining"):
+            config = pretrained_first(given, folder, show)
+        announce(config, show)
+        parts = prepare(config, show, watch)
         with parts.watch.on("measuring"):
             parts = with_micro_batches(parts, show)
         budget = plan_budget(parts, folder, show)
         parts = parts if budget is None else with_views(parts, budget)
         parts = with_found_rate(parts, budget, logged(show, folder))
         run = make_run(parts, folder, budget)
-        processes.from_first(describe, run)
+        processes.from_first(describe, run, given)
         return with_folds(run, train(run, show), show)
 
 
@@ -98,22 +102,20 @@ def with_folds(run: Run, summary: RunSummary, show: Show) -> RunSummary:
     assert number is not None
     for fold, path in folds_left(folder, number):
         show(Notice(f"fold {fold + 1} of {number}"))
-        try:
+        with part_of(folder):
             if (path / RECIPE).is_file():
                 resume(path, show)
             else:
                 own = processes.from_first(fold_config, config, index, folder, fold)
                 finetune(own, path, show)
-        except UserError as problem:
-            problem.remedy = f"go on with all folds: transferkit finetune --resume {folder.path}"
-            raise
     return add_folds(folder, summary, show)
 
 
-def describe(run: Run) -> None:
-    """Write what a run needs to be resumed."""
+def describe(run: Run, given: Config) -> None:
+    """Write what a run needs to be resumed. given: the configuration that it began with."""
     run.folder.write_json("data", data_description(run.parts))
-    run.folder.write_recipe(to_toml(run.parts.config))  # last: with it, the run can be resumed
+    recipe = with_pretraining(run.parts.config, given)
+    run.folder.write_recipe(to_toml(recipe))  # last: with it, the run can be resumed
 
 
 def plan_budget(parts: Parts, folder: RunFolder, show: Show) -> Budget | None:
@@ -150,7 +152,7 @@ def resume(
         before = config_of(folder)
         data, manifest, corrections = place
         config = moved(before, data, manifest, path, corrections)
-        parts, budget = prepare(config, show, watch), None
+        parts, budget = prepare(pretrained_first(config, folder, show), show, watch), None
         if (planned := folder.read_json("budget")) is not None:
             with understood(path):
                 budget = Budget.from_dict(planned)

@@ -84,6 +84,10 @@ def closing_table(summary: "RunSummary") -> None:
         if summary.metrics.get(key) is not None
     ]
     print_styled(" · ".join(shown), "dim")
+    if (first := summary.pretraining) is not None:
+        figures = " · ".join(f"{n.replace('_', ' ')} {v:.3g}" for n, v in first["figures"].items())
+        text = f"pretraining: {first['method']}, {first['epochs']} epochs of {first['pictures']:,}"
+        print_styled(f"{text} pictures in {duration_text(first['seconds'])} · {figures}", "dim")
     if (left_out := summary.leave_one_out) is not None:
         print_styled(left_out_text(left_out), "dim")
     if summary.folds is not None:
