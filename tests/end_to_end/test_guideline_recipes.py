@@ -121,17 +121,15 @@ def test_high_accuracy_predicts_by_views(
     assert all("mutual_information" in row for row in result.json["predictions"])
 
 
-def test_few_labels_goes_on_from_its_own_pretraining(
-    unlabeled: Path, trained: Callable[..., dict[str, Any]], cli: Cli
+def test_few_labels_pretrains_first_in_the_same_run(
+    unlabeled: Path, trained: Callable[..., dict[str, Any]]
 ) -> None:
-    tiny = ("--image-size", 32, "--epochs", 1, "--batch-size", 8)
-    result = cli("pretrain", unlabeled, "--recipe", "few_labels", *tiny, "--out", "learned")
-    assert result.code == 0, result.err
-    short = [f"training.{key}=1" for key in ("head_epochs", "block_epochs", "depth", "full_epochs")]
-    sets = [part for pair in short for part in ("--set", pair)]
-    stages = trained("few_labels", "--from", "learned", *sets)["stages"]
-    assert [stage["name"] for stage in stages][:3] == ["solve", "head", "top 1"]
-    learned = load_file("learned/model.safetensors")
+    tiny = ("--unlabeled", unlabeled, "--set", "pretraining.batch_size=8", "--image-size", 32)
+    short = ("--stages", "simclr:1, solve, head:1, 1:1, solve")
+    summary = trained("few_labels", *tiny, *short)
+    assert [stage["name"] for stage in summary["stages"]][:3] == ["solve", "head", "top 1"]
+    assert (summary["pretraining"]["method"], summary["pretraining"]["epochs"]) == ("simclr", 1)
+    learned = load_file("r/pretraining/model.safetensors")
     frozen = [key for key in learned if key.startswith("blocks.0.")]
-    if len([s for s in stages if s["name"] == "all" and s["epochs"]]) == 0:
-        assert all(torch.equal(learned[key], tensors()[f"backbone.{key}"]) for key in frozen)
+    assert frozen
+    assert all(torch.equal(learned[key], tensors()[f"backbone.{key}"]) for key in frozen)

@@ -78,7 +78,7 @@ class Config:
         """What follows pretraining, on a backbone whose weights are known only then."""
         if not self.pretrains:
             return self
-        weights = self.backbone.weights or Path("pretraining", "model.safetensors")
+        weights = self.backbone.weights or Path("pretraining")
         backbone = replace(self.backbone, weights=weights, pretrained=True)
         return replace(self, backbone=backbone, stages=self.stages[1:])
 

@@ -119,7 +119,7 @@ def merged(
         table[last] = value
     if isinstance(raw.get("stages"), str):
         raw["stages"] = parse_stages(raw["stages"])
-    take_pretraining(raw)
+    take_pretraining(raw, flags or ())
     complete_shorthands(raw)
     given = flags or {}
     if given.get("backbone.from_run") and given.get("backbone.pretrained") is False:

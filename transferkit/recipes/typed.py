@@ -1,6 +1,7 @@
 """What people type becomes values: `--set key=value`, `--stages "head:20, 1:8"`, single numbers."""
 
 import re
+from collections.abc import Iterable
 from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
@@ -74,14 +75,17 @@ def parse_stages(text: str) -> list[dict[str, Any]]:
     return stages
 
 
-def take_pretraining(raw: dict[str, Any]) -> None:
-    """Let a first stage of pretraining say the section's method and length, in place."""
+def take_pretraining(raw: dict[str, Any], typed: Iterable[str]) -> None:
+    """Let a first stage of pretraining say the section's method and length, in place.
+
+    typed: keys that a person gave to `pretrain` itself, which win.
+    """
     stages = raw.get("stages")
     first = stages[0] if isinstance(stages, list) and stages else None
     if not isinstance(first, dict) or first.get("unfreeze") not in METHODS:
         return
     section = raw.setdefault("pretraining", {})
-    if isinstance(section, dict):
+    if isinstance(section, dict) and not any(key.startswith("pretraining.") for key in typed):
         length = ("budget", "epochs") if first.get("budget") else ("epochs", "budget")
         section["method"] = first["unfreeze"]
         section[length[0]] = first.get(length[0])

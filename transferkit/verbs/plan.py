@@ -1,5 +1,7 @@
 """The verb `plan`: what `finetune` would do, and how long it would take, without doing it."""
 
+from dataclasses import replace
+
 from transferkit.config import Config
 from transferkit.events import Show, Working
 from transferkit.finetuning.preparation import prepare
@@ -16,6 +18,7 @@ from transferkit.training.cache_choice import cache_bytes, choose_base, is_cache
 from transferkit.training.parts import Parts
 from transferkit.training.stages import PlannedStage, apply_stage
 from transferkit.units import parse_duration
+from transferkit.verbs.pretraining_stage import pretraining_config
 
 
 def plan(
@@ -25,11 +28,14 @@ def plan(
 
     watch: counts the time from the start of the command, which a budget of time counts as well.
     """
+    notices = []
+    if config.pretrains:
+        notices = [f"first: {config.stages[0].text} on {pretraining_config(config).data.path}"]
+        config = replace(config.after_pretraining, backbone=config.backbone)
     parts = prepare(config, show, watch)
     show(Working("measuring a few steps"))
-    notices = []
     if config.training.lr == "auto":
-        notices = ["finetune finds the first rate by a range test; shown is the usual one"]
+        notices += ["finetune finds the first rate by a range test; shown is the usual one"]
     if config.training.budget is not None:
         return budget_rows(parts, parse_duration(config.training.budget), notices)
     base, told = choose_base(parts, parts.plan.stages)
