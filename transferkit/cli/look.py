@@ -263,7 +263,7 @@ def lab(
         ),
     ] = "",
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="Folder for the figures [this one].")
+        Path, typer.Option("--output", "-o", help="Folder for the figures.")
     ] = Path(),
     json: Json = False,
     debug: Debug = False,

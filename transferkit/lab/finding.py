@@ -43,6 +43,7 @@ class Line:
 class Panel:
     """One part of a figure. log: axes with a logarithmic scale, of "xy". share: y is one.
 
+    bottom: of the y axis.
     bars: name -> values, drawn as dots over a bar to their mean, in place of lines; with picture
     (H, W) beside them.
     """
@@ -53,6 +54,7 @@ class Panel:
     lines: tuple[Line, ...] = ()
     log: str = ""
     share: bool = False
+    bottom: float | None = None
     bars: Mapping[str, Sequence[float]] | None = None
     picture: np.ndarray | None = None
 
@@ -114,6 +116,7 @@ def _draw_lines(axes: Axes, panel: Panel, names: list[str]) -> None:
         )
     for axis in panel.log:
         axes.set(**{f"{axis}scale": "log"})
+    axes.set_ylim(bottom=panel.bottom)
     if panel.share:
         axes.yaxis.set_major_formatter(PercentFormatter(1))
 

@@ -52,8 +52,8 @@ def regularization(scale: float = 1.0) -> Finding:
     return Finding(
         "Regularisation on 200 digits, a fifth of them labelled wrong",
         (
-            accuracies("Training pictures, a fifth wrong", runs, train=True),
-            accuracies("Others, all labelled right", runs),
+            accuracies("Training pictures, a fifth wrong", runs, train=True, bottom=0.5),
+            accuracies("Others, all labelled right", runs, bottom=0.7),
         ),
         (
             f"Without a remedy the network learns {runs['none'].train[-1]:.0%} of its training "

@@ -10,7 +10,6 @@ from transferkit.backbones.scratch import Scratch, ScratchDesign, make_scratch
 from transferkit.config.initializers import parse_initializer
 from transferkit.lab.finding import Finding, Line, Panel, lines, top
 from transferkit.lab.trial import (
-    Network,
     accuracies,
     best_of,
     by_layer,
@@ -22,11 +21,6 @@ from transferkit.lab.trial import (
 
 RATES = (0.003, 0.01, 0.03)
 LAYER = "layer, from the lowest"
-
-
-def gradients(network: Network) -> list[float]:
-    """Return the norm of the loss gradient of each hidden layer's weights, from the lowest."""
-    return [row["gradient_norm"] for row in by_layer(network, digits())[:-1]]
 
 
 def gradient_panel(norms: dict[str, list[float]], note: str, *more: Line) -> Panel:
@@ -44,11 +38,11 @@ def activations(scale: float = 1.0) -> Finding:
     depth, norms, runs = 20, {}, {}
     for name in ("logistic", "tanh", "relu", "elu", "selu"):
         make = partial(make_network, ScratchDesign(depth, 64, name))
-        norms[name] = gradients(make())
-        _, runs[name] = best_of(RATES, make, digits(), epochs(8, scale))
+        norms[name] = [row["gradient_norm"] for row in by_layer(make())]
+        _, runs[name] = best_of(RATES, make, epochs(8, scale))
     network = make_network(ScratchDesign(depth, 64, "relu"))
     train(network, digits(), [network.stage(epochs(8, scale), max(RATES))])
-    dead = np.mean([row["dead"] for row in by_layer(network, digits())[:-1]])
+    dead = np.mean([row["dead"] for row in by_layer(network)])
     left = {name: values[0] / values[-1] for name, values in norms.items()}
     low = min(left, key=lambda name: left[name])
     ends = {name: run.val[-1] for name, run in runs.items()}
@@ -143,8 +137,8 @@ def batchnorm(scale: float = 1.0) -> Finding:
     stds, ends = {}, {}
     for name, place in places.items():
         make = partial(make_network, ScratchDesign(depth, 64, batchnorm=place))
-        stds[name] = [row["activation_std"] for row in by_layer(make(), digits())[:-1]]
-        ends[name] = [best_of((rate,), make, digits(), number)[1].val[-1] for rate in rates]
+        stds[name] = [row["activation_std"] for row in by_layer(make())]
+        ends[name] = [best_of((rate,), make, number)[1].val[-1] for rate in rates]
     usable = {
         name: [f"{rate:.3g}" for rate, end in zip(rates, values, strict=True) if end >= good]
         for name, values in ends.items()
@@ -186,8 +180,8 @@ def skip(scale: float = 1.0) -> Finding:
     ):
         design = ScratchDesign(depth, 64, "relu", initializer="glorot_normal", skip=skips)
         make = partial(make_network, design)
-        norms[name] = gradients(make())
-        _, runs[name] = best_of((0.001, 0.003, 0.01), make, digits(), epochs(8, scale))
+        norms[name] = [row["gradient_norm"] for row in by_layer(make())]
+        _, runs[name] = best_of((0.001, 0.003, 0.01), make, epochs(8, scale))
     few, plain, skipped = (run.val[-1] for run in runs.values())
     left = {name: values[0] / values[-1] for name, values in norms.items()}
     return Finding(

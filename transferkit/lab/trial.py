@@ -20,7 +20,7 @@ from transferkit.backbones.scratch import ScratchDesign, make_scratch
 from transferkit.config import Config, Device, ScheduleOptions
 from transferkit.lab.finding import Panel, lines
 from transferkit.training.fabric import make_fabric
-from transferkit.training.monitor import watch
+from transferkit.training.monitor import Monitor, watch
 from transferkit.training.optimizers import set_rates
 from transferkit.training.schedules import Plateau, Schedule, make_schedule
 from transferkit.training.stages import PlannedStage, apply_stage, column_finder
@@ -84,11 +84,14 @@ class Network:
         """Name of a parameter or module -> column of the plan."""
         return column_finder(self.groups)
 
-    def stage(self, epochs: int, lr: float, trained: int | None = None) -> PlannedStage:
-        """Plan a stage that trains the head and the top `trained` groups, all where None."""
-        frozen = 0 if trained is None else len(self.groups) - trained
-        multipliers = (0.0,) * frozen + (1.0,) * (len(self.groups) - frozen + 1)
-        return PlannedStage("", epochs, lr, multipliers)
+    def stage(self, epochs: int, lr: float) -> PlannedStage:
+        """Plan a stage that trains everything at one rate."""
+        return PlannedStage("all", epochs, lr, (1.0,) * (len(self.groups) + 1))
+
+    def monitor(self) -> Monitor:
+        """Watch what trains."""
+        names = tuple(map(str, range(len(self.groups) + 1)))
+        return watch(self.classifier, names, self.column_of)
 
 
 def make_network(
@@ -136,22 +139,20 @@ def train(
     stages: Sequence[PlannedStage],
     rules: Rules = MOMENTUM,
     schedule: Schedule = STEADY,
-    seed: int = 0,
 ) -> History:
     """Train in stages, as a run does, and return what was measured; a divergence is let happen."""
     classifier, history, plateau = network.classifier, History(), Plateau()
     epochs = [stage.epochs for stage in stages]
     start = {name: p.detach().clone() for name, p in classifier.named_parameters()}
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.manual_seed(0)
         history.judge(classifier, data)
         for number, stage in enumerate(stages):
             apply_stage(classifier, network.column_of, stage)
             updater = make_updater(
                 classifier, classifier, network.column_of, stage, rules, start, _fabric()
             )
-            names = tuple(map(str, range(len(network.groups) + 1)))
-            monitor = watch(classifier, names, network.column_of)
+            monitor = network.monitor()
             for epoch in range(stage.epochs):
                 apply_stage(classifier, network.column_of, stage)
                 monitor.begin(1)
@@ -188,19 +189,16 @@ def accuracy(classifier: nn.Module, images: Tensor, labels: Tensor) -> float:
     return float((logits.argmax(1) == labels).float().mean())
 
 
-def by_layer(network: Network, data: Digits) -> list[dict[str, float]]:
-    """Return a batch's gradients and activations by layer and last of the head, see `Monitor`."""
-    stage = network.stage(1, 1.0)
-    apply_stage(network.classifier, network.column_of, stage)
-    names = tuple(map(str, range(len(network.groups) + 1)))
-    monitor = watch(network.classifier, names, network.column_of)
+def by_layer(network: Network) -> list[dict[str, float]]:
+    """Return gradients and activations of the hidden layers on all digits, see `Monitor`."""
+    apply_stage(network.classifier, network.column_of, network.stage(1, 1.0))
+    monitor = network.monitor()
     monitor.begin(1)
     with monitor.forward(0):
-        loss = functional.cross_entropy(network.classifier(data.images), data.labels)
+        loss = functional.cross_entropy(network.classifier(digits().images), digits().labels)
     loss.backward()
     monitor.backward()
-    network.classifier.zero_grad()
-    return monitor.rows()
+    return monitor.rows()[:-1]
 
 
 def smoothed(values: Sequence[float], over: int = 10) -> list[float]:
@@ -213,24 +211,22 @@ def epochs(count: int, scale: float) -> int:
     return max(1, round(count * scale))
 
 
-def accuracies(title: str, runs: Mapping[str, History], train: bool = False) -> Panel:
+def accuracies(
+    title: str, runs: Mapping[str, History], train: bool = False, bottom: float | None = None
+) -> Panel:
     """Return a panel of the accuracy of runs by epoch, on the others or the training pictures."""
     curves = {name: run.train if train else run.val for name, run in runs.items()}
     kind = "training" if train else "validation"
-    return Panel(title, "epoch", f"{kind} accuracy", lines(curves), share=True)
+    return Panel(title, "epoch", f"{kind} accuracy", lines(curves), share=True, bottom=bottom)
 
 
 def best_of(
-    rates: Sequence[float],
-    make: Callable[[], Network],
-    data: Digits,
-    number: int,
-    rules: Rules = MOMENTUM,
+    rates: Sequence[float], make: Callable[[], Network], number: int, rules: Rules = MOMENTUM
 ) -> tuple[float, History]:
-    """Train the same network with several rates; return the one with the best end, and its run."""
+    """Train the same network on all digits with several rates; return the best one and its run."""
     runs = {}
     for rate in rates:
         network = make()
-        runs[rate] = train(network, data, [network.stage(number, rate)], rules)
+        runs[rate] = train(network, digits(), [network.stage(number, rate)], rules)
     best = max(rates, key=lambda rate: np.mean(runs[rate].val[-2:]))
     return best, runs[best]
