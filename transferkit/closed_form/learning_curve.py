@@ -194,9 +194,11 @@ def _band(of_all: Floats, resampled: Floats) -> tuple[float, float, float]:
 
 
 def learning_curve(
-    pictures: Labelled, classes: Sequence[str], seed: int = 0
+    pictures: Labelled, classes: Sequence[str], seed: int = 0, by_class: bool = True
 ) -> LearningCurve | None:
     """Solve on nested, stratified parts of the training pictures; None for too few pictures.
+
+    by_class: thin every class by itself, too, which takes about as long as all else.
 
     Every picture is judged at every size: those of a part by leave-one-out (of groups), all others
     by the part's solve, so that sizes differ in what was learned and not in who is asked. The band
@@ -233,7 +235,7 @@ def learning_curve(
     ends = [*(n for n in sizes if n > len(own) // 2), there, round(math.sqrt(2) * there), 2 * there]
     factors = np.exp(_redrawn(shares, missed) * rng.standard_normal(RESAMPLES))
     solved = Reweighted(spectrum, problem, penalty, asked)
-    by_class, together = _of_classes(solved, bench, labels, classes)
+    each, together = _of_classes(solved, bench, labels, classes) if by_class else ({}, None)
     return LearningCurve(
         pictures=tuple(sizes),
         errors=tuple(laws.errors.tolist()),
@@ -241,7 +243,7 @@ def learning_curve(
         judged_on=judged_on,
         forecasts=tuple((n, *laws.at(n, factors)) for n in dict.fromkeys(ends)),
         twice=laws.twice(there),
-        classes=by_class,
+        classes=each,
         together=together,
     )
 
