@@ -80,6 +80,7 @@ def needs(key: str) -> dict[str, Any]:
     if section == "backbone" and name in ONLY_FROM_SCRATCH:
         found = {**found, "backbone.name": "mlp"}
     found |= {"data.manifest": "table.csv"} if key == "data.allow_outside" else {}
+    found |= {"stages": "simclr:3, solve"} if key == "data.unlabeled" else {}
     sampled = ("mc_scope", "enable_dropout")
     found |= {"predict.mc_dropout": 5} if section == "predict" and name in sampled else {}
     found |= {"predict.coverage": 0.9} if key == "predict.conformal" else {}

@@ -359,7 +359,8 @@ WRONG_OPTIONS = {
     ("--no-pretrained", "--stages", "head:3"): "stages: the first one trains only the head on rand",
     ("--stages", "head"): "--stages: cannot read 'head'",
     ("--stages", "0:1"): (
-        "stages.0.unfreeze must be greater than or equal to 1 or 'head', 'all' or 'solve', not 0"
+        "stages.0.unfreeze must be greater than or equal to 1 or 'head', 'all' or 'solve' or a "
+        "method of pretraining, not 0"
     ),
     ("--stages", "head:1?"): "stages: the first stage cannot depend on the one before",
     ("--stages", "99:1"): "a stage unfreezes 99 block groups, but the backbone has 8",

@@ -6,6 +6,7 @@ from dataclasses import fields, is_dataclass
 from typing import Any, get_type_hints
 
 from transferkit.config import Config, Stage
+from transferkit.config.methods import METHODS
 from transferkit.errors import UserError, usage_error
 
 MAX_SHOWN = 80  # characters of a wrong value
@@ -46,6 +47,8 @@ def describe_problems(items: list[dict[str, Any]]) -> list[str]:
             continue
         text = str(item["msg"]).replace("Input should be ", "must be ")
         text = text.replace("Field required", "is missing")
+        if path[-1:] == ["unfreeze"] and f"'{next(iter(METHODS))}'" in text:
+            text = "a method of pretraining"
         text = text[0].lower() + text[1:]
         earlier = allowed.setdefault(f"{key} ".lstrip(), [])
         if text not in earlier:
