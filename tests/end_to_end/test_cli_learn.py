@@ -125,3 +125,10 @@ def test_inspect_says_what_more_pictures_would_bring(
     assert "with 160 about" in " ".join(out.split())
     assert "do not look different" in " ".join(out.split())
     assert Path("there/learning-curve.png").is_file()
+
+
+def test_inspect_does_not_group_by_features(pictures: Path, cli: Cli) -> None:
+    refused = cli("inspect", pictures, "--group-by", "similar")
+    assert refused.code == 2
+    assert "needs the features" in refused.err
+    assert "inspect --learn" in refused.err

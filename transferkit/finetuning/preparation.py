@@ -52,6 +52,13 @@ def prepare(config: Config, show: Show, watch: Stopwatch | None = None) -> Parts
     index, known = all_pictures(config, show, watch)
     if config.data.folds and config.only_solves:
         index = in_folds(index, config.data.folds, config.training.seed)
+        count = len(index.of_split("train"))
+        show(
+            Notice(
+                f"{count:,} pictures in {config.data.folds} folds: all train, each is judged "
+                "without its own"
+            )
+        )
     refuse_more_classes(len(index.classes), len(index.of_split("val")))
     if len(index.of_split("train")) < processes.count():
         raise usage_error(f"fewer training pictures than {processes.count()} processes")

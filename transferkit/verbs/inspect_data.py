@@ -8,9 +8,11 @@ from typing import Any
 from transferkit.config import Config
 from transferkit.config.data import Data
 from transferkit.data.addresses import fetch
+from transferkit.data.groups import SIMILAR
 from transferkit.data.index import ScanOptions, scan
 from transferkit.data.inspect import Inspection, inspect
 from transferkit.data.reading import reading_of
+from transferkit.errors import usage_error
 from transferkit.evaluation.learning_plot import learning_plot
 from transferkit.events import Progress, Show, Working
 from transferkit.files.atomic_write import disk_error, write_atomically, write_plot
@@ -29,6 +31,9 @@ def inspect_data(given: Data, output: Path | None, show: Show) -> tuple[Inspecti
     output: the file; None makes inspection-<name>.json in the current folder.
     """
     data, manifest = given.path, given.manifest
+    if given.group_by == SIMILAR:
+        what = "--group-by similar needs the features of the pictures"
+        raise usage_error(what, remedy="inspect --learn reads them, and says what it would change")
     options = ScanOptions(
         manifest=manifest,
         strict=given.strict,
