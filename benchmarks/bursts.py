@@ -1,8 +1,10 @@
 """What bursts do to a score: each photograph several times, altered, split at random or by groups.
 
-    python benchmarks/bursts.py DATA [--copies 5] [--seeds 0 1 2] [--output bursts.md] [OPTIONS]
+    python benchmarks/bursts.py DATA [--copies 5] [--most 24] [--seeds 0 1 2] [--output bursts.md]
+        [OPTIONS]
 
-DATA has train/ and val/ with a folder per class. Every picture of train/ is altered several times:
+DATA has train/ and val/ with a folder per class. Every picture of train/, or the first `--most` of
+each class, is altered several times:
 another crop of 75 to 100 % of its sides, mirrored or not, turned by up to 5 degrees, other
 brightness and colour. `finetune --stages solve` draws its validation from these at random, by the
 name of the photograph, and by likeness; the truth is the same model's accuracy on val/, of which it
@@ -44,12 +46,12 @@ def altered(image: Image.Image, generator: random.Random) -> Image.Image:
     return view.rotate(generator.uniform(-5, 5), Image.Resampling.BICUBIC)
 
 
-def make_bursts(source: Path, target: Path, copies: int) -> None:
+def make_bursts(source: Path, target: Path, copies: int, most: int | None) -> None:
     """Write every picture of the class folders below `source` so many times, altered."""
     generator = random.Random(0)
     for folder in sorted(path for path in source.iterdir() if path.is_dir()):
         (target / folder.name).mkdir(parents=True)
-        for number, file in enumerate(sorted(folder.iterdir())):
+        for number, file in enumerate(sorted(folder.iterdir())[:most]):
             with Image.open(file) as opened:
                 image = ImageOps.exif_transpose(opened).convert("RGB")
             for copy in range(copies):
@@ -89,6 +91,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", type=Path)
     parser.add_argument("--copies", type=int, default=5)
+    parser.add_argument("--most", type=int)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--output", type=Path)
     options, more = parser.parse_known_args()
@@ -98,7 +101,7 @@ def main() -> None:
     ]
     with tempfile.TemporaryDirectory() as work:
         bursts = Path(work) / "bursts"
-        make_bursts(options.data / "train", bursts, options.copies)
+        make_bursts(options.data / "train", bursts, options.copies, options.most)
         for way in WAYS:
             rows = [measure(options.data, bursts, seed, way, more) for seed in options.seeds]
             cells = [f"{100 * mean(column):.1f} %" for column in zip(*rows, strict=True)]
