@@ -66,7 +66,10 @@ def inspect(
         outlook = None
         if learn:
             config = build_config(data, None, None, None, typed)
-            outlook = verb.learn(config, found.to_dict(), path, view.show)
+            from transferkit.verbs.learn import PLOT
+            from transferkit.verbs.learn import learn as look_ahead
+
+            outlook = look_ahead(config, found.to_dict(), path, view.show)
     if json:
         more = {} if outlook is None else outlook.to_dict()
         console.print_json({**found.to_dict(), **more, "output": path})
@@ -75,7 +78,7 @@ def inspect(
         if outlook is not None:
             outlook_lines(outlook)
             if outlook.curve is not None:
-                console.print_lines([f"plot: {path.with_name(verb.PLOT)}"])
+                console.print_lines([f"plot: {path.with_name(PLOT)}"])
         console.print_lines([f"all findings: {path}"])
 
 

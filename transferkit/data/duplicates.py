@@ -102,7 +102,7 @@ def near_groups(
             looks[position] = look
         show(Progress("pictures with similar hashes", done, len(needed)))
     there = [(int(positions[a]), int(positions[b])) for a, b in pairs]
-    return _linked(alike(looks, [(a, b) for a, b in there if a in looks and b in looks])), note
+    return linked(alike(looks, [(a, b) for a, b in there if a in looks and b in looks])), note
 
 
 def candidates(hashes: np.ndarray) -> tuple[list[tuple[int, int]], str]:
@@ -204,7 +204,7 @@ def look_at(file: Path, reading: Reading) -> Look | None:
     return Look(np.asarray(grey), colours / (colours.mean() + 1))
 
 
-def _linked(pairs: Iterable[tuple[int, int]]) -> list[list[int]]:
+def linked(pairs: Iterable[tuple[int, int]]) -> list[list[int]]:
     """Return the connected components of the pairs, each ascending, by their first position."""
     group_of: dict[int, list[int]] = {}
     for one, other in pairs:

@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from PIL import Image
 
+from transferkit.data.duplicates import linked
 from transferkit.data.formats import readable_formats
 from transferkit.data.listing import Entry
 from transferkit.data.names import count, natural_sorted, shown
@@ -77,19 +78,19 @@ def grouped(keys: Sequence[str], digests: Sequence[str], by: str) -> Groups:
 
     by: where the keys are from, for the note. Raises UserError where all are one group.
     """
-    from scipy.sparse import coo_matrix
-    from scipy.sparse.csgraph import connected_components
-
-    own = [key or f"\0{digest}" for key, digest in zip(keys, digests, strict=True)]
-    kinds, kind = np.unique(own, return_inverse=True)
-    copies, copy = np.unique(digests, return_inverse=True)
-    size = len(kinds) + len(copies)
-    links = coo_matrix((np.ones(len(own)), (kind, len(kinds) + copy)), shape=(size, size))
-    _, found = connected_components(links, directed=False)
-    _, numbers = np.unique(found[kind], return_inverse=True)
+    first: dict[str, int] = {}
+    pairs = [
+        (first.setdefault(mark, position), position)
+        for position, (key, digest) in enumerate(zip(keys, digests, strict=True))
+        for mark in ([f"key {key}"] if key else []) + [f"file {digest}"]
+    ]
+    numbers = np.arange(len(keys))
+    for group in linked(pairs):
+        numbers[group] = group[0]
+    _, numbers = np.unique(numbers, return_inverse=True)
     sizes = np.bincount(numbers)
-    if len(own) > 1 and len(sizes) < 2:
-        what = f"{by}: all {len(own):,} pictures are in one group"
+    if len(keys) > 1 and len(sizes) < 2:
+        what = f"{by}: all {len(keys):,} pictures are in one group"
         raise usage_error(what, "nothing would be left to validate on", f"group by {WAYS}")
     largest = Counter(filter(None, keys)).most_common(1)
     of = f", {shown(largest[0][0])}" if largest else ""

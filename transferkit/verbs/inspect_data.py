@@ -1,11 +1,9 @@
 """The verb `inspect`: what a data set holds and what is wrong with it."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from transferkit.config import Config
 from transferkit.config.data import Data
 from transferkit.data.addresses import fetch
 from transferkit.data.groups import SIMILAR
@@ -13,16 +11,10 @@ from transferkit.data.index import ScanOptions, scan
 from transferkit.data.inspect import Inspection, inspect
 from transferkit.data.reading import reading_of
 from transferkit.errors import usage_error
-from transferkit.evaluation.learning_plot import learning_plot
 from transferkit.events import Progress, Show, Working
-from transferkit.files.atomic_write import disk_error, write_atomically, write_plot
+from transferkit.files.atomic_write import disk_error, write_atomically
 from transferkit.files.strict_json import strict_json
-from transferkit.finetuning.outlook import Outlook, grouped_accuracies, outlook_of
-from transferkit.finetuning.pictures import read_evidence
 from transferkit.redaction import redacted
-
-PLOT = "learning-curve.png"
-"""Beside the file of the findings."""
 
 
 def inspect_data(given: Data, output: Path | None, show: Show) -> tuple[Inspection, Path]:
@@ -51,21 +43,6 @@ def inspect_data(given: Data, output: Path | None, show: Show) -> tuple[Inspecti
     path = output or Path(f"inspection-{(data or manifest or Path('data')).resolve().stem}.json")
     write_findings(path, found.to_dict())
     return found, path
-
-
-def learn(config: Config, findings: Mapping[str, Any], path: Path, show: Show) -> Outlook:
-    """Ask the pictures' features what more pictures would bring, and whether the splits differ.
-
-    Added to the findings in the file at `path`; the plot lies beside it.
-    """
-    evidence = read_evidence(config, show)
-    outlook = outlook_of(evidence, config.training.seed)
-    show(Working("looking at groups"))
-    outlook = replace(outlook, grouped=grouped_accuracies(evidence))
-    write_findings(path, {**findings, **outlook.to_dict()})
-    if outlook.curve is not None:
-        write_plot(path.with_name(PLOT), learning_plot(outlook.curve))
-    return outlook
 
 
 def write_findings(path: Path, findings: Mapping[str, Any]) -> None:
