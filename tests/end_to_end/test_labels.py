@@ -26,7 +26,10 @@ NAME = "test_efficientnet"
 SHADES = ("dark", "light", "middle")
 WRONG = {"train/dark/0.png": "light", "train/light/1.png": "middle", "val/middle/29.png": "dark"}
 """Where a picture lies -> what it shows."""
-MAIN = "from transferkit.cli import main; main()"
+MAIN = (  # a shell that starts the tests in the background has Ctrl-C ignored: listen again
+    "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    "from transferkit.cli import main; main()"
+)
 
 
 @pytest.fixture(scope="module")
@@ -203,19 +206,22 @@ def test_a_killed_review_has_lost_nothing(shades: Path, own: tuple[object, ...],
             stderr=subprocess.PIPE,
             text=True,
         ) as process:
-            assert process.stdout is not None
-            address = json.loads(process.stdout.readline())["address"]
-            assert ask(address, "/state")["decisions"] == decided
-            for _ in range(2):
-                number = decided.index(None)
-                card = ask(address, "/card", number=number)
-                label = card["proposed"] if number < 3 else card["label"]
-                action = "change" if number < 3 else "keep"
-                decided[number] = {"action": action, "label": label}
-                state = ask(address, "/decide", number=number, action=action, label=label)
-                assert state["decisions"] == decided
-            process.send_signal(kill)
-            process.communicate(timeout=60)
+            try:
+                assert process.stdout is not None
+                address = json.loads(process.stdout.readline())["address"]
+                assert ask(address, "/state")["decisions"] == decided
+                for _ in range(2):
+                    number = decided.index(None)
+                    card = ask(address, "/card", number=number)
+                    label = card["proposed"] if number < 3 else card["label"]
+                    action = "change" if number < 3 else "keep"
+                    decided[number] = {"action": action, "label": label}
+                    state = ask(address, "/decide", number=number, action=action, label=label)
+                    assert state["decisions"] == decided
+                process.send_signal(kill)
+                process.communicate(timeout=60)
+            finally:
+                process.kill()  # else a failure would wait for it
     assert process.returncode == 0
     with open("corrections.csv", newline="") as lines:
         rows = list(csv.DictReader(lines))
