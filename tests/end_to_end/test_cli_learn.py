@@ -47,11 +47,21 @@ def solved(data: Path, cli: Cli) -> Path:
     return Path("run")
 
 
-def test_a_run_tells_what_more_pictures_would_bring(solved: Path, data: Path, cli: Cli) -> None:
+def test_a_run_of_solves_alone_stays_quick(solved: Path) -> None:
+    found = json.loads((solved / "learning.json").read_text())
+    assert found["learning_curve"] is None
+    assert found["shift"]["pictures"] == [80, 40]
+
+
+def test_a_run_tells_what_more_pictures_would_bring(data: Path, cli: Cli) -> None:
+    plan = ("--stages", "solve, 1:1", "--views", 0, "--out", "run", "--json")
+    result = cli("finetune", data, *TINY, *plan)
+    assert result.code == 0, result.err
+    solved = Path("run")
     found = json.loads((solved / "learning.json").read_text())
     curve = found["learning_curve"]
     assert curve["pictures"][-1] == curve["all_pictures"] == 80
-    assert curve["classes"] == {}  # a run of solves alone stays quick
+    assert set(curve["classes"]) == {"left", "top"}
     assert found["shift"]["pictures"] == [80, 40]
     page = (solved / "report.html").read_text()
     assert 'id="more"' in page

@@ -194,11 +194,9 @@ def _band(of_all: Floats, resampled: Floats) -> tuple[float, float, float]:
 
 
 def learning_curve(
-    pictures: Labelled, classes: Sequence[str], seed: int = 0, by_class: bool = True
+    pictures: Labelled, classes: Sequence[str], seed: int = 0
 ) -> LearningCurve | None:
     """Solve on nested, stratified parts of the training pictures; None for too few pictures.
-
-    by_class: thin every class by itself, too, which takes about as long as all else.
 
     Every picture is judged at every size: those of a part by leave-one-out (of groups), all others
     by the part's solve, so that sizes differ in what was learned and not in who is asked. The band
@@ -235,7 +233,7 @@ def learning_curve(
     ends = [*(n for n in sizes if n > len(own) // 2), there, round(math.sqrt(2) * there), 2 * there]
     factors = np.exp(_redrawn(shares, missed) * rng.standard_normal(RESAMPLES))
     solved = Reweighted(spectrum, problem, penalty, asked)
-    each, together = _of_classes(solved, bench, labels, classes) if by_class else ({}, None)
+    each, together = _of_classes(solved, bench, labels, classes)
     return LearningCurve(
         pictures=tuple(sizes),
         errors=tuple(laws.errors.tolist()),

@@ -90,8 +90,8 @@ def grouped_accuracies(evidence: Evidence) -> tuple[GroupedAccuracy, ...]:
     return tuple(GroupedAccuracy(by, alone, accuracy(groups)) for by, groups in ways.items())
 
 
-def outlook_of(evidence: Evidence, seed: int = 0, by_class: bool = True) -> Outlook:
-    """Look at training and validation pictures of a data set. by_class: see `learning_curve`."""
+def outlook_of(evidence: Evidence, seed: int = 0, curve: bool = True) -> Outlook:
+    """Look at training and validation pictures of a data set. curve: with a learning curve."""
     index, groups = evidence.index, evidence.groups
     splits = index.splits[evidence.positions]
     sides = [torch.from_numpy(np.flatnonzero(splits == split)) for split in ("train", "val")]
@@ -113,7 +113,8 @@ def outlook_of(evidence: Evidence, seed: int = 0, by_class: bool = True) -> Outl
     )
     names = tuple(index.paths[int(p)] for p in evidence.positions[sides[1].numpy()])
     shift = compare_samples(first, second, evidence.widths, index.classes, seed)
-    return Outlook(learning_curve(pictures, index.classes, seed, by_class), shift, names)
+    found = learning_curve(pictures, index.classes, seed) if curve else None
+    return Outlook(found, shift, names)
 
 
 def look_ahead(run: Run, show: Show) -> None:
@@ -124,8 +125,8 @@ def look_ahead(run: Run, show: Show) -> None:
     if run.folder.read_json("solve") is None:
         return
     evidence, seed = run_evidence(run.folder.path), run.parts.config.training.seed
-    by_class = not run.parts.config.only_solves  # the quick way stays quick: inspect --learn
-    outlook = outlook_of(evidence, seed, by_class)
+    curve = not run.parts.config.only_solves  # the quick way stays quick: inspect --learn
+    outlook = outlook_of(evidence, seed, curve)
     labels = find_suspects(evidence, None, seed=seed)
     number = labels.estimate.number, labels.estimate.error
     root = run.parts.index.root
