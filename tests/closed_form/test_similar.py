@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from transferkit.closed_form.left_out import Problem, solve
-from transferkit.closed_form.similar import similar_groups, what_similar_hide
+from transferkit.closed_form.left_out import Problem, left_out_scores, solve
+from transferkit.closed_form.similar import Similar, similar_groups, what_similar_hide
 from transferkit.closed_form.sums import one_hot
 
 WIDTHS = (64, 192)
@@ -41,7 +41,8 @@ def test_what_they_hide_is_the_difference_to_leaving_groups_out() -> None:
     features, labels, scene = bursts(5)
     problem = Problem(features, one_hot(labels, 4))
     solution = solve(problem, WIDTHS)
-    found = what_similar_hide(problem, WIDTHS, labels, solution)
+    left_out = left_out_scores(solution.spectrum, problem, solution.penalty)
+    found = what_similar_hide(problem, WIDTHS, labels, solution, left_out)
     assert found is not None
     assert (found.groups, found.in_groups) == (40, 200)
     assert found.by_picture == pytest.approx(1.0)
@@ -60,10 +61,16 @@ def test_what_they_hide_is_the_difference_to_leaving_groups_out() -> None:
     assert found.by_group < 0.9
 
 
+def hidden(problem: Problem, labels: torch.Tensor) -> Similar | None:
+    solution = solve(problem, WIDTHS)
+    left_out = left_out_scores(solution.spectrum, problem, solution.penalty)
+    return what_similar_hide(problem, WIDTHS, labels, solution, left_out)
+
+
 def test_nothing_is_said_of_different_pictures_or_of_known_groups() -> None:
     features, labels, _ = bursts(1)
     problem = Problem(features, one_hot(labels, 4))
-    assert what_similar_hide(problem, WIDTHS, labels, solve(problem, WIDTHS)) is None
+    assert hidden(problem, labels) is None
     features, labels, scene = bursts(5)
     problem = Problem(features, one_hot(labels, 4), groups=scene)
-    assert what_similar_hide(problem, WIDTHS, labels, solve(problem, WIDTHS)) is None
+    assert hidden(problem, labels) is None

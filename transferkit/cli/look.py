@@ -83,14 +83,7 @@ def inspect(
 
 
 @app.command()
-@with_options(
-    *("data.corrections", "data.val_fraction", "data.exclude", "data.strict", "data.background"),
-    *("data.group_by", "data.max_pixels", "data.depth_range", "data.bands"),
-    *("backbone.name", "backbone.weights"),
-    *("backbone.image_size", "backbone.crop", "backbone.crop_share", "solve.depths"),
-    *("solve.mirror", "training.seed", "cache.enabled", "cache.dir", "device.accelerator"),
-    "device.engine",
-)
+@with_options(*({*FEATURES} - {"data.manifest", "data.allow_outside"}))  # it has its own
 def choose(
     data: Annotated[Path | None, typer.Argument(metavar="DATA", help=DATA_HELP)] = None,
     manifest: Annotated[

@@ -103,7 +103,7 @@ FEATURES = (
     *("backbone.crop_share", "solve.depths", "solve.mirror", "training.seed", "cache.enabled"),
     *("cache.dir", "device.accelerator", "device.engine"),
 )
-"""Keys of what says how features of a data set are read, without training."""
+"""Keys of what says how features of a data set's pictures are read, without training."""
 
 
 def with_options(*keys: str) -> Callable[[Callable[..., None]], Callable[..., None]]:

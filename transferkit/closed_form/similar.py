@@ -8,6 +8,7 @@ from torch import Tensor
 
 from transferkit.closed_form.judge import gain_of, misses
 from transferkit.closed_form.left_out import Problem, Solution, left_out_scores, solve
+from transferkit.closed_form.ridge import scale_of
 from transferkit.closed_form.sums import ROWS
 from transferkit.errors import UserError
 
@@ -44,44 +45,45 @@ def similar_groups(features: Tensor, widths: Sequence[int], labels: Tensor) -> T
     from scipy.sparse.csgraph import connected_components
 
     number = len(labels)
-    sizes = torch.repeat_interleave(torch.tensor(widths), torch.tensor(widths))
-    unit = (features - features.mean(0)) / (features.std(0, unbiased=False) * sizes.sqrt() + 1e-12)
-    unit = torch.nn.functional.normalize(unit.nan_to_num(0, 0, 0))
+    scale = scale_of(features, torch.ones(number).double(), widths)
+    scaled = torch.cat([scale.of(part).float() for part in features.split(ROWS)])
+    unit = torch.nn.functional.normalize(scaled)
     counts = labels.bincount()
     different = (number**2 - int(counts.square().sum())) // 2
     if not different:
         return torch.arange(number)
     highest = torch.full((max(1, round(different * ALIKE_BY_CHANCE)) * 2,), -1.0)  # each pair twice
+    pairs, found = [], []  # of one class, above what the limit is so far: it only rises
     for rows in torch.arange(number).split(ROWS):
-        cosines = unit[rows] @ unit.T
-        others = cosines[labels[rows][:, None] != labels]
-        highest = torch.cat([highest, others]).topk(len(highest)).values
-    pairs = []
-    for rows in torch.arange(number).split(ROWS):
-        alike = (unit[rows] @ unit.T > highest[-1]) & (labels[rows][:, None] == labels)
+        cosines, same = unit[rows] @ unit.T, labels[rows][:, None] == labels
+        highest = torch.cat([highest, cosines[~same]]).topk(len(highest)).values
+        alike = same & (cosines > highest[-1])
         pairs.append(alike.nonzero() + torch.stack([rows[0], torch.tensor(0)]))
-    row, column = torch.cat(pairs).T.numpy()
+        found.append(cosines[alike])
+    row, column = torch.cat(pairs)[torch.cat(found) > highest[-1]].T.numpy()
     links = coo_matrix((np.ones(len(row)), (row, column)), shape=(number, number))
     return torch.from_numpy(connected_components(links, directed=False)[1]).long()
 
 
 def what_similar_hide(
-    problem: Problem, widths: Sequence[int], labels: Tensor, solution: Solution
+    problem: Problem, widths: Sequence[int], labels: Tensor, solution: Solution, left_out: Tensor
 ) -> Similar | None:
     """Return how much of the leave-one-out accuracy is owed to similar pictures, where it matters.
 
-    solution: of the problem. None where groups are known and where it matters little.
+    solution, left_out: of the problem, see `left_out_scores`. None where groups are known and where
+    it matters little.
     """
     if problem.groups is not None or len(labels) > MOST_COMPARED:
         return None
     if problem.sums is not None:  # those of a group that are not here would stay in it
         problem = replace(problem, sums=None)
         solution = solve(problem, widths)
+        left_out = left_out_scores(solution.spectrum, problem, solution.penalty)
     groups = similar_groups(problem.features, widths, labels)
     sizes = groups.bincount()
     if not bool((sizes > 1).any()) or len(sizes) < 2:
         return None
-    wrong = misses(left_out_scores(solution.spectrum, problem, solution.penalty), labels)
+    wrong = misses(left_out, labels)
     together = replace(problem, groups=groups)
     try:
         own = left_out_scores(solution.spectrum, together, solution.penalty)

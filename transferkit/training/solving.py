@@ -219,7 +219,8 @@ def left_out_figures(run: Run, top: Seen, chosen: Chosen, val_logits: Tensor) ->
     every = run.parts.index.groups
     val_groups = None if every is None else torch.from_numpy(every[run.material.val])
     groups, widths = top.problem.groups, [depth.columns for depth in top.depths]
-    similar = what_similar_hide(top.problem, widths, top.labels, chosen.solution)
+    given = (top.problem, widths, top.labels, chosen.solution, chosen.left_out)
+    similar = what_similar_hide(*given)
     low, high = accuracy_interval(wrong, groups)
     return {
         "accuracy": 1 - float(wrong.mean()),
