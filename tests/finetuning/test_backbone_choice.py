@@ -126,7 +126,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         read.extend([len(given[2])] if len(given[2]) else [])
         return true(*given)
 
-    monkeypatch.setattr(input_choice, "read_batches", count)
+    monkeypatch.setattr(depth_features, "read_batches", count)
     monkeypatch.setattr("transferkit.training.solve_features.read_batches", count)
     return read
 

@@ -72,7 +72,7 @@ def test_what_the_choice_has_read_is_not_read_again(
         read.append(len(given[2]))
         return true(*given)
 
-    monkeypatch.setattr(input_choice, "read_batches", counted)
+    monkeypatch.setattr(depth_features, "read_batches", counted)
     monkeypatch.setattr("transferkit.training.solve_features.read_batches", counted)
     ran(config, tmp_path / "run")
     # the centre and the whole by 8, 8 and 8, the padded by 8 and perhaps more, then what is left

@@ -1,6 +1,5 @@
 """Features of a data set's pictures: what the others say of each one's label, without it."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,11 +16,11 @@ from transferkit.closed_form.sums import one_hot
 from transferkit.config import Config
 from transferkit.data.index import DatasetIndex
 from transferkit.data.loader import ViewMaker
-from transferkit.events import Notice, Progress, Show
+from transferkit.events import Notice, Show
 from transferkit.finetuning.model_input import make_input
 from transferkit.stopwatch import Stopwatch
 from transferkit.training.cache_handles import cache_settings
-from transferkit.training.depth_features import USUAL_DEPTHS, DepthReader, make_reader, read_batches
+from transferkit.training.depth_features import USUAL_DEPTHS, make_reader, read_rows
 from transferkit.training.fabric import make_fabric
 from transferkit.training.kept_features import keep_rows, kept_rows
 from transferkit.training.kept_solve import read_kept
@@ -77,29 +76,13 @@ def evidence_for(config: Config, index: DatasetIndex, show: Show) -> Evidence:
     rows = dict(kept_rows(cache.root, reader, index)) if cache.enabled else {}
     rows |= known.rows if known else {}
     maker = ViewMaker(backbone.preprocessing, reading=index.reading)
-    rows |= read_rows(reader, Material(index, maker, 1, 1), rows, positions, show, watch)
+    make = Material(index, maker, 1, 1).make
+    rows |= read_rows(reader, make, rows, positions, watch, show)
     if cache.enabled:
         keep_rows(cache.root, reader, index, rows)
     depths = top_depths(reader.depths, USUAL_DEPTHS)
     features = torch.stack([rows[int(p)][-num_columns(depths) :] for p in positions])
     return evidence_of(index, positions, features, tuple(depth.columns for depth in depths))
-
-
-def read_rows(
-    reader: DepthReader,
-    material: Material,
-    known: Mapping[int, Tensor],
-    positions: np.ndarray,
-    show: Show,
-    watch: Stopwatch,
-) -> dict[int, Tensor]:
-    """Read the features of pictures that are not known: position -> (D,)."""
-    unread = np.array([p for p in positions if int(p) not in known], dtype=np.int64)
-    rows: dict[int, Tensor] = {}
-    for batch in read_batches(reader, material.make, unread, watch):
-        rows |= zip(unread[len(rows) : len(rows) + len(batch)].tolist(), batch, strict=True)
-        show(Progress("features", len(rows), len(unread)))
-    return rows
 
 
 def run_evidence(path: Path) -> Evidence:

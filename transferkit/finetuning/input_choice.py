@@ -29,7 +29,7 @@ from transferkit.training.depth_features import (
     DepthReader,
     KnownRows,
     make_reader,
-    read_batches,
+    read_rows,
     reader_digest,
     tried_parts,
 )
@@ -238,10 +238,8 @@ def judge(bench: Bench, trial: Trial, positions: np.ndarray) -> None:
 
 def read(bench: Bench, trial: Trial, positions: np.ndarray) -> None:
     """Read the features of the pictures at these positions that are not there yet."""
-    unread = np.array([p for p in positions if int(p) not in trial.rows], dtype=np.int64)
     make = Material(bench.index, ViewMaker(trial.size, reading=bench.index.reading), 1, 1).make
-    rows = torch.cat([torch.empty(0), *read_batches(trial.reader, make, unread, bench.watch)])
-    trial.rows.update(zip(unread.tolist(), rows, strict=True))
+    trial.rows.update(read_rows(trial.reader, make, trial.rows, positions, bench.watch))
 
 
 def solved(bench: Bench, trial: Trial, positions: np.ndarray) -> tuple[Problem, Solution]:

@@ -21,6 +21,7 @@ from transferkit.closed_form.sums import Sums
 from transferkit.config import Solve
 from transferkit.data.loader import CLEAN, ahead
 from transferkit.data.preprocessing import Preprocessing
+from transferkit.events import Progress, Show, silent
 from transferkit.stopwatch import Stopwatch
 from transferkit.training.boundary_cache import weights_digest
 from transferkit.training.material import gathered, spread_over_classes
@@ -109,6 +110,26 @@ def read_batches(
         batch = gathered(watch, views, min(BATCH, len(positions) - start))
         with watch.on("trunk"):
             yield reader.engine.run(batch)
+
+
+def read_rows(
+    reader: DepthReader,
+    make: Callable[[tuple[int, tuple[int, ...]]], np.ndarray],
+    known: Mapping[int, Tensor],
+    positions: np.ndarray,
+    watch: Stopwatch,
+    show: Show = silent,
+) -> dict[int, Tensor]:
+    """Return the features (D,) of the pictures at these positions that are not known, by position.
+
+    make: see `Material.make`.
+    """
+    unread = np.array([p for p in positions if int(p) not in known], dtype=np.int64)
+    rows: dict[int, Tensor] = {}
+    for batch in read_batches(reader, make, unread, watch):
+        rows |= zip(unread[len(rows) : len(rows) + len(batch)].tolist(), batch, strict=True)
+        show(Progress("features", len(rows), len(unread)))
+    return rows
 
 
 def tried_parts(labels: np.ndarray, train: np.ndarray) -> list[np.ndarray]:
